@@ -1,0 +1,17 @@
+//! The nouns that every layer shares: names, numbers, messages, parcels, marks, the seal.
+//!
+//! Pure: no I/O, no clock, no random source, no tasks.
+
+mod ids;
+mod message;
+mod numbers;
+mod outcome;
+mod parcel;
+
+pub mod own_queues;
+
+pub use ids::{CityId, GatewayId, Name, NameError, RuleName, SiteId, SourceName, SpaceId, UnitId};
+pub use message::{Address, Message, MessageId};
+pub use numbers::{DeliveryTag, Epoch, Lineage, ParcelNumber, Partition, Retry, Revision, Round, Slot};
+pub use outcome::{Reason, Why};
+pub use parcel::{Answer, LaneId, Parcel};

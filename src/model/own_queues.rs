@@ -1,0 +1,28 @@
+//! Names of the queues that setgate declares, all under `setgate.<space>.`.
+
+use super::{GatewayId, LaneId, Partition, SourceName, SpaceId, UnitId};
+
+/// The lane queue that a source's exchange fills.
+pub fn lane(space: &SpaceId, source: &SourceName, partition: Partition) -> String {
+    format!("setgate.{space}.lane.{source}.{partition}")
+}
+
+/// The exclusive queue whose holder alone publishes for a lane.
+pub fn lock(space: &SpaceId, lane: &LaneId) -> String {
+    format!("setgate.{space}.lock.{}.{}.{}", lane.unit, lane.source, lane.partition)
+}
+
+/// Messages that wait for a unit.
+pub fn divert(space: &SpaceId, source: &SourceName, partition: Partition, unit: &UnitId) -> String {
+    format!("setgate.{space}.divert.{source}.{partition}.{unit}")
+}
+
+/// Messages that need a person.
+pub fn park(space: &SpaceId) -> String {
+    format!("setgate.{space}.park")
+}
+
+/// Where a gateway shows that its broker takes confirms.
+pub fn probe(space: &SpaceId, gateway: &GatewayId) -> String {
+    format!("setgate.{space}.probe.{gateway}")
+}
