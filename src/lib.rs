@@ -6,3 +6,14 @@
 
 pub mod amqp;
 pub mod model;
+pub mod rules;
+pub mod routing;
+pub mod lane;
+pub mod link;
+pub mod broker;
+pub mod etcd;
+pub mod wire;
+pub mod gateway;
+pub mod admin;
+pub mod cli;
+pub mod lab;

@@ -7,6 +7,7 @@ mod message;
 mod numbers;
 mod outcome;
 mod parcel;
+mod seats;
 
 pub mod own_queues;
 
@@ -15,3 +16,4 @@ pub use message::{Address, Message, MessageId};
 pub use numbers::{DeliveryTag, Epoch, Lineage, ParcelNumber, Partition, Retry, Revision, Round, Slot};
 pub use outcome::{Reason, Why};
 pub use parcel::{Answer, LaneId, Parcel};
+pub use seats::Seats;

@@ -1,0 +1,1 @@
+//! The shell around RabbitMQ: connections, consumers, publishers, declarations.

@@ -1,0 +1,1 @@
+//! gateway.yaml, parsed once into what is meant.

@@ -1,0 +1,1 @@
+//! The table's way from etcd into the gateway.

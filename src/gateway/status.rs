@@ -1,0 +1,1 @@
+//! What the status page and `setgate status` say.

@@ -1,0 +1,1 @@
+//! A whole multi-site fabric on one machine.

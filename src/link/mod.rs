@@ -1,0 +1,1 @@
+//! What gateways say to each other: frames, credits, the checks of a stream; pure.

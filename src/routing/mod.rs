@@ -1,0 +1,1 @@
+//! The immutable table, and the decision that it takes for one message.

@@ -1,0 +1,1 @@
+//! The documents that operators write: parsed with their places, judged, compared.

@@ -1,0 +1,1 @@
+//! The shell around links: HTTP/2, TLS, the peers' names.
