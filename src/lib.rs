@@ -4,16 +4,16 @@
 //! `broker`, `etcd` and `wire`; `gateway`; `admin`, `cli` and `lab`. The pure core (up to `link`) knows no clock, no
 //! I/O and no tasks. `tests/tidy.rs` keeps it so.
 
+pub mod admin;
 pub mod amqp;
-pub mod model;
-pub mod rules;
-pub mod routing;
+pub mod broker;
+pub mod cli;
+pub mod etcd;
+pub mod gateway;
+pub mod lab;
 pub mod lane;
 pub mod link;
-pub mod broker;
-pub mod etcd;
+pub mod model;
+pub mod routing;
+pub mod rules;
 pub mod wire;
-pub mod gateway;
-pub mod admin;
-pub mod cli;
-pub mod lab;

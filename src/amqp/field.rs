@@ -180,7 +180,10 @@ impl FieldValue {
             b'l' => Self::I64(i64::from_be_bytes(reader.array("an integer")?)),
             b'f' => Self::F32(f32::from_be_bytes(reader.array("a float")?)),
             b'd' => Self::F64(f64::from_be_bytes(reader.array("a float")?)),
-            b'D' => Self::Decimal { scale: reader.u8("a decimal")?, value: reader.u32("a decimal")? },
+            b'D' => Self::Decimal {
+                scale: reader.u8("a decimal")?,
+                value: reader.u32("a decimal")?,
+            },
             b'S' => Self::Str(reader.long_string("a string")?),
             b'A' => {
                 let mut inner = Reader::new(reader.long_string("an array")?);
@@ -208,7 +211,9 @@ pub struct FieldTable {
 impl FieldTable {
     /// An empty table.
     pub const fn new() -> Self {
-        Self { entries: Vec::new() }
+        Self {
+            entries: Vec::new(),
+        }
     }
 
     /// The first value under this name.
@@ -291,7 +296,9 @@ impl FieldTable {
 
 impl FromIterator<(Bytes, FieldValue)> for FieldTable {
     fn from_iter<I: IntoIterator<Item = (Bytes, FieldValue)>>(entries: I) -> Self {
-        Self { entries: entries.into_iter().collect() }
+        Self {
+            entries: entries.into_iter().collect(),
+        }
     }
 }
 

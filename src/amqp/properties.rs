@@ -107,19 +107,38 @@ impl Properties {
             return Err(CodecError::Truncated("the property flags"));
         }
         let mut short = |reader: &mut Reader, bit, what| {
-            if has(bit) { reader.short_string(what).map(Some) } else { Ok(None) }
+            if has(bit) {
+                reader.short_string(what).map(Some)
+            } else {
+                Ok(None)
+            }
         };
         let content_type = short(&mut reader, 15, "content-type")?;
         let content_encoding = short(&mut reader, 14, "content-encoding")?;
-        let headers =
-            if has(13) { Some(FieldTable::decode_from(&mut reader, 0)?) } else { None };
-        let delivery_mode = if has(12) { Some(reader.u8("delivery-mode")?) } else { None };
-        let priority = if has(11) { Some(reader.u8("priority")?) } else { None };
+        let headers = if has(13) {
+            Some(FieldTable::decode_from(&mut reader, 0)?)
+        } else {
+            None
+        };
+        let delivery_mode = if has(12) {
+            Some(reader.u8("delivery-mode")?)
+        } else {
+            None
+        };
+        let priority = if has(11) {
+            Some(reader.u8("priority")?)
+        } else {
+            None
+        };
         let correlation_id = short(&mut reader, 10, "correlation-id")?;
         let reply_to = short(&mut reader, 9, "reply-to")?;
         let expiration = short(&mut reader, 8, "expiration")?;
         let message_id = short(&mut reader, 7, "message-id")?;
-        let timestamp = if has(6) { Some(reader.u64("timestamp")?) } else { None };
+        let timestamp = if has(6) {
+            Some(reader.u64("timestamp")?)
+        } else {
+            None
+        };
         let kind = short(&mut reader, 5, "type")?;
         let user_id = short(&mut reader, 4, "user-id")?;
         let app_id = short(&mut reader, 3, "app-id")?;

@@ -35,7 +35,10 @@ impl Name {
         if text.len() > NAME_BYTES_MAX {
             return Err(NameError::TooLong(text.len()));
         }
-        match text.chars().find(|c| !(c.is_ascii_alphanumeric() || *c == '-' || *c == '_')) {
+        match text
+            .chars()
+            .find(|c| !(c.is_ascii_alphanumeric() || *c == '-' || *c == '_'))
+        {
             Some(c) => Err(NameError::BadCharacter(c)),
             None => Ok(Self(Arc::from(text))),
         }

@@ -13,7 +13,9 @@ pub mod own_queues;
 
 pub use ids::{CityId, GatewayId, Name, NameError, RuleName, SiteId, SourceName, SpaceId, UnitId};
 pub use message::{Address, Message, MessageId};
-pub use numbers::{DeliveryTag, Epoch, Lineage, ParcelNumber, Partition, Retry, Revision, Round, Slot};
+pub use numbers::{
+    DeliveryTag, Epoch, Lineage, ParcelNumber, Partition, Retry, Revision, Round, Slot,
+};
 pub use outcome::{Reason, Why};
 pub use parcel::{Answer, LaneId, Parcel};
 pub use seats::Seats;

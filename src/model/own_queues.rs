@@ -9,7 +9,10 @@ pub fn lane(space: &SpaceId, source: &SourceName, partition: Partition) -> Strin
 
 /// The exclusive queue whose holder alone publishes for a lane.
 pub fn lock(space: &SpaceId, lane: &LaneId) -> String {
-    format!("setgate.{space}.lock.{}.{}.{}", lane.unit, lane.source, lane.partition)
+    format!(
+        "setgate.{space}.lock.{}.{}.{}",
+        lane.unit, lane.source, lane.partition
+    )
 }
 
 /// Messages that wait for a unit.
