@@ -61,7 +61,7 @@ impl Properties {
         out.put_u16(0);
         let mut short = |out: &mut BytesMut, bit, value: &Option<Bytes>, what| match value {
             Some(bytes) => {
-                flags |= 1 << bit;
+                flags |= 1u16 << bit;
                 put_short(out, bytes, what)
             }
             None => Ok(()),
@@ -106,7 +106,7 @@ impl Properties {
         if has(0) || has(1) {
             return Err(CodecError::Truncated("the property flags"));
         }
-        let mut short = |reader: &mut Reader, bit, what| {
+        let short = |reader: &mut Reader, bit, what| {
             if has(bit) {
                 reader.short_string(what).map(Some)
             } else {
