@@ -21,11 +21,11 @@ impl Default for RefusedCounts {
 }
 
 impl RefusedCounts {
-    /// Counts one more.
-    pub fn add(&self, reason: RefusalReason) {
-        if let Some(count) = self.counts.get(reason.index()) {
-            count.fetch_add(1, Ordering::Relaxed);
-        }
+    /// Counts one more, and says how many there are now.
+    pub fn add(&self, reason: RefusalReason) -> u64 {
+        self.counts
+            .get(reason.index())
+            .map_or(0, |count| count.fetch_add(1, Ordering::Relaxed) + 1)
     }
 
     /// How often for this reason.
