@@ -357,11 +357,10 @@ impl Connection {
     }
 
     fn blocked(&self, reason: Option<String>) {
-        match &reason {
-            Some(reason) => {
-                tracing::warn!(connection = %self.0.name, %reason, "the broker blocks publishers");
-            }
-            None => tracing::info!(connection = %self.0.name, "the broker takes publishes again"),
+        if let Some(reason) = &reason {
+            tracing::warn!(connection = %self.0.name, %reason, "the broker blocks publishers");
+        } else {
+            tracing::info!(connection = %self.0.name, "the broker takes publishes again");
         }
         self.0.state.send_if_modified(|state| match state {
             ConnectionState::Up { blocked, .. } => {
