@@ -293,6 +293,16 @@ impl FieldTable {
         })
     }
 
+    /// Reads what [`FieldTable::encode`] writes, to the last byte.
+    pub fn decode(bytes: Bytes) -> Result<Self, CodecError> {
+        let mut reader = Reader::new(bytes);
+        let table = Self::decode_from(&mut reader, 0)?;
+        match reader.remaining() {
+            0 => Ok(table),
+            left => Err(CodecError::Trailing(left)),
+        }
+    }
+
     pub(super) fn decode_from(reader: &mut Reader, depth: usize) -> Result<Self, CodecError> {
         if depth > NESTING_MAX {
             return Err(CodecError::TooDeep);
