@@ -158,11 +158,14 @@ impl Marks {
 }
 
 fn trail(properties: &Properties) -> Option<Trail> {
-    let FieldValue::Array(path) = properties.header(X_SET_PATH)? else { return None };
+    let FieldValue::Array(path) = properties.header(X_SET_PATH)? else {
+        return None;
+    };
     if path.len() > PATH_MAX {
         return None;
     }
-    let unit = |value: &FieldValue| UnitId::parse(std::str::from_utf8(value.as_bytes()?).ok()?).ok();
+    let unit =
+        |value: &FieldValue| UnitId::parse(std::str::from_utf8(value.as_bytes()?).ok()?).ok();
     let number = |name| u32::try_from(properties.header(name)?.as_integer()?).ok();
     Some(Trail {
         path: path.iter().map(unit).collect::<Option<_>>()?,
@@ -170,7 +173,10 @@ fn trail(properties: &Properties) -> Option<Trail> {
         retry: Retry(number(X_SET_RETRY)?),
         why: Why::from_word(properties.header(X_SET_WHY)?.as_bytes()?)?,
         delivered: properties.header(X_SET_DELIVERED)?.as_bytes()?.clone(),
-        user_id: properties.header(X_SET_USER_ID).and_then(FieldValue::as_bytes).cloned(),
+        user_id: properties
+            .header(X_SET_USER_ID)
+            .and_then(FieldValue::as_bytes)
+            .cloned(),
     })
 }
 
@@ -181,12 +187,22 @@ mod tests {
     #[test]
     fn requests_are_no_marks_and_stay() {
         let mut properties = Properties::default();
-        for name in ["x-set-key", "x-set-path", "x-set-seal", "x-set-whatever", "X-Set-Path", "uid"]
-        {
+        for name in [
+            "x-set-key",
+            "x-set-path",
+            "x-set-seal",
+            "x-set-whatever",
+            "X-Set-Path",
+            "uid",
+        ] {
             properties.headers_mut().set(name, FieldValue::str("v"));
         }
         strip(&mut properties);
-        let left: Vec<_> = properties.headers_mut().iter().map(|(name, _)| name.clone()).collect();
+        let left: Vec<_> = properties
+            .headers_mut()
+            .iter()
+            .map(|(name, _)| name.clone())
+            .collect();
         assert_eq!(left, ["x-set-key", "X-Set-Path", "uid"]);
     }
 }

@@ -39,8 +39,8 @@ impl SealKey {
         let mut key = [0; SEAL_BYTES];
         for (byte, pair) in key.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
             let digit = |c: u8| char::from(c).to_digit(16).ok_or(SealError::Key);
-            *byte = u8::try_from(digit(pair[0])? * 16 + digit(pair[1])?)
-                .map_err(|_| SealError::Key)?;
+            *byte =
+                u8::try_from(digit(pair[0])? * 16 + digit(pair[1])?).map_err(|_| SealError::Key)?;
         }
         Ok(Self(SecretBox::new(Box::new(key))))
     }
@@ -88,7 +88,9 @@ impl SealKeys {
     /// Puts the seal over what `properties` carry now.
     pub fn seal(&self, id: Option<&MessageId>, properties: &mut Properties, body: &[u8]) {
         let seal = marks_hash(&self.sealing, id, properties, body);
-        properties.headers_mut().set(X_SET_SEAL, FieldValue::Bytes(Bytes::copy_from_slice(&seal)));
+        properties
+            .headers_mut()
+            .set(X_SET_SEAL, FieldValue::Bytes(Bytes::copy_from_slice(&seal)));
     }
 
     /// Whether the seal is there and holds, by any of the keys.
@@ -127,7 +129,9 @@ fn marks_hash(
     for name in SEALED {
         value.clear();
         // A value that can't be encoded came from no wire and can't have been sealed: hashed as if absent.
-        let present = properties.header(name).is_some_and(|v| v.encode(&mut value).is_ok());
+        let present = properties
+            .header(name)
+            .is_some_and(|v| v.encode(&mut value).is_ok());
         part(&mut hasher, present.then_some(&value[..]));
     }
     hasher.finish128().as_bytes()
@@ -138,7 +142,9 @@ fn delivered_hash(key: &SealKey, address: &Address, properties: &Properties) -> 
     part(&mut hasher, Some(&address.exchange));
     part(&mut hasher, Some(&address.routing_key));
     let mut value = BytesMut::new();
-    let present = properties.header("x-death").is_some_and(|v| v.encode(&mut value).is_ok());
+    let present = properties
+        .header("x-death")
+        .is_some_and(|v| v.encode(&mut value).is_ok());
     part(&mut hasher, present.then_some(&value[..]));
     hasher.finish128().as_bytes()
 }
@@ -173,8 +179,14 @@ mod tests {
         properties
             .headers_mut()
             .set(X_SET_PATH, FieldValue::Array(vec![FieldValue::str("sh-1")]));
-        properties.headers_mut().set(X_SET_ROUND, FieldValue::I32(1));
-        keys.seal(Some(&MessageId(Bytes::from_static(b"m1"))), &mut properties, body);
+        properties
+            .headers_mut()
+            .set(X_SET_ROUND, FieldValue::I32(1));
+        keys.seal(
+            Some(&MessageId(Bytes::from_static(b"m1"))),
+            &mut properties,
+            body,
+        );
         properties
     }
 
@@ -208,8 +220,14 @@ mod tests {
     #[test]
     fn keys_are_never_shown() {
         let shown = format!("{:?}", keys(OLD, &[NEW]));
-        assert!(!shown.contains("0001") && !shown.contains("f0f1"), "{shown}");
-        assert_eq!(SealKeys::parse(b"{\"seal\":\"xyz\"}").err(), Some(SealError::Key));
+        assert!(
+            !shown.contains("0001") && !shown.contains("f0f1"),
+            "{shown}"
+        );
+        assert_eq!(
+            SealKeys::parse(b"{\"seal\":\"xyz\"}").err(),
+            Some(SealError::Key)
+        );
         assert_eq!(SealKeys::parse(b"garbage").err(), Some(SealError::Shape));
     }
 }
