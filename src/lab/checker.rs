@@ -509,8 +509,7 @@ impl Checker {
     }
 
     fn track_at(&self, publisher: UnitIndex, key: KeyIndex) -> Option<usize> {
-        (key.0 < self.keys)
-            .then(|| usize::from(publisher.0) * self.keys as usize + key.0 as usize)
+        (key.0 < self.keys).then(|| usize::from(publisher.0) * self.keys as usize + key.0 as usize)
     }
 }
 
@@ -621,7 +620,10 @@ mod tests {
         checker.returned(early);
         checker.confirmed(early);
         let account = checker.account();
-        assert_eq!((account.confirmed, account.returned, account.lost), (0, 2, 0));
+        assert_eq!(
+            (account.confirmed, account.returned, account.lost),
+            (0, 2, 0)
+        );
     }
 
     #[test]
@@ -630,7 +632,10 @@ mod tests {
         let tag = checker.published(HERE, KEY).unwrap();
         checker.nacked(tag);
         let account = checker.account();
-        assert_eq!((account.nacked, account.lost, account.unconfirmed), (1, 0, 0));
+        assert_eq!(
+            (account.nacked, account.lost, account.unconfirmed),
+            (1, 0, 0)
+        );
     }
 
     #[test]
@@ -800,9 +805,18 @@ mod tests {
         let mut checker = checker(Expect::Once);
         let tags = publish(&mut checker, 1);
         let strangers = [
-            Tag { number: Number(1), ..tags[0] },
-            Tag { key: KeyIndex(99), ..tags[0] },
-            Tag { publisher: UnitIndex(200), ..tags[0] },
+            Tag {
+                number: Number(1),
+                ..tags[0]
+            },
+            Tag {
+                key: KeyIndex(99),
+                ..tags[0]
+            },
+            Tag {
+                publisher: UnitIndex(200),
+                ..tags[0]
+            },
         ];
         for tag in strangers {
             checker.delivered(arrival(tag, HERE));

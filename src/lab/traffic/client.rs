@@ -43,6 +43,18 @@ impl Endpoint {
             .clone_into(&mut self.uri.authority.userinfo.password);
         self
     }
+
+    /// Host, port and vhost.
+    pub(in crate::lab) fn place(&self) -> (&str, u16, &str) {
+        let at = &self.uri.authority;
+        (at.host.trim_matches(['[', ']']), at.port, &self.uri.vhost)
+    }
+
+    /// The response of SASL's PLAIN: user and password.
+    pub(in crate::lab) fn plain_response(&self) -> SecretString {
+        let user = &self.uri.authority.userinfo;
+        format!("\0{}\0{}", user.username, user.password).into()
+    }
 }
 
 impl fmt::Display for Endpoint {
@@ -66,9 +78,13 @@ pub(super) struct Connected {
 
 impl Connected {
     /// Turns lapin's error into one that says what was being done.
-    pub(super) fn failed(&self, doing: &'static str) -> impl Fn(lapin::Error) -> TrafficError {
+    pub(super) fn failed(
+        &self,
+        doing: &'static str,
+    ) -> impl Fn(lapin::Error) -> TrafficError + use<> {
+        let address = self.address.clone();
         move |source| TrafficError::Broker {
-            address: self.address.clone(),
+            address: address.clone(),
             doing,
             source,
         }

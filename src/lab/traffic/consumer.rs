@@ -72,7 +72,9 @@ impl Consumer {
             match fresh {
                 Ok((at, deliveries)) => {
                     pause = PAUSE_MIN;
-                    let ended = stop.run_until_cancelled(self.consume(&at, deliveries)).await;
+                    let ended = stop
+                        .run_until_cancelled(self.consume(&at, deliveries))
+                        .await;
                     match ended {
                         None => at.close().await,
                         Some(Ok(())) => tracing::debug!("a consumer's channel ended"),
@@ -93,7 +95,11 @@ impl Consumer {
     }
 
     async fn reconnect(&self) -> Result<(Connected, Deliveries), TrafficError> {
-        let at = connect(&self.shared.plan.units[usize::from(self.unit.0)], "consumer").await?;
+        let at = connect(
+            &self.shared.plan.units[usize::from(self.unit.0)],
+            "consumer",
+        )
+        .await?;
         let deliveries = self.start(&at).await?;
         Ok((at, deliveries))
     }
@@ -161,12 +167,17 @@ impl Consumer {
     }
 
     fn account(&self, delivery: &Delivery) {
-        let marks = delivery.properties.headers().as_ref().map_or_else(Marks::default, read_marks);
+        let marks = delivery
+            .properties
+            .headers()
+            .as_ref()
+            .map_or_else(Marks::default, read_marks);
         let handed = match delivery.redelivered {
             true => Handed::Again,
             false => Handed::First,
         };
-        self.shared.delivered(self.unit, &delivery.data, &marks, handed);
+        self.shared
+            .delivered(self.unit, &delivery.data, &marks, handed);
     }
 }
 

@@ -175,7 +175,9 @@ impl Documents {
                 .filter(move |document| document["kind"] == kind)
         };
         let Some(source) = of_kind("source").find(|document| document["name"] == name) else {
-            let known: Vec<_> = of_kind("source").filter_map(|s| s["name"].as_str()).collect();
+            let known: Vec<_> = of_kind("source")
+                .filter_map(|s| s["name"].as_str())
+                .collect();
             return Err(TrafficError::NoSource {
                 name: name.to_owned(),
                 prefix: self.prefix.clone(),
@@ -217,13 +219,19 @@ impl Documents {
         let Some(placement) = placement.first() else {
             return Ok(None);
         };
-        let seats = self.parse("seats")?.into_iter().next().unwrap_or(Value::Null);
+        let seats = self
+            .parse("seats")?
+            .into_iter()
+            .next()
+            .unwrap_or(Value::Null);
         let fault = |cause: &str| TrafficError::Document {
             key: format!("{}placement", self.prefix),
             cause: cause.to_owned(),
         };
         let slots = placement["slots"].as_u64().filter(|slots| *slots > 0);
-        let ranges = placement["ranges"].as_array().map_or(&[][..], Vec::as_slice);
+        let ranges = placement["ranges"]
+            .as_array()
+            .map_or(&[][..], Vec::as_slice);
         let ranges = ranges.iter().map(|range| {
             let unit = range["unit"].as_str()?.to_owned();
             let (first, last) = slot_range(&range["slots"])?;
@@ -236,7 +244,10 @@ impl Documents {
             ranges: ranges
                 .collect::<Option<_>>()
                 .ok_or_else(|| fault("a range lacks `slots: FIRST-LAST` or `unit`"))?,
-            pins: pins.iter().filter_map(|pin| pair(&pin["key"], &pin["unit"])).collect(),
+            pins: pins
+                .iter()
+                .filter_map(|pin| pair(&pin["key"], &pin["unit"]))
+                .collect(),
             stand_ins: seats["stand_ins"]
                 .as_object()
                 .into_iter()
@@ -252,12 +263,11 @@ impl Documents {
         let mut documents = Vec::new();
         for (key, text) in &self.entries {
             if *key == at || (at.ends_with('/') && key.starts_with(&at)) {
-                let parsed: Vec<Value> = serde_saphyr::from_multiple(text).map_err(|error| {
-                    TrafficError::Document {
+                let parsed: Vec<Value> =
+                    serde_saphyr::from_multiple(text).map_err(|error| TrafficError::Document {
                         key: key.clone(),
                         cause: error.to_string(),
-                    }
-                })?;
+                    })?;
                 documents.extend(parsed);
             }
         }
@@ -322,7 +332,9 @@ mod tests {
 
     #[test]
     fn a_source_and_its_rules_say_where_to_publish_and_consume() {
-        let source = documents(&[("in-force/all.yaml", ORDERS)]).source("orders").unwrap();
+        let source = documents(&[("in-force/all.yaml", ORDERS)])
+            .source("orders")
+            .unwrap();
         assert_eq!(
             source,
             Source {
@@ -336,9 +348,14 @@ mod tests {
 
     #[test]
     fn an_unknown_source_is_named_with_those_that_are_there() {
-        let error = documents(&[("in-force/all.yaml", ORDERS)]).source("catalog").unwrap_err();
+        let error = documents(&[("in-force/all.yaml", ORDERS)])
+            .source("catalog")
+            .unwrap_err();
         let text = error.to_string();
-        assert!(text.contains("catalog") && text.contains("orders"), "{text}");
+        assert!(
+            text.contains("catalog") && text.contains("orders"),
+            "{text}"
+        );
     }
 
     #[test]
@@ -348,7 +365,10 @@ mod tests {
                 "placement",
                 "kind: placement\nslots: 10\nranges:\n  - {slots: 0-7, unit: a}\n  - {slots: 8-9, unit: b}\n",
             ),
-            ("seats", r#"{"lineage":"x","epoch":4,"stand_ins":{"b":"a"}}"#),
+            (
+                "seats",
+                r#"{"lineage":"x","epoch":4,"stand_ins":{"b":"a"}}"#,
+            ),
         ]);
         let placed = read.placed().unwrap().unwrap();
         assert_eq!((placed.epoch, placed.slots), (Some(4), 10));

@@ -77,7 +77,9 @@ pub enum Output {
 #[derive(Debug, thiserror::Error)]
 pub enum TrafficError {
     /// `lab.json` can't be read.
-    #[error("can't read {path}: {source}\n  start a lab with `setgate-lab up`, or name its folder with --dir")]
+    #[error(
+        "can't read {path}: {source}\n  start a lab with `setgate-lab up`, or name its folder with --dir"
+    )]
     LabFile {
         /// Which file.
         path: PathBuf,
@@ -115,7 +117,9 @@ pub enum TrafficError {
         cause: String,
     },
     /// etcd can't be asked for the documents.
-    #[error("can't read {prefix} from etcd at {url}: {cause}\n  is the lab running? see `setgate-lab status`")]
+    #[error(
+        "can't read {prefix} from etcd at {url}: {cause}\n  is the lab running? see `setgate-lab status`"
+    )]
     Etcd {
         /// Of the endpoint asked last.
         url: String,
@@ -125,7 +129,9 @@ pub enum TrafficError {
         cause: String,
     },
     /// A document in etcd that this can't make sense of.
-    #[error("the document {key} in etcd can't be read: {cause}\n  `setgate rules validate` names the fault")]
+    #[error(
+        "the document {key} in etcd can't be read: {cause}\n  `setgate rules validate` names the fault"
+    )]
     Document {
         /// Its etcd key.
         key: String,
@@ -133,7 +139,9 @@ pub enum TrafficError {
         cause: String,
     },
     /// No such source in the documents.
-    #[error("no source {name} in etcd below {prefix}; there are: {known}\n  name one of them with --source")]
+    #[error(
+        "no source {name} in etcd below {prefix}; there are: {known}\n  name one of them with --source"
+    )]
     NoSource {
         /// As given.
         name: String,
@@ -149,7 +157,9 @@ pub enum TrafficError {
         name: String,
     },
     /// None of a unit's brokers can be connected to.
-    #[error("can't connect to the broker of unit {unit}: {cause}\n  is it up? see `setgate-lab status`")]
+    #[error(
+        "can't connect to the broker of unit {unit}: {cause}\n  is it up? see `setgate-lab status`"
+    )]
     Connect {
         /// Whose.
         unit: String,

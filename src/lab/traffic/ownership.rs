@@ -84,18 +84,19 @@ impl Owners {
     /// Right where a placement of that epoch says so. An epoch that came and went between two readings is judged by
     /// all that are known: a key's owner before and after is what it may have been.
     fn place(&self, key: KeyIndex, epoch: Option<Epoch>, unit: UnitIndex) -> Place {
-        let epoch = epoch.filter(|epoch| self.knows(*epoch)).map(|epoch| epoch.0);
-        let mut owners = self
-            .views
-            .iter()
-            .filter(|view| epoch.is_none() || view.epoch == epoch)
-            .filter_map(|view| view.owners.get(key.0 as usize).copied())
-            .peekable();
-        match owners.peek() {
-            None => Place::Unjudged,
-            Some(_) if owners.any(|owner| owner == Some(unit)) => Place::Right,
-            Some(_) => Place::Wrong,
+        let epoch = epoch
+            .filter(|epoch| self.knows(*epoch))
+            .map(|epoch| epoch.0);
+        let mut place = Place::Unjudged;
+        for view in &self.views {
+            let applies = epoch.is_none() || view.epoch == epoch;
+            match view.owners.get(key.0 as usize) {
+                Some(owner) if applies && *owner == Some(unit) => return Place::Right,
+                Some(_) if applies => place = Place::Wrong,
+                Some(_) | None => {}
+            }
         }
+        place
     }
 }
 
@@ -188,25 +189,36 @@ mod tests {
     #[test]
     fn a_delivery_under_an_unknown_epoch_waits_for_its_placement() {
         let mut owners = owners(&[placed(1, "a", "b")]);
-        assert_eq!(owners.judge(KeyIndex(0), Some(Epoch(2)), A), Place::Unjudged);
+        assert_eq!(
+            owners.judge(KeyIndex(0), Some(Epoch(2)), A),
+            Place::Unjudged
+        );
         assert_eq!(owners.judge_put_off(Rest::Keep), []);
         owners.learn(&placed(2, "b", "b"), KeyMap::Digits, &units(), 2);
         assert_eq!(owners.judge_put_off(Rest::Keep), [Place::Wrong]);
-        assert_eq!(owners.judge(KeyIndex(0), Some(Epoch(3)), B), Place::Unjudged);
+        assert_eq!(
+            owners.judge(KeyIndex(0), Some(Epoch(3)), B),
+            Place::Unjudged
+        );
         assert_eq!(owners.judge_put_off(Rest::JudgeToo), [Place::Right]);
     }
 
     #[test]
     fn nothing_is_judged_without_a_placement() {
         let mut owners = Owners::default();
-        assert_eq!(owners.judge(KeyIndex(0), Some(Epoch(1)), A), Place::Unjudged);
+        assert_eq!(
+            owners.judge(KeyIndex(0), Some(Epoch(1)), A),
+            Place::Unjudged
+        );
         assert_eq!(owners.judge_put_off(Rest::JudgeToo), []);
     }
 
     #[test]
     fn a_stand_in_and_a_pin_own_what_they_are_given() {
         let mut with_stand_in = placed(1, "a", "b");
-        with_stand_in.stand_ins.insert("a".to_owned(), "b".to_owned());
+        with_stand_in
+            .stand_ins
+            .insert("a".to_owned(), "b".to_owned());
         assert_eq!(owner_of(&with_stand_in, KeyMap::Digits, "10000"), Some("b"));
         let mut pinned = placed(1, "a", "b");
         pinned.pins.insert("10000".to_owned(), "b".to_owned());
@@ -217,9 +229,15 @@ mod tests {
     fn keys_become_slots_as_published() {
         // xxh3-64 of nothing and CRC-32 of "123456789" are their algorithms' published values.
         assert_eq!(xxh3_64(b""), 0x2d06_8005_38d3_94c2);
-        assert_eq!(slot_of(KeyMap::Crc32, "123456789", 1 << 32), Some(0xcbf4_3926));
+        assert_eq!(
+            slot_of(KeyMap::Crc32, "123456789", 1 << 32),
+            Some(0xcbf4_3926)
+        );
         assert_eq!(slot_of(KeyMap::Digits, "10086", 10_000), Some(86));
-        assert_eq!(slot_of(KeyMap::LastDigits(4), "1234567", 10_000), Some(4567));
+        assert_eq!(
+            slot_of(KeyMap::LastDigits(4), "1234567", 10_000),
+            Some(4567)
+        );
         assert_eq!(slot_of(KeyMap::Hash, "10086", 0), None);
     }
 }

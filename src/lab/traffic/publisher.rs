@@ -11,9 +11,8 @@ use crate::lab::checker::{KeyIndex, Tag, UnitIndex};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
-use lapin::publisher_confirm::Confirmation;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
-use lapin::{BasicProperties, Channel};
+use lapin::{BasicProperties, Channel, Confirmation, PublisherConfirm};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -132,7 +131,7 @@ impl Publisher {
         channel: &Channel,
         tag: Tag,
         body: &mut String,
-    ) -> lapin::Result<lapin::publisher_confirm::PublisherConfirm> {
+    ) -> lapin::Result<PublisherConfirm> {
         let plan = &self.shared.plan;
         let sent = self.shared.micros();
         write_body(body, &self.shared.run, tag, sent, plan.body_bytes);
