@@ -9,11 +9,11 @@ use super::shared::{Rules, Shared};
 use super::status::{LaneFacts, LaneState, TargetLine};
 use crate::broker::{self, Connection, Consumer, ConsumerEvent, ConsumerKind, Span};
 use crate::lane::{
-    Action, IdFrom, Lane, LaneSettings, Moment, Note, Routing, Target, Window,
+    Action, Lane, LaneSettings, Moment, Note, Routing, Target, Window,
 };
 use crate::link::Backoff;
 use crate::model::{LaneId, Parcel, SourceName, Partition, own_queues};
-use crate::rules::{QueueType, Take};
+use crate::rules::{Duplicates, QueueType, Take};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,7 +30,7 @@ pub(super) struct LaneSpec {
     pub(super) vhost: Option<String>,
     pub(super) take: Take,
     pub(super) queue_type: QueueType,
-    pub(super) ids: IdFrom,
+    pub(super) duplicates: Duplicates,
 }
 
 /// Deliveries in flight per lane at most. A batch-wise publisher confirms 256 at a time; four batches keep a link of
@@ -183,7 +183,7 @@ impl Taking {
             partition: spec.partition,
             limits: shared.limits,
             window: Window { deliveries: usize::from(prefetch), bytes: bytes_max },
-            ids: spec.ids.clone(),
+            duplicates: spec.duplicates.clone(),
         };
         let (events, from_outlets) = mpsc::channel(EVENTS_MAX);
         Self {

@@ -6,6 +6,7 @@
 use crate::amqp::{FieldValue, NESTING_MAX, Properties};
 use crate::model::marks::{self, Marks, Trail};
 use crate::model::{Message, MessageId, Reason, Retry, Round, SealKeys, UnitId, Why};
+use crate::rules::{Duplicates, IdFrom};
 use bytes::Bytes;
 
 /// What one content header frame holds at RabbitMQ's `frame_max` of 128 KiB: less frame head and end (8 bytes), and
@@ -16,30 +17,18 @@ pub const PROPERTIES_BYTES_MAX: usize = 131_072 - 8 - 12;
 /// an address (2 × 255), a CC that was wrapped is counted with the headers it came from.
 const MARKS_BYTES: usize = 4_096;
 
-/// How a source finds the id of a message.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum IdFrom {
-    /// The property `message-id`.
-    MessageId,
-    /// A header: a string, bytes, or an integer as its decimal text.
-    Header(String),
-    /// Nowhere: its messages have none.
-    Nowhere,
-}
-
-impl IdFrom {
-    fn read(&self, properties: &Properties) -> Option<MessageId> {
-        match self {
-            Self::MessageId => properties.message_id.clone().map(MessageId),
-            Self::Header(name) => {
-                let value = properties.header(name)?;
-                value
-                    .as_bytes()
-                    .cloned()
-                    .or_else(|| value.as_integer().map(|number| number.to_string().into()))
-                    .map(MessageId)
-            }
-            Self::Nowhere => None,
+/// The id of a message, by its source's document: a header's string or bytes as they are, an integer as its decimal text.
+fn id_of(properties: &Properties, duplicates: &Duplicates) -> Option<MessageId> {
+    let Duplicates::ById { id, .. } = duplicates else { return None };
+    match id {
+        IdFrom::MessageId => properties.message_id.clone().map(MessageId),
+        IdFrom::Header(name) => {
+            let value = properties.header(name)?;
+            value
+                .as_bytes()
+                .cloned()
+                .or_else(|| value.as_integer().map(|number| number.to_string().into()))
+                .map(MessageId)
         }
     }
 }
@@ -76,7 +65,7 @@ impl Envelope {
     /// Reads id and marks, and finds out whether the message can carry marks at all.
     pub fn decode(
         message: Message,
-        id_from: &IdFrom,
+        duplicates: &Duplicates,
         keys: &SealKeys,
         limits: Limits,
     ) -> Result<Self, (Message, Unreadable)> {
@@ -84,7 +73,7 @@ impl Envelope {
         if let Some(unreadable) = fault {
             return Err((message, unreadable));
         }
-        let id = id_from.read(&message.properties);
+        let id = id_of(&message.properties, duplicates);
         let marks = Marks::read(keys, id.as_ref(), &message.properties, &message.body);
         Ok(Self { message, id, marks })
     }
@@ -249,7 +238,7 @@ mod tests {
     }
 
     fn admit(message: Message, here: &str) -> Admission {
-        Envelope::decode(message, &IdFrom::MessageId, &keys(), LIMITS)
+        Envelope::decode(message, &Duplicates::default(), &keys(), LIMITS)
             .unwrap()
             .admit(&unit(here), &keys(), LIMITS)
     }
@@ -334,10 +323,10 @@ mod tests {
         let mut large = message("orders");
         large.properties.headers_mut().set("pad", FieldValue::str("x".repeat(130_000)));
         let (_, unreadable) =
-            Envelope::decode(large, &IdFrom::MessageId, &keys(), LIMITS).unwrap_err();
+            Envelope::decode(large, &Duplicates::default(), &keys(), LIMITS).unwrap_err();
         assert_eq!(unreadable.reason, Reason::TooLarge);
         let mut body = message("orders");
         body.body = Bytes::from(vec![0; (1 << 20) + 1]);
-        assert!(Envelope::decode(body, &IdFrom::MessageId, &keys(), LIMITS).is_err());
+        assert!(Envelope::decode(body, &Duplicates::default(), &keys(), LIMITS).is_err());
     }
 }

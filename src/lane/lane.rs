@@ -4,7 +4,7 @@
 //! answered for good; that what a target returns or refuses is parked and never settled as if it had arrived; that
 //! parcels for one target stay in the order of the queue. Never talks to a broker, never reads a clock.
 
-use super::envelope::{Admission, Admitted, Envelope, IdFrom, Limits};
+use super::envelope::{Admission, Admitted, Envelope, Limits};
 use super::ledger::{EntryId, Ledger, Settlement};
 use super::outlet::{Offered, Origin, Outlet, OutletView};
 use super::stamp::{Parked, Stamp, stamp, wrap};
@@ -12,6 +12,7 @@ use crate::model::{
     Address, Answer, DeliveryTag, Message, MessageId, Parcel, ParcelNumber, Partition, Reason,
     Retry, Round, RuleName, SealKeys, SourceName, UnitId, Why, own_queues,
 };
+use crate::rules::Duplicates;
 use crate::routing::{Outcome, Source, Table, Unrecorded};
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -59,7 +60,7 @@ pub struct LaneSettings {
     /// Of this lane.
     pub window: Window,
     /// By the source's document.
-    pub ids: IdFrom,
+    pub duplicates: Duplicates,
 }
 
 /// What messages are routed by: one table and the space's seal keys, for one message from start to end.
@@ -255,7 +256,7 @@ impl Lane {
     ) {
         let Routing { table, source, keys } = routing;
         let limits = self.settings.limits;
-        let envelope = match Envelope::decode(message, &self.settings.ids, keys, limits) {
+        let envelope = match Envelope::decode(message, &self.settings.duplicates, keys, limits) {
             Ok(envelope) => envelope,
             Err((message, unreadable)) => {
                 let parked = self.parked_as_it_is(message, unreadable.reason);

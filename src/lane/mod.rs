@@ -11,7 +11,7 @@ mod ledger;
 mod outlet;
 mod stamp;
 
-pub use envelope::{Admission, Admitted, Envelope, IdFrom, Limits, PROPERTIES_BYTES_MAX, Unreadable};
+pub use envelope::{Admission, Admitted, Envelope, Limits, PROPERTIES_BYTES_MAX, Unreadable};
 pub use expiration::remaining;
 pub use lane::{Action, Lane, LaneSettings, Moment, Note, Routing, Target, Window};
 pub use ledger::{EntryId, Ledger, Settlement};
