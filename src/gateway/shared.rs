@@ -18,9 +18,9 @@ use tokio_util::task::TaskTracker;
 #[derive(Debug)]
 pub struct Rules {
     /// In force.
-    pub table: Table,
+    pub table: Arc<Table>,
     /// Of the space.
-    pub keys: SealKeys,
+    pub keys: Arc<SealKeys>,
 }
 
 /// See the file's head.
