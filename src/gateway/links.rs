@@ -51,7 +51,13 @@ impl Links {
         metrics: Metrics,
         tracker: TaskTracker,
     ) -> Self {
-        Self { settings, running: Mutex::default(), status, metrics, tracker }
+        Self {
+            settings,
+            running: Mutex::default(),
+            status,
+            metrics,
+            tracker,
+        }
     }
 
     /// Makes the links that run the links that `peers` want.
@@ -85,10 +91,19 @@ impl Links {
         }
     }
 
-    fn start(&self, (unit, gateway): &Name, address: String, cancel: &CancellationToken) -> Running {
+    fn start(
+        &self,
+        (unit, gateway): &Name,
+        address: String,
+        cancel: &CancellationToken,
+    ) -> Running {
         let settings = ClientSettings {
             here: self.settings.here.clone(),
-            target: LinkTarget { unit: unit.clone(), gateway: gateway.clone(), address },
+            target: LinkTarget {
+                unit: unit.clone(),
+                gateway: gateway.clone(),
+                address,
+            },
             security: self.settings.security.clone(),
             message_max: self.settings.message_max,
             standing: self.settings.standing.clone(),
@@ -107,15 +122,6 @@ impl Links {
         Running { client, cancel }
     }
 
-    /// Whether some gateway of the unit can be reached now.
-    pub(super) fn units_up(&self) -> BTreeMap<UnitId, bool> {
-        let mut up = BTreeMap::new();
-        for ((unit, _), link) in self.running.lock().iter() {
-            *up.entry(unit.clone()).or_insert(false) |= link.client.status().borrow().state.is_up();
-        }
-        up
-    }
-
     /// Opens a lane's stream to some gateway of a unit.
     pub(super) async fn open(
         &self,
@@ -124,12 +130,18 @@ impl Links {
         attempt: u32,
     ) -> Result<SenderPipe, String> {
         let chosen = self.choose(unit, attempt)?;
-        chosen.open_stream(hello).await.map_err(|error| error.to_string())
+        chosen
+            .open_stream(hello)
+            .await
+            .map_err(|error| error.to_string())
     }
 
     fn choose(&self, unit: &UnitId, attempt: u32) -> Result<Arc<LinkClient>, String> {
         let running = self.running.lock();
-        let of_unit = running.iter().filter(|((of, _), _)| of == unit).map(|(_, link)| link);
+        let of_unit = running
+            .iter()
+            .filter(|((of, _), _)| of == unit)
+            .map(|(_, link)| link);
         let (mut up, mut causes) = (Vec::new(), Vec::new());
         for link in of_unit {
             let status = link.client.status();
@@ -144,7 +156,10 @@ impl Links {
         }
         match up.len() {
             0 if causes.is_empty() => Err(format!("no gateway of {unit} is registered")),
-            0 => Err(format!("no gateway of {unit} can be reached: {}", causes.join("; "))),
+            0 => Err(format!(
+                "no gateway of {unit} can be reached: {}",
+                causes.join("; ")
+            )),
             n => Ok(Arc::clone(&up[attempt as usize % n])),
         }
     }
@@ -171,8 +186,16 @@ async fn report(
             LinkState::Up { .. } => Shown::Up,
             LinkState::Draining { .. } => Shown::Draining,
         };
-        let rtt_ms = now.round_trip.map(|rtt| u64::try_from(rtt.as_millis()).unwrap_or(u64::MAX));
-        status.set_link(&unit, &gateway, shown, rtt_ms, now.state.cause().map(str::to_owned));
+        let rtt_ms = now
+            .round_trip
+            .map(|rtt| u64::try_from(rtt.as_millis()).unwrap_or(u64::MAX));
+        status.set_link(
+            &unit,
+            &gateway,
+            shown,
+            rtt_ms,
+            now.state.cause().map(str::to_owned),
+        );
         // Gateways of one unit share its series: each adds what is its own.
         let is_up = now.state.is_up();
         if is_up != was_up {
@@ -182,8 +205,12 @@ async fn report(
         if let Some(rtt) = now.round_trip {
             metrics.link_round_trip(&unit).set(rtt.as_secs_f64());
         }
-        metrics.link_bytes(&unit, Direction::In).inc_by(now.bytes_in.saturating_sub(bytes_in));
-        metrics.link_bytes(&unit, Direction::Out).inc_by(now.bytes_out.saturating_sub(bytes_out));
+        metrics
+            .link_bytes(&unit, Direction::In)
+            .inc_by(now.bytes_in.saturating_sub(bytes_in));
+        metrics
+            .link_bytes(&unit, Direction::Out)
+            .inc_by(now.bytes_out.saturating_sub(bytes_out));
         (bytes_in, bytes_out) = (now.bytes_in, now.bytes_out);
         tokio::select! {
             () = cancel.cancelled() => break,

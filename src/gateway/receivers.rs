@@ -43,7 +43,9 @@ pub(super) async fn run(
         current.retain(|_, running| !running.task.is_finished());
         let older = current.remove(&lane);
         let end = cancel.child_token();
-        let task = shared.tracker.spawn(take_over(Arc::clone(&shared), older, pipe, end.clone()));
+        let task = shared
+            .tracker
+            .spawn(take_over(Arc::clone(&shared), older, pipe, end.clone()));
         current.insert(lane, Running { end, task });
     }
     for (_, running) in current {

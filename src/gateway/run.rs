@@ -17,7 +17,9 @@ use crate::lane::Limits;
 use crate::link::{Here, Standing};
 use crate::model::{Epoch, Revision, UnitId};
 use crate::routing::Table;
-use crate::wire::{LinkError, LinkSecurity, LinkServer, RefusedCounts, ServerSettings, TlsFiles, TlsIdentity};
+use crate::wire::{
+    LinkError, LinkSecurity, LinkServer, RefusedCounts, ServerSettings, TlsFiles, TlsIdentity,
+};
 use secrecy::SecretString;
 use std::sync::Arc;
 use std::time::Duration;
@@ -131,7 +133,10 @@ impl Gateway {
         let (to_receivers, incoming) = mpsc::channel(INCOMING_MAX);
         let shared = Arc::new(Shared {
             here,
-            limits: Limits { body_bytes_max: message_max, rounds_max: config.limits.hops_max },
+            limits: Limits {
+                body_bytes_max: message_max,
+                rounds_max: config.limits.hops_max,
+            },
             memory_bytes: bytes(config.limits.memory),
             drain: config.drain,
             rules: rules_seen,
@@ -142,7 +147,18 @@ impl Gateway {
             metrics,
             tracker,
         });
-        Ok(Self { config, shared, incoming, server, feed, handle, rules, standing, own, connections })
+        Ok(Self {
+            config,
+            shared,
+            incoming,
+            server,
+            feed,
+            handle,
+            rules,
+            standing,
+            own,
+            connections,
+        })
     }
 
     /// What the admin endpoint shows.
@@ -167,16 +183,41 @@ impl Gateway {
 
     /// Runs until cancelled. Then lanes stop taking and settle what they have, within `drain:`; then all else ends.
     pub async fn run(self, cancel: CancellationToken) {
-        let Self { shared, incoming, server, feed, handle, rules, standing, own, connections, .. } =
-            self;
+        let Self {
+            shared,
+            incoming,
+            server,
+            feed,
+            handle,
+            rules,
+            standing,
+            own,
+            connections,
+            ..
+        } = self;
         let tracker = shared.tracker.clone();
         // Lanes end first, then what they stand on.
         let under_lanes = CancellationToken::new();
         let refused = server.refused();
         tracker.spawn(feed.run(under_lanes.clone()));
-        tracker.spawn(server.run(shared.incoming.clone(), tracker.clone(), under_lanes.clone()));
-        tracker.spawn(follow(Arc::clone(&shared), handle, rules, standing, under_lanes.clone()));
-        tracker.spawn(report(Arc::clone(&shared), own, refused, under_lanes.clone()));
+        tracker.spawn(server.run(
+            shared.incoming.clone(),
+            tracker.clone(),
+            under_lanes.clone(),
+        ));
+        tracker.spawn(follow(
+            Arc::clone(&shared),
+            handle,
+            rules,
+            standing,
+            under_lanes.clone(),
+        ));
+        tracker.spawn(report(
+            Arc::clone(&shared),
+            own,
+            refused,
+            under_lanes.clone(),
+        ));
         let receivers = tracker.spawn(receivers::run(
             Arc::clone(&shared),
             incoming,
@@ -206,18 +247,29 @@ async fn follow(
     loop {
         let state = states.borrow_and_update().clone();
         if let (Some(table), Some(keys)) = (&state.table, &state.seal) {
-            let fresh = rules.borrow().as_ref().is_none_or(|old| !Arc::ptr_eq(&old.table, table));
+            let fresh = rules
+                .borrow()
+                .as_ref()
+                .is_none_or(|old| !Arc::ptr_eq(&old.table, table));
             if fresh {
                 standing.send_replace(Some(Arc::new(standing_of(table))));
                 shared.status.set_table(facts(table));
-                shared.metrics.table_in_force(table.revision(), table.epoch());
-                let in_force = Rules { table: Arc::clone(table), keys: Arc::clone(keys) };
+                shared
+                    .metrics
+                    .table_in_force(table.revision(), table.epoch());
+                let in_force = Rules {
+                    table: Arc::clone(table),
+                    keys: Arc::clone(keys),
+                };
                 rules.send_replace(Some(Arc::new(in_force)));
             }
         }
         show(&shared, &state);
         let known = |unit: &UnitId| {
-            state.table.as_ref().is_some_and(|table| table.unit(unit).is_some())
+            state
+                .table
+                .as_ref()
+                .is_some_and(|table| table.unit(unit).is_some())
         };
         let mut peers = (*state.peers).clone();
         peers.retain(|unit, _| known(unit));
@@ -245,11 +297,13 @@ fn show(shared: &Shared, state: &FeedState) {
         message: trouble.to_string(),
         mend: "see docs/install.md, \"etcd\"".to_owned(),
     });
-    shared.status.set_faults("documents", faults.chain(trouble).collect());
+    shared
+        .status
+        .set_faults("documents", faults.chain(trouble).collect());
     let rejected = state.rejected.is_some() || state.trouble.is_some();
     shared.metrics.table_rejected().set(i64::from(rejected));
     let current = matches!(state.etcd, EtcdState::Up { .. } | EtcdState::Unused) && !rejected;
-    shared.metrics.table_is_current(current, Instant::now().into_std());
+    shared.metrics.table_is_current(current, Instant::now());
 }
 
 /// Keeps what this gateway says of itself in etcd, and metrics that nobody else moves, up to date.
@@ -284,7 +338,10 @@ async fn report(
             .lanes
             .iter()
             .filter(|lane| holds(lane.facts.state))
-            .map(|lane| LaneRecord { source: lane.source.clone(), partition: lane.partition })
+            .map(|lane| LaneRecord {
+                source: lane.source.clone(),
+                partition: lane.partition,
+            })
             .collect();
         own.send_if_modified(|record| {
             let changed = record.broker != broker || record.lanes != lanes;
@@ -307,8 +364,12 @@ fn standing_of(table: &Table) -> Standing {
 fn facts(table: &Table) -> TableFacts {
     let seats = table.seats();
     let units = table.units();
-    let seat_of = |unit: &UnitId| {
-        units.iter().map(|home| &home.name).filter(|home| seats.seat_of(home) == unit).cloned()
+    let seat_of = |unit: &UnitId| -> Vec<UnitId> {
+        let homes = units.iter().map(|home| &home.name);
+        homes
+            .filter(|home| seats.seat_of(home) == unit)
+            .cloned()
+            .collect()
     };
     TableFacts {
         lineage: table.lineage().clone(),
@@ -319,7 +380,7 @@ fn facts(table: &Table) -> TableFacts {
             .map(|unit| UnitFacts {
                 unit: unit.name.clone(),
                 site: unit.site.clone(),
-                seat_of: seat_of(&unit.name).collect(),
+                seat_of: seat_of(&unit.name),
             })
             .collect(),
     }
@@ -339,7 +400,12 @@ pub fn broker_settings(config: &Config, here: &Here) -> Result<Settings, BrokerE
         }
     };
     Ok(Settings {
-        uris: config.broker.uris.iter().map(|uri| SecretString::from(uri.expose())).collect(),
+        uris: config
+            .broker
+            .uris
+            .iter()
+            .map(|uri| SecretString::from(uri.expose()))
+            .collect(),
         password: config.broker.password.clone(),
         tls,
         heartbeat: Settings::HEARTBEAT,
@@ -352,9 +418,17 @@ pub fn broker_settings(config: &Config, here: &Here) -> Result<Settings, BrokerE
 pub fn security(link: &LinkPart, here: &Here) -> Result<LinkSecurity, LinkError> {
     match &link.security {
         config::LinkSecurity::Insecure => Ok(LinkSecurity::Insecure),
-        config::LinkSecurity::Tls { ca, cert, key } => {
-            let files = TlsFiles { ca: ca.clone(), cert: cert.clone(), key: key.clone() };
-            Ok(LinkSecurity::Mutual(Arc::new(TlsIdentity::load(files, here.clone())?)))
+        config::LinkSecurity::Tls(paths) => {
+            let (cert, key) = paths.identity.clone().unwrap_or_default();
+            let files = TlsFiles {
+                ca: paths.ca.clone(),
+                cert,
+                key,
+            };
+            Ok(LinkSecurity::Mutual(Arc::new(TlsIdentity::load(
+                files,
+                here.clone(),
+            )?)))
         }
     }
 }
@@ -378,12 +452,15 @@ pub fn etcd_config(part: &EtcdPart) -> EtcdConfig {
         endpoints: part.endpoints.clone(),
         credentials: part.username.as_ref().map(|username| EtcdCredentials {
             username: username.clone(),
-            password: part.password.clone().unwrap_or_else(|| SecretString::from("")),
+            password: part
+                .password
+                .clone()
+                .unwrap_or_else(|| SecretString::from("")),
         }),
-        tls: part
-            .tls
-            .as_ref()
-            .map(|tls| EtcdTls { ca: tls.ca.clone(), identity: tls.identity.clone() }),
+        tls: part.tls.as_ref().map(|tls| EtcdTls {
+            ca: tls.ca.clone(),
+            identity: tls.identity.clone(),
+        }),
     }
 }
 
