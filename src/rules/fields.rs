@@ -160,7 +160,7 @@ pub(super) fn wrong_type(place: &Place, what: &str, found: &Value, wanted: &str)
     Fault::at(
         place,
         FaultCode::WrongType,
-        format!("{what} is {}, not {}", wanted, found.what()),
+        format!("{what} must be {wanted}, and this is {}", found.what()),
         mend,
     )
 }

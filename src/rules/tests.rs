@@ -214,19 +214,19 @@ fn every_fault_of_the_list_is_named_with_its_line() {
             5,
         ),
         ("source", "orders.local", "orders", C::SelfDelivery, 4),
-        ("source", "key:", "units: [gz-1]\nkey:", C::UnknownUnit, 5),
-        ("source", "key:", "partitions: 4\nkey:", C::NotYet, 5),
+        ("source", "\nkey:", "\nunits: [gz-1]\nkey:", C::UnknownUnit, 5),
+        ("source", "\nkey:", "\npartitions: 4\nkey:", C::NotYet, 5),
         (
             "source",
-            "key:",
-            "returns: {exchange: x}\nkey:",
+            "\nkey:",
+            "\nreturns: {exchange: x}\nkey:",
             C::NotYet,
             5,
         ),
         (
             "source",
-            "key:",
-            "messages_per_second: 100\nkey:",
+            "\nkey:",
+            "\nmessages_per_second: 100\nkey:",
             C::NotYet,
             5,
         ),
@@ -247,12 +247,12 @@ fn every_fault_of_the_list_is_named_with_its_line() {
         ),
         (
             "source",
-            "key: {",
-            "key: {map: {last_digits: 0}, ",
+            "\nkey: {",
+            "\nkey: {map: {last_digits: 0}, ",
             C::BadValue,
             5,
         ),
-        ("source", "key: {", "key: {map: md5, ", C::BadValue, 5),
+        ("source", "\nkey: {", "\nkey: {map: md5, ", C::BadValue, 5),
         ("source", "{exchange: orders, ", "{", C::MissingField, 3),
         (
             "source",
@@ -469,7 +469,7 @@ fn a_document_that_cannot_be_read_does_not_hide_the_next() {
             .map(|fault| (fault.code, fault.line))
             .collect::<Vec<_>>(),
         [
-            (FaultCode::Yaml, 2),
+            (FaultCode::Yaml, 1),
             (FaultCode::MissingField, 3),
             (FaultCode::UnknownField, 7)
         ],
