@@ -146,3 +146,32 @@ fn remainder(digits: &[u8], wide: u64) -> Option<u64> {
         (left * 10 + u64::from(digit - b'0')) % wide
     }))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn print_vectors() {
+        for key in [
+            "",
+            "abc",
+            "1",
+            "10086",
+            "-10086",
+            "user-20250042",
+            "123456789",
+            "340282366920938463463374607431768211457",
+            "张三",
+        ] {
+            println!(
+                "{key} {:x} {:?} {:?} {:?} {:?}",
+                xxhash_rust::xxh3::xxh3_64(key.as_bytes()),
+                slot(key.as_bytes(), KeyMap::Hash, 10000),
+                slot(key.as_bytes(), KeyMap::Crc32, 10000),
+                slot(key.as_bytes(), KeyMap::Digits, 10000),
+                slot(key.as_bytes(), KeyMap::LastDigits(4), 10000)
+            );
+        }
+    }
+}

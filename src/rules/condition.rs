@@ -412,3 +412,62 @@ fn scalar(node: Node, name: &str, faults: &mut Vec<Fault>) -> Option<Scalar> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::amqp::FieldTable;
+
+    #[test]
+    fn numbers_compare_by_value_whatever_their_width() {
+        let values = [
+            FieldValue::I8(5),
+            FieldValue::U8(5),
+            FieldValue::I16(5),
+            FieldValue::U16(5),
+            FieldValue::I32(5),
+            FieldValue::U32(5),
+            FieldValue::I64(5),
+            FieldValue::F32(5.0),
+            FieldValue::F64(5.0),
+            FieldValue::Decimal {
+                scale: 1,
+                value: 50,
+            },
+        ];
+        for value in &values {
+            assert!(Scalar::Int(5).equals(value), "{value:?}");
+            assert!(Scalar::Float(5.0).equals(value), "{value:?}");
+            assert!(!Scalar::Int(6).equals(value), "{value:?}");
+            assert!(!Scalar::Text("5".to_owned()).equals(value), "{value:?}");
+        }
+        assert!(!Scalar::Int(5).equals(&FieldValue::str("5")));
+        assert!(!Scalar::Int(5).equals(&FieldValue::Timestamp(5)));
+        assert!(!Scalar::Int(1).equals(&FieldValue::Bool(true)));
+        assert!(
+            !Scalar::Int(i128::from(i64::MAX))
+                .equals(&FieldValue::F64(9_223_372_036_854_775_807.0))
+        );
+    }
+
+    #[test]
+    fn texts_compare_by_bytes_and_expressions_look_anywhere_in_them() {
+        let found = |test: &Test, bytes: &[u8]| test.holds(Some(&FieldValue::str(bytes)));
+        let equals = Test::Equals(Scalar::Text("app".to_owned()));
+        assert!(found(&equals, b"app") && !found(&equals, b"App"));
+        let matches = Test::Matches(Regex::parse("^cn-|\\xff").unwrap());
+        assert!(found(&matches, b"cn-east") && !found(&matches, b"a cn-"));
+        let inside = Test::Matches(Regex::parse("east").unwrap());
+        assert!(found(&inside, b"\xff\xfe east \xff"));
+        assert!(!inside.holds(None));
+        assert!(!inside.holds(Some(&FieldValue::Table(FieldTable::new()))));
+    }
+
+    #[test]
+    fn an_absent_header_meets_only_that_it_is_absent() {
+        assert!(Test::Exists(false).holds(None));
+        assert!(!Test::Exists(true).holds(None));
+        assert!(Test::Exists(true).holds(Some(&FieldValue::Void)));
+        assert!(!Test::In(vec![Scalar::Bool(false)]).holds(None));
+    }
+}

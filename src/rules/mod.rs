@@ -34,3 +34,6 @@ pub use topology::{Access, Failover, Isolated, LinkPolicy, Site, Takeover, Topol
 pub use tree::{DocumentFile, FILE_BYTES_MAX};
 pub(crate) use validate::examine;
 pub use validate::{Context, NotYet, Validation, validate};
+
+#[cfg(test)]
+mod tests;
