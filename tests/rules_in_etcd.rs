@@ -1,5 +1,7 @@
 //! A space's documents in a real etcd: what operators write there, and what gateways make of it.
 
+#![allow(clippy::unwrap_used)] // helpers of tests fail as tests do
+
 #[path = "rules_in_etcd/harness.rs"]
 mod harness;
 
@@ -541,5 +543,5 @@ async fn a_folder_serves_one_machine_without_etcd() {
     std::fs::write(files.path().join("rules.yaml"), rule("nowhere")).unwrap();
     let (settings, own) = harness::settings(from, "sh-1", disk.path());
     let faulty = Feed::open(settings, own.subscribe());
-    assert!(matches!(faulty, Err(FeedError::Faulty(faults)) if !faults.is_empty()));
+    assert!(matches!(faulty, Err(FeedError::Faulty(found)) if !found.is_empty()));
 }

@@ -292,13 +292,17 @@ impl Gateway {
         }
     }
 
-    pub(crate) async fn until(&self, what: &str, holds: impl FnMut(&FeedState) -> bool) -> FeedState {
+    pub(crate) async fn until(
+        &self,
+        what: &str,
+        holds: impl FnMut(&FeedState) -> bool,
+    ) -> FeedState {
         let mut states = self.handle.watch();
         let found = tokio::time::timeout(DEADLINE, states.wait_for(holds)).await;
-        match found {
-            Ok(state) => state.unwrap().clone(),
-            Err(_) => panic!("never came: {what}; last seen: {:?}", self.handle.state()),
-        }
+        let Ok(state) = found else {
+            panic!("never came: {what}; last seen: {:?}", self.handle.state());
+        };
+        state.unwrap().clone()
     }
 
     pub(crate) async fn stop(self) {
