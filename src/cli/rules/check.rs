@@ -63,12 +63,11 @@ pub(super) async fn diff(args: &DiffArgs, printer: &Printer) -> Result<Ended, Fa
     let validation = rules::validate(&files, &context);
     printer.validation(&args.dir, &validation);
     let revision = snapshot.revision;
-    printer.say(match diff.documents.is_empty() {
-        true => format!("no difference to the documents of {space} (read at revision {revision})"),
-        false => format!(
-            "{} of {space} would change (read at revision {revision})",
-            count(diff.documents.len(), "file")
-        ),
+    printer.say(if diff.documents.is_empty() {
+        format!("no difference to the documents of {space} (read at revision {revision})")
+    } else {
+        let changes = count(diff.documents.len(), "file");
+        format!("{changes} of {space} would change (read at revision {revision})")
     });
     printer.json(&json!({
         "documents": diff.documents,
