@@ -23,6 +23,6 @@ pub use snapshot::{Changes, ClusterId, Entry, Snapshot};
 pub use space::{
     Files, SpaceView, create_space, fresh_lineage, fresh_seal, put_in_force, write_history,
 };
-pub use store::{Newest, Store};
+pub use store::{Newest, Scope, Store};
 pub use transaction::{Commit, Transaction};
 pub use watch::{Watch, WatchEnd};

@@ -5,7 +5,7 @@
 
 use super::config::{EtcdConfig, EtcdTls};
 use super::error::{Asked, EtcdError};
-use super::keys;
+use super::keys::{self, Key};
 use super::lease::Lease;
 use super::snapshot::{ClusterId, Entry, Snapshot};
 use super::transaction::{Commit, Transaction};
@@ -48,6 +48,46 @@ pub struct Newest {
     pub cluster_id: ClusterId,
     /// Of the newest key; 0 when there is none.
     pub mod_revision: Revision,
+}
+
+/// Which part of a space is read: no more than a user needs a permission for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// All but `history/`: what a gateway needs.
+    Everything,
+    /// Documents, files in force, placement and seats; not the seal.
+    Rules,
+    /// Members, and the gateways that hold a lease.
+    Registrations,
+}
+
+enum End {
+    Key(&'static str),
+    Space,
+}
+
+impl Scope {
+    fn ranges(self) -> Vec<(&'static str, End)> {
+        match self {
+            Self::Everything => {
+                vec![
+                    ("", End::Key(keys::HISTORY)),
+                    (keys::AFTER_HISTORY, End::Space),
+                ]
+            }
+            // A range ends before its end: `0` follows `/`, and a zero byte follows a whole key.
+            Self::Rules => vec![
+                (keys::DOCUMENTS, End::Key("documents0")),
+                (keys::IN_FORCE, End::Key("in-force0")),
+                ("placement", End::Key("placement\0")),
+                ("seats", End::Key("seats\0")),
+            ],
+            Self::Registrations => vec![
+                (keys::GATEWAYS, End::Key("gateways0")),
+                (keys::MEMBERS, End::Key("members0")),
+            ],
+        }
+    }
 }
 
 /// Where the next connection begins, so that a failed endpoint isn't the first one asked again.
@@ -100,8 +140,9 @@ impl Store {
             .call(doing, Client::connect([endpoint], Some(options)))
             .await?;
         let store = Self { client, asked };
-        // A linearizable read: an endpoint without a quorum behind it is as good as none.
-        store.newest().await?;
+        // A linearizable read, of a key that every user of the space may read: an endpoint without a quorum behind it is
+        // as good as none.
+        store.get(&Key::Seats).await?;
         Ok(store)
     }
 
@@ -112,23 +153,26 @@ impl Store {
 
     /// Everything under the prefix but `history/`, at one revision.
     pub async fn read_all(&self) -> Result<Snapshot, EtcdError> {
+        self.read(Scope::Everything).await
+    }
+
+    /// A part of the space, at one revision, in pages.
+    pub async fn read(&self, scope: Scope) -> Result<Snapshot, EtcdError> {
         let prefix = &self.asked.prefix;
         let mut entries = BTreeMap::new();
         let mut at = None;
-        let below_history = (prefix.clone(), format!("{prefix}{}", keys::HISTORY));
-        let above_history = (
-            format!("{prefix}{}", keys::AFTER_HISTORY),
-            prefix_end(prefix),
-        );
-        for (mut from, end) in [below_history, above_history] {
+        for (from, end) in scope.ranges() {
+            let mut from = format!("{prefix}{from}");
+            let end = match end {
+                End::Key(end) => format!("{prefix}{end}"),
+                End::Space => prefix_end(prefix),
+            };
             loop {
-                let page = self.page(&from, &end, at).await?;
+                let page = self
+                    .page(&from, &end, at.map(|(_, revision)| revision))
+                    .await?;
                 let (cluster_id, revision) = header(&page);
-                let revision = match at {
-                    Some((_, revision)) => revision,
-                    None => revision,
-                };
-                at = Some((cluster_id, revision));
+                at = at.or(Some((cluster_id, revision)));
                 for kv in page.kvs() {
                     let key = String::from_utf8_lossy(kv.key());
                     let Some(below) = key.strip_prefix(prefix.as_str()) else {
@@ -142,11 +186,11 @@ impl Store {
                     entries.insert(below.to_owned(), entry);
                 }
                 match page.kvs().last() {
+                    // The next key after it: the same bytes and a zero.
                     Some(last) if page.more() => {
-                        // The next key after it: the same bytes and a zero.
                         from = format!("{}\0", String::from_utf8_lossy(last.key()));
                     }
-                    _ => break,
+                    Some(_) | None => break,
                 }
             }
         }
@@ -158,14 +202,25 @@ impl Store {
         })
     }
 
+    /// One key's value.
+    pub async fn get(&self, key: &Key<'_>) -> Result<Option<Vec<u8>>, EtcdError> {
+        let full = format!("{}{}", self.asked.prefix, key.text());
+        let mut kv = self
+            .client
+            .kv_client()
+            .max_decoding_message_size(ANSWER_BYTES_MAX);
+        let answer = self.asked.call("reading a key", kv.get(full, None)).await?;
+        Ok(answer.kvs().first().map(|kv| kv.value().to_vec()))
+    }
+
     async fn page(
         &self,
         from: &str,
         end: &str,
-        at: Option<(ClusterId, Revision)>,
+        at: Option<Revision>,
     ) -> Result<GetResponse, EtcdError> {
         let mut options = GetOptions::new().with_range(end).with_limit(PAGE_KEYS);
-        if let Some((_, revision)) = at {
+        if let Some(revision) = at {
             options = options.with_revision(revision.0);
         }
         let mut kv = self
