@@ -7,6 +7,8 @@
 mod field;
 mod properties;
 mod reader;
+#[cfg(test)]
+mod strategies;
 
 pub use field::{FieldTable, FieldValue, NESTING_MAX};
 pub use properties::Properties;

@@ -164,3 +164,162 @@ impl Properties {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::strategies::properties;
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn any_properties_come_back_as_they_were(properties in properties()) {
+            let bytes = properties.encode().unwrap();
+            prop_assert_eq!(Properties::decode(bytes).unwrap(), properties);
+        }
+
+        #[test]
+        fn no_bytes_make_the_reader_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            if let Ok(read) = Properties::decode(bytes.into()) {
+                read.encode().unwrap();
+            }
+        }
+
+        #[test]
+        fn properties_with_a_byte_more_or_less_are_refused(properties in properties()) {
+            let bytes = properties.encode().unwrap();
+            let mut longer = bytes.to_vec();
+            longer.push(0);
+            prop_assert_eq!(Properties::decode(longer.into()), Err(CodecError::Trailing(1)));
+            let shorter = bytes.slice(..bytes.len() - 1);
+            prop_assert!(Properties::decode(shorter).is_err());
+        }
+    }
+
+    #[test]
+    fn each_property_has_the_flag_of_the_specification() {
+        let text = || Some(Bytes::from_static(b"x"));
+        let none = Properties::default;
+        let flags = [
+            (
+                Properties {
+                    content_type: text(),
+                    ..none()
+                },
+                15,
+            ),
+            (
+                Properties {
+                    content_encoding: text(),
+                    ..none()
+                },
+                14,
+            ),
+            (
+                Properties {
+                    headers: Some(FieldTable::new()),
+                    ..none()
+                },
+                13,
+            ),
+            (
+                Properties {
+                    delivery_mode: Some(2),
+                    ..none()
+                },
+                12,
+            ),
+            (
+                Properties {
+                    priority: Some(9),
+                    ..none()
+                },
+                11,
+            ),
+            (
+                Properties {
+                    correlation_id: text(),
+                    ..none()
+                },
+                10,
+            ),
+            (
+                Properties {
+                    reply_to: text(),
+                    ..none()
+                },
+                9,
+            ),
+            (
+                Properties {
+                    expiration: text(),
+                    ..none()
+                },
+                8,
+            ),
+            (
+                Properties {
+                    message_id: text(),
+                    ..none()
+                },
+                7,
+            ),
+            (
+                Properties {
+                    timestamp: Some(1),
+                    ..none()
+                },
+                6,
+            ),
+            (
+                Properties {
+                    kind: text(),
+                    ..none()
+                },
+                5,
+            ),
+            (
+                Properties {
+                    user_id: text(),
+                    ..none()
+                },
+                4,
+            ),
+            (
+                Properties {
+                    app_id: text(),
+                    ..none()
+                },
+                3,
+            ),
+            (
+                Properties {
+                    cluster_id: text(),
+                    ..none()
+                },
+                2,
+            ),
+        ];
+        for (properties, bit) in flags {
+            let bytes = properties.encode().unwrap();
+            assert_eq!(bytes[..2], (1u16 << bit).to_be_bytes(), "{properties:?}");
+        }
+    }
+
+    #[test]
+    fn absent_headers_and_an_empty_table_are_not_the_same() {
+        let empty = Properties {
+            headers: Some(FieldTable::new()),
+            ..Properties::default()
+        };
+        assert_eq!(empty.encode().unwrap().as_ref(), [0x20, 0, 0, 0, 0, 0]);
+        assert_eq!(Properties::default().encode().unwrap().as_ref(), [0, 0]);
+        assert_eq!(Properties::decode(empty.encode().unwrap()).unwrap(), empty);
+    }
+
+    #[test]
+    fn a_second_word_of_flags_is_refused() {
+        assert!(Properties::decode(Bytes::from_static(&[0, 1, 0, 0])).is_err());
+        assert!(Properties::decode(Bytes::from_static(&[0, 2])).is_err());
+    }
+}

@@ -6,6 +6,7 @@
 
 pub mod broker;
 pub mod ca;
+pub mod checker;
 pub mod commands;
 mod control;
 mod detach;
@@ -20,8 +21,10 @@ mod ports;
 pub mod process;
 pub mod profile;
 pub mod proxy;
+pub mod raw;
 mod report;
 mod spec;
+pub mod traffic;
 mod units;
 
 pub use error::LabError;
