@@ -6,14 +6,14 @@
 #![allow(clippy::unwrap_used)]
 
 use bytes::Bytes;
-use lapin::options::{ExchangeDeclareOptions, QueueDeclareOptions};
+use lapin::options::{ExchangeDeclareOptions, QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::{AMQPValue, FieldTable as LapinTable};
 use rustix::process::{Pid, Signal, kill_process_group};
 use setgate::amqp::{FieldTable, FieldValue, Properties};
 use setgate::broker::{
     Binding, BrokerError, Connection, ConnectionState, Consumer, ConsumerEvent, ConsumerKind,
     DeclareError, ForeignKind, InspectError, LanePublisher, Management, OpenError, Outcome,
-    Publish, QueueType, Role, Settings, Span, Unroutable, depth, ensure_lane_queue,
+    Publish, QueueType, Role, Settings, Span, Tls, Unroutable, depth, ensure_lane_queue,
     ensure_own_queue, hold, inspect_foreign_queue,
 };
 use setgate::model::{Address, DeliveryTag, Message};
@@ -33,6 +33,8 @@ const DEADLINE: Duration = Duration::from_mins(1);
 struct Node {
     dir: TempDir,
     amqp: u16,
+    amqps: u16,
+    ca: String,
     management: u16,
     dist: u16,
     epmd_port: u16,
@@ -48,13 +50,24 @@ fn free_port() -> u16 {
 impl Node {
     fn start() -> Self {
         let dir = TempDir::new().unwrap();
-        let (amqp, management, dist, epmd_port) =
-            (free_port(), free_port(), free_port(), free_port());
+        let (amqp, amqps, management) = (free_port(), free_port(), free_port());
+        let (dist, epmd_port) = (free_port(), free_port());
+        let certificate = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let ca = certificate.cert.pem();
+        let path = dir.path().display();
+        std::fs::write(dir.path().join("cert.pem"), &ca).unwrap();
+        std::fs::write(
+            dir.path().join("key.pem"),
+            certificate.signing_key.serialize_pem(),
+        )
+        .unwrap();
         std::fs::write(
             dir.path().join("rabbitmq.conf"),
             format!(
                 "listeners.tcp.1 = 127.0.0.1:{amqp}\nmanagement.tcp.ip = 127.0.0.1\n\
-                 management.tcp.port = {management}\nlog.console = false\n"
+                 management.tcp.port = {management}\nlog.console = false\n\
+                 listeners.ssl.1 = 127.0.0.1:{amqps}\nssl_options.cacertfile = {path}/cert.pem\n\
+                 ssl_options.certfile = {path}/cert.pem\nssl_options.keyfile = {path}/key.pem\n"
             ),
         )
         .unwrap();
@@ -67,6 +80,8 @@ impl Node {
         let mut node = Self {
             dir,
             amqp,
+            amqps,
+            ca,
             management,
             dist,
             epmd_port,
@@ -146,13 +161,32 @@ impl Node {
     }
 
     async fn connect_as(&self, user: &str, role: Role) -> Connection {
-        let connection = Connection::new(&self.settings(user), None, role).unwrap();
-        let supervised = connection.clone();
-        let mut tasks = tokio::task::JoinSet::new();
-        tasks.spawn(async move { supervised.run(CancellationToken::new()).await });
-        tasks.detach_all();
-        within(connection.up()).await;
-        connection
+        supervise(&self.settings(user), role).await
+    }
+
+    /// Why these settings don't connect.
+    async fn refusal(&self, change: impl FnOnce(&mut Settings)) -> String {
+        let mut settings = self.settings("guest");
+        change(&mut settings);
+        let connection = Connection::new(&settings, None, Role::Publish).unwrap();
+        let cancel = CancellationToken::new();
+        let run = connection.run(cancel.clone());
+        let mut state = connection.watch();
+        let down = async {
+            let failed = |state: &ConnectionState| {
+                matches!(state, ConnectionState::Down { attempt: 1.., .. })
+            };
+            let cause = state
+                .wait_for(failed)
+                .await
+                .unwrap()
+                .cause()
+                .unwrap()
+                .to_owned();
+            cancel.cancel();
+            cause
+        };
+        within(async { tokio::join!(run, down) }).await.1
     }
 
     /// What an application would declare.
@@ -171,6 +205,16 @@ impl Drop for Node {
         let _ = self.epmd.kill();
         let _ = self.epmd.wait();
     }
+}
+
+async fn supervise(settings: &Settings, role: Role) -> Connection {
+    let connection = Connection::new(settings, None, role).unwrap();
+    let supervised = connection.clone();
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(async move { supervised.run(CancellationToken::new()).await });
+    tasks.detach_all();
+    within(connection.up()).await;
+    connection
 }
 
 async fn within<T>(future: impl Future<Output = T>) -> T {
@@ -435,7 +479,7 @@ async fn messages_cross_unchanged_and_every_outcome_is_true() {
         assert_eq!(message.body, "message 0");
         assert!(message.redelivered);
         application
-            .queue_delete(queue.as_str().into(), Default::default())
+            .queue_delete(queue.as_str().into(), QueueDeleteOptions::default())
             .await
             .unwrap();
         assert!(lost(&mut consumer).await.contains("queue was deleted"));
@@ -653,10 +697,40 @@ async fn queues_are_declared_judged_and_locked() {
         "{refused:?}"
     );
     application
-        .queue_delete("classic".into(), Default::default())
+        .queue_delete("classic".into(), QueueDeleteOptions::default())
         .await
         .unwrap();
     lost(&mut taken).await;
+
+    // Who can't get in is told why; over TLS only with the right authority.
+    let cause = node
+        .refusal(|settings| settings.password = Some("hush".to_owned().into()))
+        .await;
+    assert!(
+        cause.contains("check user and password") && !cause.contains("hush"),
+        "{cause}"
+    );
+    let elsewhere = format!("amqp://guest:guest@127.0.0.1:{}/absent", node.amqp);
+    let cause = node
+        .refusal(|settings| settings.uris = vec![elsewhere.into()])
+        .await;
+    assert!(cause.contains("create the vhost"), "{cause}");
+    let amqps = format!("amqps://guest:guest@localhost:{}/%2f", node.amqps);
+    let cause = node
+        .refusal(|settings| settings.uris = vec![amqps.clone().into()])
+        .await;
+    assert!(cause.contains("certificate"), "{cause}");
+    let mut settings = node.settings("guest");
+    settings.uris = vec![amqps.into()];
+    settings.tls = Some(Tls {
+        ca: Some(node.ca.clone()),
+        identity: None,
+    });
+    let encrypted = supervise(&settings, Role::Publish).await;
+    assert!(
+        matches!(encrypted.state(), ConnectionState::Up { uri, .. } if uri.starts_with("amqps://guest@localhost"))
+    );
+    assert_eq!(depth(&encrypted, "setgate.t.park").await, Ok(Some(0)));
 
     // Locks: one holder, among connections and within one; free after its close, and after its drop.
     let lock = "setgate.t.lock";

@@ -280,7 +280,11 @@ impl FieldTable {
 
     /// How deep tables and arrays nest in it: 0 without any.
     pub fn depth(&self) -> usize {
-        self.entries.iter().map(|(_, value)| value.depth()).max().unwrap_or(0)
+        self.entries
+            .iter()
+            .map(|(_, value)| value.depth())
+            .max()
+            .unwrap_or(0)
     }
 
     /// Appends the table with its length in front.

@@ -318,14 +318,16 @@ impl Connection {
         let lapin = live.lapin.clone();
         let mut releases = self.0.locks.begin(live.epoch);
         tracing::info!(connection = %self.0.name, %uri, version = %server.version, "connected to the broker");
+        let epoch = live.epoch;
+        // First, so that whoever waited for the state finds the connection.
+        *self.0.live.lock() = Some(live);
         self.0.state.send_replace(ConnectionState::Up {
             since: Timestamp::now(),
             uri,
             server,
-            epoch: live.epoch,
+            epoch,
             blocked: None,
         });
-        *self.0.live.lock() = Some(live);
         let mut look_again = tokio::time::interval(LOOK_AGAIN);
         look_again.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut releasing = FuturesUnordered::new();

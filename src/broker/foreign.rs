@@ -208,6 +208,11 @@ impl Guess {
             ("durable", "'false'") => self.durable = false,
             ("auto_delete", "'true'") => self.auto_delete = true,
             ("auto_delete", "'false'") => self.auto_delete = false,
+            // With a vhost's default type the two types are compared before the arguments are.
+            ("x-queue-type", current) if !current.starts_with("the value") && current != "none" => {
+                let word = current.trim_matches('\'');
+                self.arguments.set(name, FieldValue::str(word));
+            }
             (name, "none") => {
                 self.arguments.remove(name);
             }

@@ -6,7 +6,7 @@ use super::keys::{self, Key};
 use super::records::{GatewayRecord, HistoryEntry};
 use super::snapshot::Snapshot;
 use super::transaction::Transaction;
-use crate::model::{Epoch, GatewayId, Lineage, Revision, Seats, UnitId};
+use crate::model::{Epoch, GatewayId, Lineage, Revision, SEAL_BYTES, Seats, UnitId};
 use secrecy::{ExposeSecret as _, SecretString};
 use std::collections::BTreeMap;
 use std::io::Read as _;
@@ -166,9 +166,9 @@ pub fn fresh_lineage() -> Lineage {
 
 /// A new key for the seal, from the kernel's random source, as the value of the key `seal`.
 pub fn fresh_seal() -> std::io::Result<SecretString> {
-    let mut bytes = [0; crate::model::SEAL_BYTES];
+    let mut bytes = [0; SEAL_BYTES];
     std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex = format!("{:032x}", u128::from_be_bytes(bytes));
     Ok(serde_json::json!({"seal": hex, "verify": []})
         .to_string()
         .into())

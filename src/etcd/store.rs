@@ -106,7 +106,9 @@ impl Store {
         };
         for offset in 0..count {
             let endpoint = &config.endpoints[(first + offset) % count];
-            match Self::connect_one(endpoint, config, options.clone(), space).await {
+            // Boxed: the client's connecting future is 17 KiB, and would be part of everything that connects.
+            let one = Self::connect_one(endpoint, config, options.clone(), space);
+            match Box::pin(one).await {
                 Ok(store) => return Ok(store),
                 Err(error) if error.is_unreachable() => last = error,
                 Err(error) => return Err(error),

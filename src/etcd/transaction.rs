@@ -168,6 +168,7 @@ impl std::fmt::Debug for Transaction {
         f.debug_struct("Transaction")
             .field("demands", &self.demands)
             .field("writes", &writes)
+            .field("lease", &self.lease)
             .finish()
     }
 }

@@ -45,7 +45,15 @@ impl Brokers {
             false => Some(Management::new(management_urls, &settings)?),
         };
         let vhosts = Mutex::default();
-        Ok(Self { settings, management, vhosts, status, metrics, tracker, cancel })
+        Ok(Self {
+            settings,
+            management,
+            vhosts,
+            status,
+            metrics,
+            tracker,
+            cancel,
+        })
     }
 
     pub(super) fn management(&self) -> Option<&Management> {

@@ -8,11 +8,9 @@ use super::outlets::{OutletEvent, What, keep_stream};
 use super::shared::{Rules, Shared};
 use super::status::{LaneFacts, LaneState, TargetLine};
 use crate::broker::{self, Connection, Consumer, ConsumerEvent, ConsumerKind, Span};
-use crate::lane::{
-    Action, Lane, LaneSettings, Moment, Note, Routing, Target, Window,
-};
+use crate::lane::{Action, Lane, LaneSettings, Note, Routing, Target, Window};
 use crate::link::Backoff;
-use crate::model::{LaneId, Parcel, SourceName, Partition, own_queues};
+use crate::model::{LaneId, Parcel, Partition, SourceName, own_queues};
 use crate::rules::{Duplicates, QueueType, Take};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -70,7 +68,11 @@ pub(super) async fn run(shared: Arc<Shared>, spec: LaneSpec, cancel: Cancellatio
             break;
         }
         prefetch = ended.prefetch;
-        attempt = if began.elapsed() > GOOD_CONSUMER { 0 } else { attempt + 1 };
+        attempt = if began.elapsed() > GOOD_CONSUMER {
+            0
+        } else {
+            attempt + 1
+        };
         tracing::warn!(source = %spec.source, cause = %ended.cause, "a lane is down");
         let facts = LaneFacts {
             state: LaneState::Down,
@@ -99,7 +101,10 @@ async fn open(
     spec: &LaneSpec,
     prefetch: u16,
 ) -> Result<(Consumer, ConsumerKind), String> {
-    let vhost = shared.brokers.vhost(spec.vhost.as_deref()).map_err(|e| e.to_string())?;
+    let vhost = shared
+        .brokers
+        .vhost(spec.vhost.as_deref())
+        .map_err(|e| e.to_string())?;
     if let Some(cause) = down_cause(&vhost.publish).or_else(|| down_cause(&vhost.consume)) {
         // Said at once; the connections go on trying by themselves.
         let waiting = LaneFacts {
@@ -108,7 +113,9 @@ async fn open(
             cause: Some(format!("the broker is away: {cause}")),
             targets: Vec::new(),
         };
-        shared.status.set_lane(&spec.source, spec.partition, waiting);
+        shared
+            .status
+            .set_lane(&spec.source, spec.partition, waiting);
     }
     vhost.publish.up().await;
     vhost.consume.up().await;
@@ -136,7 +143,10 @@ async fn open(
             let found = broker::inspect_foreign_queue(&vhost.publish, management, queue)
                 .await
                 .map_err(|e| e.to_string())?;
-            (queue.clone(), broker::hold(&found).map_err(|refused| refused.to_string())?)
+            (
+                queue.clone(),
+                broker::hold(&found).map_err(|refused| refused.to_string())?,
+            )
         }
     };
     let consumer = Consumer::open(&vhost.consume, &queue, kind, prefetch)
@@ -182,7 +192,10 @@ impl Taking {
             source: spec.source.clone(),
             partition: spec.partition,
             limits: shared.limits,
-            window: Window { deliveries: usize::from(prefetch), bytes: bytes_max },
+            window: Window {
+                deliveries: usize::from(prefetch),
+                bytes: bytes_max,
+            },
             duplicates: spec.duplicates.clone(),
         };
         let (events, from_outlets) = mpsc::channel(EVENTS_MAX);
@@ -217,7 +230,10 @@ impl Taking {
             }
             if self.prefetch_is_too_large() && self.lane.in_flight() == 0 {
                 self.prefetch = self.fitting_prefetch();
-                break format!("its messages are large: it takes {} at a time", self.prefetch);
+                break format!(
+                    "its messages are large: it takes {} at a time",
+                    self.prefetch
+                );
             }
             let takes = stop_by.is_none() && self.lane.has_room() && !self.prefetch_is_too_large();
             let event = tokio::select! {
@@ -254,7 +270,10 @@ impl Taking {
         if let Err(error) = consumer.close().await {
             tracing::debug!(source = %self.spec.source, %error, "closing a lane's channel");
         }
-        Ended { cause, prefetch: self.prefetch }
+        Ended {
+            cause,
+            prefetch: self.prefetch,
+        }
     }
 
     fn on_delivery(&mut self, event: ConsumerEvent) -> Option<Vec<Action>> {
@@ -267,9 +286,11 @@ impl Taking {
                 self.largest = self.largest.max(message.body.len());
                 Some(self.lane.take(tag, message, routing, at))
             }
-            ConsumerEvent::Unreadable { tag, message, cause } => {
-                Some(self.lane.take_unreadable(tag, message, cause, routing, at))
-            }
+            ConsumerEvent::Unreadable {
+                tag,
+                message,
+                cause,
+            } => Some(self.lane.take_unreadable(tag, message, cause, routing, at)),
             ConsumerEvent::Lost { .. } => Some(Vec::new()),
         }
     }
@@ -288,8 +309,12 @@ impl Taking {
                 Vec::new()
             }
             What::Answers(answers) => {
-                let Some(rules) = self.shared.rules() else { return Vec::new() };
-                let Some(routing) = routing(&rules, &self.spec.source) else { return Vec::new() };
+                let Some(rules) = self.shared.rules() else {
+                    return Vec::new();
+                };
+                let Some(routing) = routing(&rules, &self.spec.source) else {
+                    return Vec::new();
+                };
                 let at = self.shared.moment();
                 self.lane.answered(&target, answers, routing, at)
             }
@@ -380,17 +405,30 @@ impl Taking {
             metrics
                 .in_flight(&self.spec.source, to)
                 .set(i64::try_from(in_flight).unwrap_or(i64::MAX));
-            metrics.lag(&self.spec.source, to).set(lag_ms as f64 / 1_000.0);
-            targets.push(TargetLine { to: to.clone(), in_flight, lag_ms, cause: view.cause });
+            metrics
+                .lag(&self.spec.source, to)
+                .set(lag_ms as f64 / 1_000.0);
+            targets.push(TargetLine {
+                to: to.clone(),
+                in_flight,
+                lag_ms,
+                cause: view.cause,
+            });
         }
         let state = match (&stuck, self.received_any, kind) {
             (Some(_), _, _) => LaneState::Held,
             (None, true, _) | (None, false, ConsumerKind::Exclusive) => LaneState::Taking,
             (None, false, ConsumerKind::SingleActive) => LaneState::Waiting,
         };
-        let facts =
-            LaneFacts { state, in_flight: self.lane.in_flight() as u64, cause: stuck, targets };
-        self.shared.status.set_lane(&self.spec.source, self.spec.partition, facts);
+        let facts = LaneFacts {
+            state,
+            in_flight: self.lane.in_flight() as u64,
+            cause: stuck,
+            targets,
+        };
+        self.shared
+            .status
+            .set_lane(&self.spec.source, self.spec.partition, facts);
     }
 
     fn lane_id(&self) -> LaneId {
@@ -408,10 +446,16 @@ impl Taking {
 
     fn fitting_prefetch(&self) -> u16 {
         let fitting = self.bytes_max / self.largest.max(1);
-        u16::try_from(fitting).unwrap_or(DELIVERIES_MAX).clamp(1, DELIVERIES_MAX)
+        u16::try_from(fitting)
+            .unwrap_or(DELIVERIES_MAX)
+            .clamp(1, DELIVERIES_MAX)
     }
 }
 
 fn routing<'a>(rules: &'a Rules, source: &SourceName) -> Option<Routing<'a>> {
-    Some(Routing { table: &rules.table, source: rules.table.source(source)?, keys: &rules.keys })
+    Some(Routing {
+        table: &rules.table,
+        source: rules.table.source(source)?,
+        keys: &rules.keys,
+    })
 }

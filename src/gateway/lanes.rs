@@ -23,9 +23,12 @@ pub(super) async fn run(shared: Arc<Shared>, cancel: CancellationToken) {
     let mut rules = shared.rules.clone();
     let mut running: HashMap<SourceName, Running> = HashMap::new();
     loop {
-        let wanted: Vec<LaneSpec> = rules.borrow_and_update().as_ref().map_or_else(Vec::new, |r| {
-            r.table.sources_of(&shared.here.unit).map(spec).collect()
-        });
+        let wanted: Vec<LaneSpec> = rules
+            .borrow_and_update()
+            .as_ref()
+            .map_or_else(Vec::new, |r| {
+                r.table.sources_of(&shared.here.unit).map(spec).collect()
+            });
         let ended: Vec<SourceName> = running
             .iter()
             .filter(|(_, lane)| !wanted.contains(&lane.spec))
@@ -40,7 +43,11 @@ pub(super) async fn run(shared: Arc<Shared>, cancel: CancellationToken) {
             running.entry(spec.source.clone()).or_insert_with(|| {
                 let cancel = CancellationToken::new();
                 let run = lane_task::run(Arc::clone(&shared), spec.clone(), cancel.clone());
-                Running { spec, cancel, task: shared.tracker.spawn(run) }
+                Running {
+                    spec,
+                    cancel,
+                    task: shared.tracker.spawn(run),
+                }
             });
         }
         tokio::select! {

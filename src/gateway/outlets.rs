@@ -19,7 +19,10 @@ pub(super) struct OutletEvent {
 
 pub(super) enum What {
     /// A stream is open. Dropping `parcels` gives it up.
-    Up { parcels: mpsc::Sender<Parcel>, credit: Credit },
+    Up {
+        parcels: mpsc::Sender<Parcel>,
+        credit: Credit,
+    },
     /// Answers on the stream that was last said to be up.
     Answers(Vec<(ParcelNumber, Answer)>),
     /// The stream ended, or could not be opened.
@@ -42,14 +45,29 @@ pub(super) async fn keep_stream(
     let mut attempt = 0;
     loop {
         let began = Instant::now();
-        let opened = open(&shared, &lane, vhost.as_deref(), &target, attempt, incarnation).await;
+        let opened = open(
+            &shared,
+            &lane,
+            vhost.as_deref(),
+            &target,
+            attempt,
+            incarnation,
+        )
+        .await;
         let down = match opened {
             Ok(pipe) => forward(pipe, &target, &events).await,
             Err(cause) => Some(cause),
         };
         let Some(cause) = down else { return };
-        attempt = if began.elapsed() > GOOD_STREAM { 0 } else { attempt + 1 };
-        let down = OutletEvent { target: target.clone(), what: What::Down { cause } };
+        attempt = if began.elapsed() > GOOD_STREAM {
+            0
+        } else {
+            attempt + 1
+        };
+        let down = OutletEvent {
+            target: target.clone(),
+            what: What::Down { cause },
+        };
         if events.send(down).await.is_err() {
             return;
         }
@@ -85,13 +103,21 @@ async fn open(
     match target {
         Target::Unit(unit) if *unit == shared.here.unit => {
             let (ours, theirs) = local_pipe(hello(unit));
-            shared.incoming.send(theirs).await.map_err(|_| "the gateway goes down")?;
+            shared
+                .incoming
+                .send(theirs)
+                .await
+                .map_err(|_| "the gateway goes down")?;
             Ok(ours)
         }
         Target::Unit(unit) => shared.links.open(unit, hello(unit), attempt).await,
         Target::Park => {
             let (ours, theirs) = local_pipe(hello(&shared.here.unit));
-            let connection = shared.brokers.vhost(vhost).map_err(|e| e.to_string())?.publish;
+            let connection = shared
+                .brokers
+                .vhost(vhost)
+                .map_err(|e| e.to_string())?
+                .publish;
             let task = park(Arc::clone(shared), connection, theirs);
             shared.tracker.spawn(task);
             Ok(ours)
@@ -110,7 +136,10 @@ async fn forward(
     target: &Target,
     events: &mpsc::Sender<OutletEvent>,
 ) -> Option<String> {
-    let SenderPipe { parcels, events: mut words } = pipe;
+    let SenderPipe {
+        parcels,
+        events: mut words,
+    } = pipe;
     let mut parcels = Some(parcels);
     loop {
         let word = tokio::select! {
@@ -128,6 +157,12 @@ async fn forward(
             }
             None => return Some("the stream ended".to_owned()),
         };
-        events.send(OutletEvent { target: target.clone(), what }).await.ok()?;
+        events
+            .send(OutletEvent {
+                target: target.clone(),
+                what,
+            })
+            .await
+            .ok()?;
     }
 }

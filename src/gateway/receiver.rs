@@ -46,7 +46,10 @@ pub(super) async fn receive(shared: &Shared, pipe: ReceiverPipe, end: Cancellati
     };
     let lock = own_queues::lock(&shared.here.space, &lane);
     let vhost = shared.rules().and_then(|rules| {
-        rules.table.source(&lane.source).map(|source| source.vhost.clone())
+        rules
+            .table
+            .source(&lane.source)
+            .map(|source| source.vhost.clone())
     });
     let Some(vhost) = vhost else {
         let cause = format!("the table here has no source {} yet", lane.source);
@@ -73,7 +76,9 @@ pub(super) async fn receive(shared: &Shared, pipe: ReceiverPipe, end: Cancellati
         }
     };
     let check = |parcel: &Parcel| match shared.rules() {
-        None => Err(Answer::Later { cause: "no table".to_owned() }),
+        None => Err(Answer::Later {
+            cause: "no table".to_owned(),
+        }),
         Some(rules) => check(&rules.table, shared, parcel, &lane),
     };
     let end = serve(shared, pipe, publisher, check, end).await;
@@ -112,10 +117,7 @@ async fn refuse(words: &mpsc::Sender<StreamEvent>, reason: RefusalReason, cause:
     let _ = words.send(StreamEvent::Refused { reason, cause }).await;
 }
 
-async fn open_under_lock(
-    connection: &Connection,
-    lock: &str,
-) -> Result<LanePublisher, OpenError> {
+async fn open_under_lock(connection: &Connection, lock: &str) -> Result<LanePublisher, OpenError> {
     let deadline = Instant::now() + LOCK_PATIENCE;
     loop {
         match LanePublisher::open(connection, Some(lock)).await {
@@ -130,23 +132,33 @@ async fn open_under_lock(
 /// What this unit's table says of a parcel before it is published here.
 fn check(table: &Table, shared: &Shared, parcel: &Parcel, lane: &LaneId) -> Result<(), Answer> {
     let here = &shared.here.unit;
-    let refused =
-        |reason, cause: String| Err(Answer::Refused { reason, cause });
+    let refused = |reason, cause: String| Err(Answer::Refused { reason, cause });
     if parcel.to != *here {
-        return refused(Reason::Malformed, format!("it is for unit {}, this is {here}", parcel.to));
+        return refused(
+            Reason::Malformed,
+            format!("it is for unit {}, this is {here}", parcel.to),
+        );
     }
     if parcel.lineage != *table.lineage() {
-        return Err(Answer::Later { cause: "its table is of another lineage".to_owned() });
+        return Err(Answer::Later {
+            cause: "its table is of another lineage".to_owned(),
+        });
     }
     let visits = path_visits(parcel, here);
     if visits != Some(1) {
-        return refused(Reason::Hops, format!("its path doesn't lead to {here} once, at its end"));
+        return refused(
+            Reason::Hops,
+            format!("its path doesn't lead to {here} once, at its end"),
+        );
     }
     if table.may_deliver(&lane.source, &parcel.address.exchange) {
         return Ok(());
     }
     let exchange = String::from_utf8_lossy(&parcel.address.exchange).into_owned();
-    let cause = format!("no rule of source {} delivers to exchange {exchange:?} here", lane.source);
+    let cause = format!(
+        "no rule of source {} delivers to exchange {exchange:?} here",
+        lane.source
+    );
     if table.revision() < parcel.revision {
         Err(Answer::Later { cause })
     } else {
@@ -160,7 +172,9 @@ fn path_visits(parcel: &Parcel, here: &crate::model::UnitId) -> Option<usize> {
         return None;
     };
     let is_here = |value: &&FieldValue| {
-        value.as_bytes().is_some_and(|bytes| bytes == here.as_str().as_bytes())
+        value
+            .as_bytes()
+            .is_some_and(|bytes| bytes == here.as_str().as_bytes())
     };
     path.last().filter(is_here)?;
     Some(path.iter().filter(is_here).count())
@@ -173,12 +187,17 @@ async fn serve(
     check: impl Fn(&Parcel) -> Result<(), Answer>,
     end: CancellationToken,
 ) -> End {
-    let up = StreamEvent::Up { receiver: shared.here.gateway.clone(), credit: pipe.credit };
+    let up = StreamEvent::Up {
+        receiver: shared.here.gateway.clone(),
+        credit: pipe.credit,
+    };
     let mut outcome = match pipe.words.send(up).await {
         Ok(()) => None,
         Err(_) => Some(End::SenderGone),
     };
-    let in_doubt = shared.metrics.in_doubt(&pipe.hello.source, &shared.here.unit);
+    let in_doubt = shared
+        .metrics
+        .in_doubt(&pipe.hello.source, &shared.here.unit);
     let confirm_seconds = shared.metrics.confirm_seconds();
     let mut parcels = Vec::with_capacity(BATCH_PARCELS);
     while outcome.is_none() {
@@ -205,7 +224,11 @@ async fn serve(
                     if parcel.sent_before {
                         in_doubt.inc();
                     }
-                    batch.push(publish(parcel, pipe.hello.incarnation.0, received.elapsed()));
+                    batch.push(publish(
+                        parcel,
+                        pipe.hello.incarnation.0,
+                        received.elapsed(),
+                    ));
                 }
                 Err(later @ Answer::Later { .. }) => {
                     // What is behind it must not overtake it.
@@ -244,7 +267,12 @@ async fn serve(
         End::Superseded => "a newer stream of this lane took over, or the gateway goes down",
         End::Broken(cause) => cause,
     };
-    let _ = pipe.words.send(StreamEvent::Down { cause: cause.to_owned() }).await;
+    let _ = pipe
+        .words
+        .send(StreamEvent::Down {
+            cause: cause.to_owned(),
+        })
+        .await;
     outcome
 }
 
@@ -264,7 +292,14 @@ fn cause_of(answer: &Answer) -> String {
 
 /// The marks that only the publishing end knows are put on last; neither is under the seal.
 fn publish(parcel: Parcel, incarnation: u64, held: Duration) -> Publish {
-    let Parcel { number, address, mut properties, body, sent_before, .. } = parcel;
+    let Parcel {
+        number,
+        address,
+        mut properties,
+        body,
+        sent_before,
+        ..
+    } = parcel;
     let token = format!("{incarnation:x}-{number}");
     let headers = properties.headers_mut();
     headers.set(X_SET_PARCEL, FieldValue::str(&token));
@@ -274,7 +309,13 @@ fn publish(parcel: Parcel, incarnation: u64, held: Duration) -> Publish {
     if let Some(expiration) = &properties.expiration {
         properties.expiration = Some(remaining(expiration, held));
     }
-    Publish { address, properties, body, unroutable: Unroutable::Return, token }
+    Publish {
+        address,
+        properties,
+        body,
+        unroutable: Unroutable::Return,
+        token,
+    }
 }
 
 /// The answer that an outcome is; an unknown outcome has none, and ends the stream.
@@ -283,14 +324,17 @@ fn answer(outcome: Outcome) -> Result<Answer, String> {
         Outcome::Confirmed => Ok(Answer::Accepted),
         Outcome::Returned { .. } => Ok(Answer::Returned),
         Outcome::Nacked => Ok(Answer::Later {
-            cause: "the broker refused it (nack): a queue that is full rejects publishes".to_owned(),
+            cause: "the broker refused it (nack): a queue that is full rejects publishes"
+                .to_owned(),
         }),
-        Outcome::TooLarge { text } => {
-            Ok(Answer::Refused { reason: Reason::TooLarge, cause: text })
-        }
-        Outcome::Unencodable { text } => {
-            Ok(Answer::Refused { reason: Reason::Malformed, cause: text })
-        }
-        Outcome::Unknown { cause } => Err(cause),
+        Outcome::TooLarge { text } => Ok(Answer::Refused {
+            reason: Reason::TooLarge,
+            cause: text,
+        }),
+        Outcome::Unencodable { text } => Ok(Answer::Refused {
+            reason: Reason::Malformed,
+            cause: text,
+        }),
+        Outcome::Unknown { cause } | Outcome::Unsent { cause } => Err(cause),
     }
 }

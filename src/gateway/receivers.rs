@@ -5,9 +5,8 @@
 
 use super::receiver;
 use super::shared::Shared;
-use crate::link::{self, Standing};
 use crate::model::LaneId;
-use crate::wire::{ReceiverPipe, StreamEvent};
+use crate::wire::ReceiverPipe;
 use std::collections::HashMap;
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -25,7 +24,7 @@ pub(super) async fn run(
     mut incoming: mpsc::Receiver<ReceiverPipe>,
     cancel: CancellationToken,
 ) {
-    // Bounded by what `admit` lets in: lanes of sources and units that the table knows.
+    // Bounded by what runs: a finished stream is forgotten with the next one that comes.
     let mut current: HashMap<LaneId, Running> = HashMap::new();
     loop {
         let pipe = tokio::select! {
@@ -36,16 +35,6 @@ pub(super) async fn run(
                 None => break,
             },
         };
-        let standing = shared.rules().map(|rules| standing(&rules.table));
-        if let Err(refusal) =
-            link::admit(&pipe.hello, &pipe.peer, &shared.here, standing.as_ref())
-        {
-            shared.metrics.link_refused(refusal.reason.as_str()).inc();
-            let refused = StreamEvent::Refused { reason: refusal.reason, cause: refusal.cause };
-            // The channel is new and empty, so this never waits.
-            let _ = pipe.words.try_send(refused);
-            continue;
-        }
         let lane = LaneId {
             unit: pipe.hello.from.clone(),
             source: pipe.hello.source.clone(),
@@ -54,7 +43,9 @@ pub(super) async fn run(
         current.retain(|_, running| !running.task.is_finished());
         let older = current.remove(&lane);
         let end = cancel.child_token();
-        let task = shared.tracker.spawn(take_over(Arc::clone(&shared), older, pipe, end.clone()));
+        let task = shared
+            .tracker
+            .spawn(take_over(Arc::clone(&shared), older, pipe, end.clone()));
         current.insert(lane, Running { end, task });
     }
     for (_, running) in current {
@@ -75,13 +66,4 @@ async fn take_over(
         let _ = older.task.await;
     }
     receiver::receive(&shared, pipe, end).await;
-}
-
-fn standing(table: &crate::routing::Table) -> Standing {
-    Standing {
-        lineage: table.lineage().clone(),
-        epoch: table.epoch(),
-        revision: table.revision(),
-        units: table.units().iter().map(|unit| unit.name.clone()).collect(),
-    }
 }

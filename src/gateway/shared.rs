@@ -16,11 +16,11 @@ use tokio_util::task::TaskTracker;
 
 /// What messages are routed and marked by: one table and the keys of the marks' seal, swapped together.
 #[derive(Debug)]
-pub struct Rules {
+pub(super) struct Rules {
     /// In force.
-    pub table: Table,
+    pub(super) table: Arc<Table>,
     /// Of the space.
-    pub keys: SealKeys,
+    pub(super) keys: Arc<SealKeys>,
 }
 
 /// See the file's head.
@@ -47,12 +47,17 @@ impl Shared {
 
     /// How many lanes this unit has by the rules in force, at least one.
     pub(super) fn lanes_taken(&self) -> usize {
-        self.rules().map_or(1, |rules| rules.table.sources_of(&self.here.unit).count().max(1))
+        self.rules().map_or(1, |rules| {
+            rules.table.sources_of(&self.here.unit).count().max(1)
+        })
     }
 
     /// Now, by both clocks.
     pub(super) fn moment(&self) -> Moment {
         let unix_seconds = u64::try_from(jiff::Timestamp::now().as_second()).unwrap_or(0);
-        Moment { now: tokio::time::Instant::now().into_std(), unix_seconds }
+        Moment {
+            now: tokio::time::Instant::now().into_std(),
+            unix_seconds,
+        }
     }
 }

@@ -21,6 +21,10 @@ pub const KEYS_MAX: u32 = 100_000;
 /// Epochs remembered per key. A key's owner changes a few times in a run; what is older can't be in any queue.
 const EPOCHS_PER_KEY_MAX: usize = 8;
 
+/// Latencies are told apart up to an hour; what took longer counts as that. The histogram clamps to its bounds and never
+/// grows by itself, so the bound is given from the start; three digits up to an hour take 200 KiB.
+const LATENCY_MICROS_MAX: u64 = 3_600_000_000;
+
 /// A unit of the run, by its place in the list of units.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UnitIndex(pub u8);
@@ -258,7 +262,7 @@ impl Checker {
             keys,
             tracks: vec![track; units * keys as usize],
             tenures: vec![Vec::new(); keys as usize],
-            latencies: Histogram::new(3)
+            latencies: Histogram::new_with_bounds(1, LATENCY_MICROS_MAX, 3)
                 .map_err(|error| CheckerError::Histogram(error.to_string()))?,
             missing: 0,
             parked: 0,

@@ -102,9 +102,13 @@ pub struct RawClient {
 }
 
 impl RawClient {
-    /// Connects to `amqp://user:password@host:port/vhost`, opens the channel and asks for confirms.
+    /// Connects to `amqp://user:password@host:port/vhost`.
     pub fn connect(uri: &SecretString) -> Result<Self, RawError> {
-        let endpoint = Endpoint::parse(uri).map_err(RawError::Uri)?;
+        Self::connect_to(&Endpoint::parse(uri).map_err(RawError::Uri)?)
+    }
+
+    /// Connects, opens the channel and asks for confirms.
+    pub fn connect_to(endpoint: &Endpoint) -> Result<Self, RawError> {
         let (host, port, vhost) = endpoint.place();
         let address = format!("{host}:{port}");
         let failed = |source| RawError::Io {

@@ -19,7 +19,9 @@ const MARKS_BYTES: usize = 4_096;
 
 /// The id of a message, by its source's document: a header's string or bytes as they are, an integer as its decimal text.
 fn id_of(properties: &Properties, duplicates: &Duplicates) -> Option<MessageId> {
-    let Duplicates::ById { id, .. } = duplicates else { return None };
+    let Duplicates::ById { id, .. } = duplicates else {
+        return None;
+    };
     match id {
         IdFrom::MessageId => properties.message_id.clone().map(MessageId),
         IdFrom::Header(name) => {
@@ -104,7 +106,13 @@ impl Envelope {
                 {
                     return Admission::CopyOfOurs;
                 }
-                let Trail { path, round, retry, user_id, .. } = trail;
+                let Trail {
+                    path,
+                    round,
+                    retry,
+                    user_id,
+                    ..
+                } = trail;
                 // One that comes back on purpose is a new wish: it begins a new path, and its round goes on.
                 let path = if visited {
                     vec![here.clone()]
@@ -112,7 +120,14 @@ impl Envelope {
                     path.into_iter().chain([here.clone()]).collect()
                 };
                 let user_id = message.properties.user_id.clone().or(user_id);
-                Admitted { path, round: Round(round.0.saturating_add(1)), retry, user_id, message, id }
+                Admitted {
+                    path,
+                    round: Round(round.0.saturating_add(1)),
+                    retry,
+                    user_id,
+                    message,
+                    id,
+                }
             }
         };
         if admitted.round.0 > limits.rounds_max {
@@ -126,7 +141,12 @@ impl Envelope {
 }
 
 fn unreadable(message: &Message, limits: Limits) -> Option<Unreadable> {
-    let too_large = |cause| Some(Unreadable { reason: Reason::TooLarge, cause });
+    let too_large = |cause| {
+        Some(Unreadable {
+            reason: Reason::TooLarge,
+            cause,
+        })
+    };
     if message.body.len() > limits.body_bytes_max {
         return too_large(format!(
             "its body has {} bytes, message_max is {}",
@@ -134,16 +154,22 @@ fn unreadable(message: &Message, limits: Limits) -> Option<Unreadable> {
             limits.body_bytes_max
         ));
     }
-    if message.properties.headers.as_ref().is_some_and(|headers| headers.depth() > NESTING_MAX) {
+    if message
+        .properties
+        .headers
+        .as_ref()
+        .is_some_and(|headers| headers.depth() > NESTING_MAX)
+    {
         return Some(Unreadable {
             reason: Reason::Malformed,
             cause: format!("its headers nest deeper than {NESTING_MAX} levels"),
         });
     }
     match message.properties.encode() {
-        Err(error) => {
-            Some(Unreadable { reason: Reason::Malformed, cause: format!("its headers: {error}") })
-        }
+        Err(error) => Some(Unreadable {
+            reason: Reason::Malformed,
+            cause: format!("its headers: {error}"),
+        }),
         Ok(bytes) if bytes.len() + MARKS_BYTES > PROPERTIES_BYTES_MAX => too_large(format!(
             "its properties have {} bytes, which leaves no room for marks in one frame of 128 KiB",
             bytes.len()
@@ -198,7 +224,11 @@ impl Admitted {
 
 /// A path as a header's value.
 pub(super) fn path_value(path: &[UnitId]) -> FieldValue {
-    FieldValue::Array(path.iter().map(|unit| FieldValue::str(unit.as_str())).collect())
+    FieldValue::Array(
+        path.iter()
+            .map(|unit| FieldValue::str(unit.as_str()))
+            .collect(),
+    )
 }
 
 #[cfg(test)]
@@ -206,9 +236,12 @@ mod tests {
     use super::*;
     use crate::lane::stamp::{Stamp, stamp};
     use crate::model::marks::{X_SET_PATH, X_SET_SEAL};
-    use crate::model::{Address, Epoch, Lineage, ParcelNumber, Parcel, Revision};
+    use crate::model::{Address, Epoch, Lineage, Parcel, ParcelNumber, Revision};
 
-    const LIMITS: Limits = Limits { body_bytes_max: 1 << 20, rounds_max: 4 };
+    const LIMITS: Limits = Limits {
+        body_bytes_max: 1 << 20,
+        rounds_max: 4,
+    };
 
     fn keys() -> SealKeys {
         SealKeys::parse(br#"{"seal":"000102030405060708090a0b0c0d0e0f"}"#).unwrap()
@@ -244,7 +277,9 @@ mod tests {
     }
 
     fn delivered(from: &str, to: &str, why: Why, message: Message) -> Message {
-        let Admission::Go(admitted) = admit(message, from) else { panic!("not admitted") };
+        let Admission::Go(admitted) = admit(message, from) else {
+            panic!("not admitted")
+        };
         let address = admitted.message.address.clone();
         let parcel: Parcel = stamp(
             &admitted,
@@ -261,7 +296,12 @@ mod tests {
             },
             ParcelNumber(1),
         );
-        Message { address, properties: parcel.properties, body: parcel.body, redelivered: false }
+        Message {
+            address,
+            properties: parcel.properties,
+            body: parcel.body,
+            redelivered: false,
+        }
     }
 
     #[test]
@@ -274,7 +314,9 @@ mod tests {
     fn a_copy_that_comes_back_under_another_address_is_a_new_wish() {
         let mut copy = delivered("sh-1", "bj-1", Why::Shared, message("catalog"));
         copy.address = address("elsewhere");
-        let Admission::Go(admitted) = admit(copy, "bj-1") else { panic!("settled") };
+        let Admission::Go(admitted) = admit(copy, "bj-1") else {
+            panic!("settled")
+        };
         assert_eq!(admitted.path, [unit("bj-1")]);
         assert_eq!(admitted.round, Round(2));
     }
@@ -283,11 +325,16 @@ mod tests {
     fn a_dead_lettered_message_goes_round_hops_max_times_and_no_further() {
         let mut current = message("orders");
         for round in 1..=LIMITS.rounds_max {
-            let Admission::Go(admitted) = admit(current.clone(), "sh-1") else { panic!("parked") };
+            let Admission::Go(admitted) = admit(current.clone(), "sh-1") else {
+                panic!("parked")
+            };
             assert_eq!(admitted.round, Round(round));
             current = delivered("sh-1", "sh-1", Why::Owner, current);
         }
-        assert!(matches!(admit(current, "sh-1"), Admission::TooManyRounds(_)));
+        assert!(matches!(
+            admit(current, "sh-1"),
+            Admission::TooManyRounds(_)
+        ));
     }
 
     #[test]
@@ -296,7 +343,9 @@ mod tests {
         let headers = forged.properties.headers_mut();
         headers.set(X_SET_PATH, path_value(&[unit("sh-1"), unit("bj-1")]));
         headers.set(X_SET_SEAL, FieldValue::Bytes(Bytes::from_static(&[7; 16])));
-        let Admission::Go(admitted) = admit(forged, "bj-1") else { panic!("believed") };
+        let Admission::Go(admitted) = admit(forged, "bj-1") else {
+            panic!("believed")
+        };
         assert_eq!(admitted.path, [unit("bj-1")]);
         assert!(admitted.message.properties.headers.unwrap().is_empty());
     }
@@ -305,23 +354,36 @@ mod tests {
     fn headers_copied_to_another_body_begin_a_new_trail() {
         let mut copy = delivered("sh-1", "bj-1", Why::Shared, message("catalog"));
         copy.body = Bytes::from_static(b"another");
-        let Admission::Go(admitted) = admit(copy, "bj-1") else { panic!("settled") };
-        assert_eq!((admitted.path, admitted.round), (vec![unit("bj-1")], Round(1)));
+        let Admission::Go(admitted) = admit(copy, "bj-1") else {
+            panic!("settled")
+        };
+        assert_eq!(
+            (admitted.path, admitted.round),
+            (vec![unit("bj-1")], Round(1))
+        );
     }
 
     #[test]
     fn a_path_never_holds_its_target_twice() {
         let copy = delivered("sh-1", "bj-1", Why::Owner, message("orders"));
-        let Admission::Go(admitted) = admit(copy, "sz-1") else { panic!("settled") };
+        let Admission::Go(admitted) = admit(copy, "sz-1") else {
+            panic!("settled")
+        };
         assert_eq!(admitted.path, [unit("sh-1"), unit("bj-1"), unit("sz-1")]);
-        assert_eq!(admitted.path_to(&unit("sh-1")), [unit("sz-1"), unit("sh-1")]);
+        assert_eq!(
+            admitted.path_to(&unit("sh-1")),
+            [unit("sz-1"), unit("sh-1")]
+        );
         assert_eq!(admitted.path_to(&unit("sz-1")).last(), Some(&unit("sz-1")));
     }
 
     #[test]
     fn what_leaves_no_room_for_marks_is_unreadable() {
         let mut large = message("orders");
-        large.properties.headers_mut().set("pad", FieldValue::str("x".repeat(130_000)));
+        large
+            .properties
+            .headers_mut()
+            .set("pad", FieldValue::str("x".repeat(130_000)));
         let (_, unreadable) =
             Envelope::decode(large, &Duplicates::default(), &keys(), LIMITS).unwrap_err();
         assert_eq!(unreadable.reason, Reason::TooLarge);

@@ -12,8 +12,8 @@ use crate::model::{
     Address, Answer, DeliveryTag, Message, MessageId, Parcel, ParcelNumber, Partition, Reason,
     Retry, Round, RuleName, SealKeys, SourceName, UnitId, Why, own_queues,
 };
-use crate::rules::Duplicates;
 use crate::routing::{Outcome, Source, Table, Unrecorded};
+use crate::rules::Duplicates;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -136,7 +136,11 @@ pub struct Lane {
 impl Lane {
     /// An empty lane: of one consumer on one channel, whose end is the lane's end.
     pub fn new(settings: LaneSettings) -> Self {
-        Self { settings, ledger: Ledger::default(), outlets: BTreeMap::new() }
+        Self {
+            settings,
+            ledger: Ledger::default(),
+            outlets: BTreeMap::new(),
+        }
     }
 
     /// Whether it takes another delivery now.
@@ -163,7 +167,9 @@ impl Lane {
 
     /// What the status page says of each target.
     pub fn views(&self) -> impl Iterator<Item = (&Target, OutletView)> {
-        self.outlets.iter().map(|(target, outlet)| (target, outlet.view()))
+        self.outlets
+            .iter()
+            .map(|(target, outlet)| (target, outlet.view()))
     }
 
     /// Takes a delivery in, routes it, and offers its parcels.
@@ -232,8 +238,10 @@ impl Lane {
     ) -> Vec<Action> {
         let mut actions = Vec::new();
         for (number, answer) in answers {
-            let offered =
-                self.outlets.get_mut(target).and_then(|outlet| outlet.answer(number, &answer));
+            let offered = self
+                .outlets
+                .get_mut(target)
+                .and_then(|outlet| outlet.answer(number, &answer));
             if let Some(offered) = offered {
                 self.finish(target, offered, answer, routing, at, &mut actions);
             }
@@ -254,7 +262,11 @@ impl Lane {
         at: Moment,
         actions: &mut Vec<Action>,
     ) {
-        let Routing { table, source, keys } = routing;
+        let Routing {
+            table,
+            source,
+            keys,
+        } = routing;
         let limits = self.settings.limits;
         let envelope = match Envelope::decode(message, &self.settings.duplicates, keys, limits) {
             Ok(envelope) => envelope,
@@ -286,7 +298,14 @@ impl Lane {
             Outcome::Drop(reason) => actions.push(Action::Note(Note::Dropped { reason })),
             Outcome::Park(reason) => {
                 let parked = parked(&admitted, reason, decision.rule);
-                self.park(entry, &parked, "by the decision".to_owned(), routing, at, actions);
+                self.park(
+                    entry,
+                    &parked,
+                    "by the decision".to_owned(),
+                    routing,
+                    at,
+                    actions,
+                );
             }
             Outcome::Deliver(targets) => {
                 for target in targets {
@@ -307,8 +326,10 @@ impl Lane {
                         },
                         number,
                     );
-                    let origin =
-                        Origin { admitted: Arc::clone(&admitted), rule: decision.rule.clone() };
+                    let origin = Origin {
+                        admitted: Arc::clone(&admitted),
+                        rule: decision.rule.clone(),
+                    };
                     self.offer(&to, entry, parcel, at, Some(origin), actions);
                 }
             }
@@ -325,7 +346,12 @@ impl Lane {
         actions: &mut Vec<Action>,
     ) {
         self.ledger.wait_for(entry);
-        self.outlet(target, actions).offer(Offered { entry, parcel, taken: at.now, origin });
+        self.outlet(target, actions).offer(Offered {
+            entry,
+            parcel,
+            taken: at.now,
+            origin,
+        });
     }
 
     fn outlet(&mut self, target: &Target, actions: &mut Vec<Action>) -> &mut Outlet {
@@ -345,7 +371,12 @@ impl Lane {
         at: Moment,
         actions: &mut Vec<Action>,
     ) {
-        let Offered { entry, parcel, taken, origin } = offered;
+        let Offered {
+            entry,
+            parcel,
+            taken,
+            origin,
+        } = offered;
         let note = match (target, answer) {
             (Target::Unit(to), Answer::Accepted) => Some(Note::Delivered {
                 to: to.clone(),
@@ -354,7 +385,15 @@ impl Lane {
             (Target::Unit(to), Answer::Duplicate) => Some(Note::Duplicate { to: to.clone() }),
             (Target::Unit(to), Answer::Returned) => {
                 let cause = format!("nothing is bound at its address in {to}");
-                self.park_undelivered(entry, origin, Reason::Unroutable, cause, routing, at, actions);
+                self.park_undelivered(
+                    entry,
+                    origin,
+                    Reason::Unroutable,
+                    cause,
+                    routing,
+                    at,
+                    actions,
+                );
                 None
             }
             (Target::Unit(to), Answer::Refused { reason, cause }) => {
@@ -363,14 +402,19 @@ impl Lane {
                 None
             }
             // The park's publisher answers *accepted* or *later* alone; the outlet keeps what is to come later.
-            (Target::Park, _) => Some(Note::Parked { reason: parked_reason(&parcel) }),
+            (Target::Park, _) => Some(Note::Parked {
+                reason: parked_reason(&parcel),
+            }),
             (Target::Unit(_), Answer::Moved | Answer::Later { .. }) => None,
         };
         self.ledger.answered(entry);
         actions.extend(note.map(Action::Note));
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one call in the middle of one event")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one call in the middle of one event"
+    )]
     fn park_undelivered(
         &mut self,
         entry: EntryId,
@@ -381,8 +425,17 @@ impl Lane {
         at: Moment,
         actions: &mut Vec<Action>,
     ) {
-        let Some(Origin { admitted, rule }) = origin else { return };
-        self.park(entry, &parked(&admitted, reason, rule), cause, routing, at, actions);
+        let Some(Origin { admitted, rule }) = origin else {
+            return;
+        };
+        self.park(
+            entry,
+            &parked(&admitted, reason, rule),
+            cause,
+            routing,
+            at,
+            actions,
+        );
     }
 
     fn parked_as_it_is(&self, message: Message, reason: Reason) -> Parked {
@@ -422,12 +475,18 @@ impl Lane {
             slot: None,
             why: Why::Local,
             to: self.settings.here.clone(),
-            address: Address { exchange: Bytes::new(), routing_key: queue.into() },
+            address: Address {
+                exchange: Bytes::new(),
+                routing_key: queue.into(),
+            },
             properties,
             body,
             sent_before: parked.message.redelivered,
         };
-        actions.push(Action::Note(Note::Parking { reason: parked.reason, cause }));
+        actions.push(Action::Note(Note::Parking {
+            reason: parked.reason,
+            cause,
+        }));
         self.offer(&Target::Park, entry, parcel, at, None, actions);
     }
 
@@ -439,7 +498,11 @@ impl Lane {
         if cfg!(debug_assertions) {
             self.outlets.values().for_each(Outlet::check_invariants);
             let unanswered: usize = self.outlets.values().map(Outlet::unanswered).sum();
-            debug_assert_eq!(unanswered, self.ledger.waiting(), "every parcel has its entry");
+            debug_assert_eq!(
+                unanswered,
+                self.ledger.waiting(),
+                "every parcel has its entry"
+            );
         }
     }
 }

@@ -55,8 +55,17 @@ pub struct Ledger {
 impl Ledger {
     /// Takes a delivery in. It stays open, and so unsettled, until [`Ledger::close`].
     pub fn open(&mut self, tag: DeliveryTag, cost_bytes: usize, now: Instant) -> EntryId {
-        debug_assert!(self.entries.back().is_none_or(|last| last.tag < tag), "tags ascend");
-        self.entries.push_back(Entry { tag, waiting: 0, closed: false, cost_bytes, taken: now });
+        debug_assert!(
+            self.entries.back().is_none_or(|last| last.tag < tag),
+            "tags ascend"
+        );
+        self.entries.push_back(Entry {
+            tag,
+            waiting: 0,
+            closed: false,
+            cost_bytes,
+            taken: now,
+        });
         self.cost_bytes += cost_bytes;
         EntryId(self.first + self.entries.len() as u64 - 1)
     }
@@ -89,7 +98,10 @@ impl Ledger {
         let mut count = 0;
         while let Some(entry) = self.entries.front().filter(|e| e.closed && e.waiting == 0) {
             count += 1;
-            settlement = Some(Settlement { tag: entry.tag, count });
+            settlement = Some(Settlement {
+                tag: entry.tag,
+                count,
+            });
             self.cost_bytes -= entry.cost_bytes;
             self.entries.pop_front();
             self.first += 1;
@@ -121,7 +133,10 @@ impl Ledger {
 
     /// Answers that all of them still wait for.
     pub fn waiting(&self) -> usize {
-        self.entries.iter().map(|entry| entry.waiting as usize).sum()
+        self.entries
+            .iter()
+            .map(|entry| entry.waiting as usize)
+            .sum()
     }
 
     /// When the oldest unsettled one was taken.
@@ -155,7 +170,13 @@ mod tests {
         ledger.close(id);
         assert_eq!(ledger.settle(), None, "one target is missing");
         ledger.answered(id);
-        assert_eq!(ledger.settle(), Some(Settlement { tag: DeliveryTag(1), count: 1 }));
+        assert_eq!(
+            ledger.settle(),
+            Some(Settlement {
+                tag: DeliveryTag(1),
+                count: 1
+            })
+        );
         assert_eq!((ledger.len(), ledger.cost_bytes()), (0, 0));
     }
 

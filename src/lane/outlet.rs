@@ -31,10 +31,17 @@ pub(super) struct Offered {
 /// Whether there is a stream to the target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Stream {
-    Down { cause: String },
-    Up { credit_bytes: usize, credit_parcels: usize },
+    Down {
+        cause: String,
+    },
+    Up {
+        credit_bytes: usize,
+        credit_parcels: usize,
+    },
     /// The target said *later*: nothing more is sent until a new stream.
-    Closing { cause: String },
+    Closing {
+        cause: String,
+    },
 }
 
 /// See the file's head.
@@ -67,7 +74,9 @@ impl Outlet {
     /// Without a stream yet.
     pub(super) fn new() -> Self {
         Self {
-            stream: Stream::Down { cause: "opening".to_owned() },
+            stream: Stream::Down {
+                cause: "opening".to_owned(),
+            },
             parcels: VecDeque::new(),
             first: 1,
             sent: 0,
@@ -91,15 +100,22 @@ impl Outlet {
     /// There is a stream: everything unanswered is to be sent on it.
     pub(super) fn up(&mut self, credit_bytes: usize, credit_parcels: usize) {
         self.rewind();
-        self.stream = Stream::Up { credit_bytes, credit_parcels };
+        self.stream = Stream::Up {
+            credit_bytes,
+            credit_parcels,
+        };
     }
 
     /// There is none any more.
     pub(super) fn down(&mut self, cause: String) {
         self.rewind();
         // The cause of a *later* says more than the end of the stream that it brought about.
-        let cause = match std::mem::replace(&mut self.stream, Stream::Down { cause: String::new() })
-        {
+        let cause = match std::mem::replace(
+            &mut self.stream,
+            Stream::Down {
+                cause: String::new(),
+            },
+        ) {
             Stream::Closing { cause } => cause,
             Stream::Down { .. } | Stream::Up { .. } => cause,
         };
@@ -117,7 +133,13 @@ impl Outlet {
 
     /// The next parcel that may be sent now, its expiration counted down to now.
     pub(super) fn next_to_send(&mut self, now: Instant) -> Option<Parcel> {
-        let Stream::Up { credit_bytes, credit_parcels } = self.stream else { return None };
+        let Stream::Up {
+            credit_bytes,
+            credit_parcels,
+        } = self.stream
+        else {
+            return None;
+        };
         while matches!(self.parcels.get(self.sent), Some(None)) {
             self.sent += 1;
         }
@@ -190,7 +212,12 @@ impl Outlet {
         };
         OutletView {
             unanswered: self.unanswered,
-            oldest: self.parcels.iter().flatten().map(|offered| offered.taken).next(),
+            oldest: self
+                .parcels
+                .iter()
+                .flatten()
+                .map(|offered| offered.taken)
+                .next(),
             cause,
         }
     }

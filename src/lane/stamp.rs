@@ -65,7 +65,11 @@ pub fn stamp(admitted: &Admitted, stamp: Stamp<'_>, number: ParcelNumber) -> Par
     if let Some(user) = &admitted.user_id {
         headers.set(X_SET_USER_ID, FieldValue::Str(user.clone()));
     }
-    stamp.keys.seal(admitted.id.as_ref(), &mut properties, &admitted.message.body);
+    stamp.keys.seal(
+        admitted.id.as_ref(),
+        &mut properties,
+        &admitted.message.body,
+    );
     Parcel {
         number,
         lineage: stamp.lineage.clone(),
@@ -115,11 +119,20 @@ pub fn wrap(parked: &Parked, keys: &SealKeys, from: &UnitId, at: u64) -> (Proper
     properties.user_id = None;
     let headers = properties.headers_mut();
     let cc = headers.remove("CC");
-    let mut carried = Carried { cc, expiration, delivery_mode };
+    let mut carried = Carried {
+        cc,
+        expiration,
+        delivery_mode,
+    };
     let mut body = parked.message.body.clone();
     put_wrapping(&mut properties, parked, &mut carried, from, at);
-    let fits = properties.headers.as_ref().is_none_or(|headers| headers.depth() <= crate::amqp::NESTING_MAX)
-        && properties.encode().is_ok_and(|bytes| bytes.len() + 64 <= PROPERTIES_BYTES_MAX);
+    let fits = properties
+        .headers
+        .as_ref()
+        .is_none_or(|headers| headers.depth() <= crate::amqp::NESTING_MAX)
+        && properties
+            .encode()
+            .is_ok_and(|bytes| bytes.len() + 64 <= PROPERTIES_BYTES_MAX);
     if !fits {
         body = whole_as_body(&parked.message);
         properties = Properties {
@@ -127,7 +140,10 @@ pub fn wrap(parked: &Parked, keys: &SealKeys, from: &UnitId, at: u64) -> (Proper
             delivery_mode: Some(PERSISTENT),
             ..Properties::default()
         };
-        carried = Carried { cc: None, ..carried };
+        carried = Carried {
+            cc: None,
+            ..carried
+        };
         put_wrapping(&mut properties, parked, &mut carried, from, at);
     }
     keys.seal(parked.id.as_ref(), &mut properties, &body);
@@ -155,8 +171,14 @@ fn put_wrapping(
     headers.set(X_SET_PATH, path_value(&parked.path));
     headers.set(X_SET_ROUND, number_value(parked.round.0));
     headers.set(X_SET_RETRY, number_value(parked.retry.0));
-    headers.set(X_SET_EXCHANGE, FieldValue::Str(parked.message.address.exchange.clone()));
-    headers.set(X_SET_ROUTING_KEY, FieldValue::Str(parked.message.address.routing_key.clone()));
+    headers.set(
+        X_SET_EXCHANGE,
+        FieldValue::Str(parked.message.address.exchange.clone()),
+    );
+    headers.set(
+        X_SET_ROUTING_KEY,
+        FieldValue::Str(parked.message.address.routing_key.clone()),
+    );
     if let Some(cc) = carried.cc.take() {
         headers.set(X_SET_CC, cc);
     }
@@ -228,24 +250,49 @@ mod tests {
             delivery_mode: Some(1),
             ..Properties::default()
         };
-        properties.headers_mut().set("CC", FieldValue::Array(vec![FieldValue::str("other")]));
-        let (wrapped, body) = wrap(&parked(properties), &keys(), &UnitId::parse("sh-1").unwrap(), 5);
+        properties
+            .headers_mut()
+            .set("CC", FieldValue::Array(vec![FieldValue::str("other")]));
+        let (wrapped, body) = wrap(
+            &parked(properties),
+            &keys(),
+            &UnitId::parse("sh-1").unwrap(),
+            5,
+        );
         assert_eq!(wrapped.expiration, None);
         assert_eq!(wrapped.delivery_mode, Some(2));
         assert_eq!(wrapped.header("CC"), None);
-        assert_eq!(wrapped.header(X_SET_EXPIRATION), Some(&FieldValue::str("1000")));
-        assert_eq!(wrapped.header(X_SET_DELIVERY_MODE), Some(&FieldValue::str("1")));
-        assert!(matches!(wrapped.header(X_SET_CC), Some(FieldValue::Array(_))));
+        assert_eq!(
+            wrapped.header(X_SET_EXPIRATION),
+            Some(&FieldValue::str("1000"))
+        );
+        assert_eq!(
+            wrapped.header(X_SET_DELIVERY_MODE),
+            Some(&FieldValue::str("1"))
+        );
+        assert!(matches!(
+            wrapped.header(X_SET_CC),
+            Some(FieldValue::Array(_))
+        ));
         assert!(keys().holds(None, &wrapped, &body));
     }
 
     #[test]
     fn what_cannot_carry_marks_is_parked_as_a_body() {
         let mut properties = Properties::default();
-        properties.headers_mut().set("pad", FieldValue::str("x".repeat(131_000)));
-        let (wrapped, body) =
-            wrap(&parked(properties.clone()), &keys(), &UnitId::parse("sh-1").unwrap(), 5);
-        assert_eq!(wrapped.content_type.as_deref(), Some(WRAPPED_CONTENT_TYPE.as_bytes()));
+        properties
+            .headers_mut()
+            .set("pad", FieldValue::str("x".repeat(131_000)));
+        let (wrapped, body) = wrap(
+            &parked(properties.clone()),
+            &keys(),
+            &UnitId::parse("sh-1").unwrap(),
+            5,
+        );
+        assert_eq!(
+            wrapped.content_type.as_deref(),
+            Some(WRAPPED_CONTENT_TYPE.as_bytes())
+        );
         let encoded = properties.encode().unwrap();
         assert_eq!(body.len(), 4 + encoded.len() + 4);
         assert!(body.ends_with(b"body"));

@@ -9,7 +9,7 @@ use super::body::{ChannelBody, TrackedExecutor, chain, next_piece};
 use super::client_stream::ClientStream;
 use super::pipe::{PARCELS_CAPACITY, SenderPipe, WORDS_CAPACITY};
 use super::server::{CONTROL_PATH, KEEP_ALIVE, LANE_PATH};
-use super::tls::LinkSecurity;
+use super::tls::{LinkSecurity, client_cause};
 use crate::link::{
     Backoff, Canary, Decoder, Frame, Hello, Here, LinkEvent, LinkState, SMALL_FRAME_BYTES_MAX,
     STREAMS_MAX, Standing,
@@ -363,7 +363,7 @@ impl LinkClient {
                 let stream = TlsConnector::from(Arc::new(config))
                     .connect(name, stream)
                     .await
-                    .map_err(|error| self.connect_error(tls_cause(&error)))?;
+                    .map_err(|error| self.connect_error(client_cause(&error)))?;
                 self.handshake(stream, life).await
             }
         }
@@ -470,15 +470,4 @@ impl LinkClient {
 
 fn ended(cause: Result<String, oneshot::error::RecvError>) -> String {
     cause.unwrap_or_else(|_| "the connection's task ended".to_owned())
-}
-
-/// What TLS found wrong, without the library's frame around our own sentences.
-fn tls_cause(error: &std::io::Error) -> String {
-    match error
-        .get_ref()
-        .and_then(|inner| inner.downcast_ref::<rustls::Error>())
-    {
-        Some(rustls::Error::General(sentence)) => sentence.clone(),
-        _ => error.to_string(),
-    }
 }

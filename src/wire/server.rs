@@ -227,34 +227,35 @@ fn certified(
             "the peer showed no certificate",
         ));
     };
-    let peer = identity(certificate).map_err(|problem| {
+    let named = identity(certificate).map_err(|problem| {
         Refusal::new(
             RefusalReason::BadCertificate,
             format!("the peer's certificate {problem}"),
         )
     })?;
-    if let Peer::Certified { space, unit } = &peer {
-        if *space != port.here.space {
-            return Err(Refusal::new(
-                RefusalReason::WrongSpace,
-                format!(
-                    "the peer's certificate is for space {space}, this is {}",
-                    port.here.space
-                ),
-            ));
-        }
-        let standing = port.standing.borrow();
-        if standing
-            .as_deref()
-            .is_some_and(|standing| !standing.units.contains(unit))
-        {
-            return Err(Refusal::new(
-                RefusalReason::UnknownUnit,
-                format!("space {space} has no unit {unit}"),
-            ));
-        }
+    if named.space != port.here.space {
+        return Err(Refusal::new(
+            RefusalReason::WrongSpace,
+            format!(
+                "the peer's certificate is for {named}, this is space {}",
+                port.here.space
+            ),
+        ));
     }
-    Ok(peer)
+    let standing = port.standing.borrow();
+    if standing
+        .as_deref()
+        .is_some_and(|standing| !standing.units.contains(&named.unit))
+    {
+        return Err(Refusal::new(
+            RefusalReason::UnknownUnit,
+            format!("space {} has no unit {}", named.space, named.unit),
+        ));
+    }
+    Ok(Peer::Certified {
+        space: named.space,
+        unit: named.unit,
+    })
 }
 
 async fn serve_http<S>(port: &Arc<Port>, stream: S, from: SocketAddr, peer: Peer)

@@ -205,7 +205,8 @@ impl<'p> LaneStream<'p> {
                     self.answer(number, answer);
                 }
             }
-            StreamEvent::Refused { reason, cause } => self.refuse(Refusal::new(reason, cause)),
+            // The receiver counts its own refusals: not every one of them comes by a link.
+            StreamEvent::Refused { reason, cause } => self.end(Refusal::new(reason, cause)),
             StreamEvent::Down { cause } => self.end(Refusal::new(RefusalReason::BrokerAway, cause)),
         }
     }

@@ -5,7 +5,7 @@
 //! nothing. Never shows a key.
 
 use super::LinkError;
-use crate::link::{Here, Peer, RefusalReason};
+use crate::link::{Here, RefusalReason};
 use crate::model::{SpaceId, UnitId};
 use arc_swap::ArcSwap;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -232,32 +232,22 @@ fn check_own(
         UnixTime::now(),
     )
     .map_err(|error| {
-        let problem = match &error {
-            rustls::Error::InvalidCertificate(
-                CertificateError::Expired | CertificateError::ExpiredContext { .. },
-            ) => "has expired; issue a new one".to_owned(),
-            rustls::Error::InvalidCertificate(
-                CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. },
-            ) => "isn't valid yet; check the clock or issue a new one".to_owned(),
-            rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
-                "isn't signed by link.tls.ca; give the authority that signed it".to_owned()
+        let problem = match certificate_problem(&error) {
+            Some(problem) => {
+                format!("{problem}; issue a new one with the authority in link.tls.ca")
             }
-            other => format!("can't be used for links: {other}"),
+            None => format!("can't be used for links: {error}"),
         };
         fault("cert", path, problem)
     })?;
     let expected = spiffe(&here.space, &here.unit);
     match identity(own) {
-        Ok(Peer::Certified { space, unit }) if space == here.space && unit == here.unit => Ok(()),
-        Ok(Peer::Certified { space, unit }) => Err(fault(
+        Ok(named) if named.space == here.space && named.unit == here.unit => Ok(()),
+        Ok(named) => Err(fault(
             "cert",
             path,
-            format!(
-                "is for {}, this gateway is {expected}; give this unit's certificate",
-                spiffe(&space, &unit)
-            ),
+            format!("is for {named}, this gateway is {expected}; give this unit's certificate"),
         )),
-        Ok(Peer::Unproven | Peer::Local) => Ok(()),
         Err(problem) => Err(fault(
             "cert",
             path,
@@ -288,8 +278,21 @@ pub fn spiffe(space: &SpaceId, unit: &UnitId) -> String {
     format!("spiffe://setgate/{space}/{unit}")
 }
 
+/// Whom a certificate is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Named {
+    pub(super) space: SpaceId,
+    pub(super) unit: UnitId,
+}
+
+impl std::fmt::Display for Named {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&spiffe(&self.space, &self.unit))
+    }
+}
+
 /// Whom a certificate is for, which has been verified. The error is the end of a sentence about the certificate.
-pub(super) fn identity(certificate: &CertificateDer<'_>) -> Result<Peer, String> {
+pub(super) fn identity(certificate: &CertificateDer<'_>) -> Result<Named, String> {
     use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
     let (_, parsed) = X509Certificate::from_der(certificate)
         .map_err(|error| format!("can't be read: {error}"))?;
@@ -304,10 +307,10 @@ pub(super) fn identity(certificate: &CertificateDer<'_>) -> Result<Peer, String>
         let Some(path) = uri.strip_prefix("spiffe://setgate/") else {
             continue;
         };
-        let peer = path
+        let named = path
             .split_once('/')
             .and_then(|(space, unit)| {
-                Some(Peer::Certified {
+                Some(Named {
                     space: SpaceId::parse(space).ok()?,
                     unit: UnitId::parse(unit).ok()?,
                 })
@@ -315,11 +318,49 @@ pub(super) fn identity(certificate: &CertificateDer<'_>) -> Result<Peer, String>
             .ok_or_else(|| {
                 format!("has the name {uri:?}, which isn't spiffe://setgate/<space>/<unit>")
             })?;
-        if found.replace(peer).is_some() {
+        if found.replace(named).is_some() {
             return Err("names several units".to_owned());
         }
     }
     found.ok_or_else(|| "names no unit".to_owned())
+}
+
+/// What is wrong with a certificate, as the end of a sentence about it.
+fn certificate_problem(error: &rustls::Error) -> Option<&'static str> {
+    match error {
+        rustls::Error::InvalidCertificate(
+            CertificateError::Expired | CertificateError::ExpiredContext { .. },
+        ) => Some("has expired"),
+        rustls::Error::InvalidCertificate(
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. },
+        ) => Some("isn't valid yet (or this clock is wrong)"),
+        // A bad signature is another authority under the same name.
+        rustls::Error::InvalidCertificate(
+            CertificateError::UnknownIssuer | CertificateError::BadSignature,
+        ) => Some("isn't signed by the authority in link.tls.ca"),
+        _ => None,
+    }
+}
+
+/// What a client says of a TLS greeting that failed, without the library's frame around our own sentences.
+pub(super) fn client_cause(error: &std::io::Error) -> String {
+    match error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<rustls::Error>())
+    {
+        Some(rustls::Error::General(sentence)) => sentence.clone(),
+        Some(rustls::Error::AlertReceived(alert)) => format!(
+            "the peer refuses the TLS greeting ({alert:?}): see its log, and link.tls on both sides"
+        ),
+        Some(rustls::Error::InvalidMessage(_)) => {
+            "the peer doesn't speak TLS: see insecure and the address".to_owned()
+        }
+        Some(tls) => match certificate_problem(tls) {
+            Some(problem) => format!("the peer's certificate {problem}"),
+            None => error.to_string(),
+        },
+        None => error.to_string(),
+    }
 }
 
 /// Why a TLS greeting failed, by what the library says.
@@ -366,22 +407,15 @@ impl ServerCertVerifier for PeerVerifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
         verify_chain(end_entity, intermediates, &self.roots, &self.provider, now)?;
-        let expected = spiffe(&self.space, &self.unit);
-        match identity(end_entity) {
-            Ok(Peer::Certified { space, unit }) if space == self.space && unit == self.unit => {
-                Ok(ServerCertVerified::assertion())
-            }
-            Ok(Peer::Certified { space, unit }) => Err(rustls::Error::General(format!(
-                "the peer's certificate is for {}, not for {expected}: see its link.advertise and this gateway's link.via",
-                spiffe(&space, &unit)
-            ))),
-            Ok(Peer::Unproven | Peer::Local) => Err(rustls::Error::General(
-                "the peer's certificate names no unit".to_owned(),
-            )),
-            Err(problem) => Err(rustls::Error::General(format!(
-                "the peer's certificate {problem}"
-            ))),
+        let wrong = |problem| rustls::Error::General(format!("the peer's certificate {problem}"));
+        let named = identity(end_entity).map_err(wrong)?;
+        if named.space == self.space && named.unit == self.unit {
+            return Ok(ServerCertVerified::assertion());
         }
+        Err(wrong(format!(
+            "is for {named}, not for {}: see its link.advertise and this gateway's link.via",
+            spiffe(&self.space, &self.unit)
+        )))
     }
 
     fn verify_tls12_signature(

@@ -52,7 +52,9 @@ pub enum FolderError {
 
 /// Whether a file of this name is one of routing documents.
 pub fn is_document(name: &str) -> bool {
-    name.ends_with(".yaml") && !name.ends_with(".test.yaml") && !name.starts_with('.')
+    // As the interface spells it: an editor's `x.YAML` is another file.
+    let is_test = name.strip_suffix(".test.yaml").is_some();
+    name.strip_suffix(".yaml").is_some() && !is_test && !name.starts_with('.')
 }
 
 /// Reads a folder, by name.

@@ -171,7 +171,7 @@ impl Follower {
             now: Timestamp::now().to_string(),
             who: &self.who,
         };
-        let mut judgement = judge(snapshot, self.known.as_ref(), &self.space, fresh);
+        let mut judgement = judge(snapshot, self.known.as_ref(), &self.space, &fresh);
         if let Some(proposal) = judgement.proposal.take()
             && let Err(error) = propose(store, &proposal).await
         {

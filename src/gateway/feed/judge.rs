@@ -152,7 +152,7 @@ pub(super) fn judge(
     snapshot: &Snapshot,
     known: Option<&Known>,
     space: &SpaceId,
-    fresh: Fresh<'_>,
+    fresh: &Fresh<'_>,
 ) -> Judgement {
     let view = SpaceView::of(snapshot);
     let documents = view.documents();
@@ -206,7 +206,7 @@ fn make_space(
     snapshot: &Snapshot,
     documents: &Files,
     space: &SpaceId,
-    fresh: Fresh<'_>,
+    fresh: &Fresh<'_>,
 ) -> Judgement {
     let files = document_files(documents);
     let context = Context {
@@ -218,8 +218,8 @@ fn make_space(
     let mut judgement = Judgement::default();
     match placement_text(&files) {
         Some(placement) if faults.is_empty() => {
-            let entry = history(&fresh, "made the space", Files::new(), documents);
-            let create = create_space(&placement, fresh.lineage, &fresh.seal)
+            let entry = history(fresh, "made the space", &Files::new(), documents);
+            let create = create_space(&placement, fresh.lineage.clone(), &fresh.seal)
                 .judged(snapshot)
                 .and(put_in_force(snapshot, documents, &entry));
             judgement.proposal = Some(Proposal::Create(create));
@@ -237,7 +237,7 @@ fn judge_wishes(
     documents: &Files,
     inputs: &Inputs,
     space: &SpaceId,
-    fresh: Fresh<'_>,
+    fresh: &Fresh<'_>,
 ) -> Judgement {
     let mut judgement = Judgement::default();
     if *documents == inputs.files {
@@ -252,12 +252,7 @@ fn judge_wishes(
     };
     let faults = validate(&document_files(documents), &context).faults;
     if faults.is_empty() {
-        let entry = history(
-            &fresh,
-            "carried the documents out",
-            inputs.files.clone(),
-            documents,
-        );
+        let entry = history(fresh, "carried the documents out", &inputs.files, documents);
         let copy = Transaction::new()
             .judged(snapshot)
             .and(put_in_force(snapshot, documents, &entry));
@@ -269,12 +264,12 @@ fn judge_wishes(
     judgement
 }
 
-fn history(fresh: &Fresh<'_>, why: &str, before: Files, after: &Files) -> HistoryEntry {
+fn history(fresh: &Fresh<'_>, why: &str, before: &Files, after: &Files) -> HistoryEntry {
     HistoryEntry {
         who: fresh.who.to_owned(),
         why: why.to_owned(),
         at: fresh.now.clone(),
-        before: changed_before(&before, after),
+        before: changed_before(before, after),
     }
 }
 
@@ -331,5 +326,112 @@ fn broken(key: &'static str, what: &str) -> Trouble {
     Trouble::BrokenKey {
         key,
         what: what.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::etcd::Entry;
+
+    const TOPOLOGY: &str = "kind: topology\nspace: trade\nsites: {a: {city: x}}\ncities: {x: {}}\n\
+                            units: {u: {site: a}}\n";
+    const PLACEMENT: &str = "kind: placement\nslots: 2\nranges: [{slots: 0-1, unit: u}]\n";
+
+    fn space() -> SpaceId {
+        SpaceId::parse("trade").unwrap()
+    }
+
+    fn snapshot(entries: &[(&str, &str, i64)]) -> Snapshot {
+        let entry = |(key, value, at): &(&str, &str, i64)| {
+            let value = value.as_bytes().to_vec();
+            ((*key).to_owned(), Entry { value, mod_revision: Revision(*at) })
+        };
+        Snapshot {
+            cluster_id: ClusterId(1),
+            revision: Revision(100),
+            entries: entries.iter().map(entry).collect(),
+        }
+    }
+
+    fn made(lineage: &str, epoch: u64, at: i64) -> Snapshot {
+        let seats = format!(r#"{{"lineage": "{lineage}", "epoch": {epoch}}}"#);
+        let seal = r#"{"seal": "00112233445566778899aabbccddeeff", "verify": []}"#;
+        snapshot(&[
+            ("documents/all.yaml", &format!("{TOPOLOGY}---\n{PLACEMENT}"), at),
+            ("in-force/all.yaml", &format!("{TOPOLOGY}---\n{PLACEMENT}"), at),
+            ("placement", PLACEMENT, 1),
+            ("seats", &seats, 1),
+            ("seal", seal, 1),
+        ])
+    }
+
+    fn known() -> Known {
+        Known {
+            cluster_id: Some(ClusterId(1)),
+            lineage: Lineage("one".to_owned()),
+            epoch: Epoch(5),
+            revision: Revision(50),
+        }
+    }
+
+    fn judged(snapshot: &Snapshot, known: Option<&Known>) -> Judgement {
+        let fresh = Fresh {
+            lineage: Lineage("fresh".to_owned()),
+            seal: r#"{"seal": "ffeeddccbbaa99887766554433221100"}"#.to_owned().into(),
+            now: "2026-01-01T00:00:00Z".to_owned(),
+            who: "a test",
+        };
+        judge(snapshot, known, &space(), &fresh)
+    }
+
+    #[test]
+    fn the_known_life_of_a_space_is_accepted() {
+        let judgement = judged(&made("one", 5, 50), Some(&known()));
+        assert!(judgement.faults.is_empty(), "{:?}", judgement.faults);
+        let (table, inputs) = judgement.accepted.unwrap();
+        assert_eq!((table.epoch(), inputs.revision), (Epoch(5), Revision(50)));
+        assert!(judgement.trouble.is_none() && judgement.proposal.is_none());
+    }
+
+    #[test]
+    fn another_life_an_older_epoch_or_revision_and_another_cluster_are_refused() {
+        let other_cluster = Snapshot { cluster_id: ClusterId(2), ..made("one", 5, 50) };
+        for refused in [made("two", 9, 90), made("one", 4, 90), made("one", 5, 49), other_cluster] {
+            let judgement = judged(&refused, Some(&known()));
+            assert!(judgement.accepted.is_none() && judgement.proposal.is_none());
+            assert!(judgement.trouble.unwrap().refuses());
+        }
+    }
+
+    #[test]
+    fn only_a_gateway_without_a_past_makes_a_space() {
+        let text = format!("{TOPOLOGY}---\n{PLACEMENT}");
+        let blank = snapshot(&[("documents/all.yaml", &text, 3)]);
+        let judgement = judged(&blank, None);
+        assert!(matches!(judgement.proposal, Some(Proposal::Create(_))), "{judgement:?}");
+        let judgement = judged(&blank, Some(&known()));
+        assert!(matches!(judgement.trouble, Some(Trouble::Blank(_))));
+        assert!(judgement.proposal.is_none());
+    }
+
+    #[test]
+    fn a_broken_seal_is_named_and_never_shown() {
+        let mut broken = made("one", 5, 50);
+        let entry = Entry { value: b"s3cret".to_vec(), mod_revision: Revision(60) };
+        broken.entries.insert("seal".to_owned(), entry);
+        let trouble = judged(&broken, None).trouble.unwrap().to_string();
+        assert!(trouble.contains("seal") && !trouble.contains("s3cret"), "{trouble}");
+    }
+
+    #[test]
+    fn a_faulty_wish_is_not_proposed_and_what_is_in_force_stays() {
+        let mut wished = made("one", 5, 50);
+        let entry = Entry { value: b"kind: nonsense".to_vec(), mod_revision: Revision(70) };
+        wished.entries.insert("documents/more.yaml".to_owned(), entry);
+        let judgement = judged(&wished, Some(&known()));
+        assert!(judgement.proposal.is_none() && judgement.accepted.is_some());
+        assert_eq!(judgement.rejected, Some(Revision(70)));
+        assert!(judgement.faults.iter().all(|fault| fault.file == "more.yaml"));
     }
 }

@@ -21,7 +21,8 @@ pub use judge::{Trouble, changed_before};
 pub use placement::{placement_text, with_live_placement};
 pub use state::{EtcdState, FeedHandle, FeedState};
 
-use crate::etcd::{EtcdConfig, Files, GatewayRecord};
+use crate::etcd::{EtcdConfig, EtcdCredentials, EtcdTls, Files, GatewayRecord};
+use crate::gateway::config::EtcdPart;
 use crate::model::{Epoch, GatewayId, Lineage, Revision, Seats, SpaceId, UnitId};
 use crate::rules::{Context, Fault, NotYet, validate};
 use arc_swap::ArcSwapOption;
@@ -58,6 +59,24 @@ pub enum FeedFrom {
     Etcd(EtcdConfig),
     /// In a folder, read once.
     Folder(PathBuf),
+}
+
+impl From<EtcdPart> for EtcdConfig {
+    fn from(part: EtcdPart) -> Self {
+        let credentials = part
+            .username
+            .zip(part.password)
+            .map(|(username, password)| EtcdCredentials { username, password });
+        let tls = part.tls.map(|paths| EtcdTls {
+            ca: paths.ca,
+            identity: paths.identity,
+        });
+        Self {
+            endpoints: part.endpoints,
+            credentials,
+            tls,
+        }
+    }
 }
 
 /// A feed that can't start.

@@ -319,3 +319,21 @@ fn an_account_refuses_what_it_has_no_room_for() {
     );
     assert_eq!(checker(Expect::Once).published(HERE, KeyIndex(8)), None);
 }
+
+#[test]
+fn latencies_from_a_millisecond_to_minutes_are_told_apart() {
+    let mut checker = checker(Expect::Once);
+    for (at, tag) in publish(&mut checker, 100).into_iter().enumerate() {
+        let latency = match at {
+            0..98 => Duration::from_millis(40),
+            _ => Duration::from_secs(90),
+        };
+        checker.delivered(Delivered {
+            latency,
+            ..arrival(tag, THERE)
+        });
+    }
+    let account = checker.account();
+    assert!((account.p50_ms - 40.0).abs() < 0.5, "{account:?}");
+    assert!((account.p99_ms - 90_000.0).abs() < 100.0, "{account:?}");
+}

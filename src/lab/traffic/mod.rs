@@ -16,7 +16,7 @@ mod run;
 
 pub use client::Endpoint;
 pub use documents::{EtcdPlace, KeyMap};
-pub use plan::{Ownership, Plan, UnitPlan};
+pub use plan::{Ownership, Plan, UnitPlan, units_of_lab};
 pub use run::measure;
 
 use super::checker::{CheckerError, KEYS_MAX, MESSAGES_MAX};

@@ -148,6 +148,11 @@ impl Plan {
     }
 }
 
+/// The units of the lab that runs in this folder, with its applications' user.
+pub fn units_of_lab(dir: &Path) -> Result<Vec<UnitPlan>, TrafficError> {
+    read_lab(dir)?.units.iter().map(LabUnit::plan).collect()
+}
+
 fn all(units: &[UnitPlan]) -> Vec<UnitIndex> {
     (0..=u8::MAX).take(units.len()).map(UnitIndex).collect()
 }
