@@ -7,7 +7,7 @@ use super::reader::{CodecError, Reader};
 use bytes::{BufMut, Bytes, BytesMut};
 
 /// How deep tables and arrays may nest. RabbitMQ has no limit of its own but the frame; applications stay below ten.
-pub const NESTING_MAX: usize = 64;
+pub const NESTING_MAX: usize = 256;
 
 /// One value of a header table. The letter is the type octet on the wire, as RabbitMQ reads it.
 #[derive(Debug, Clone, PartialEq)]
@@ -87,6 +87,14 @@ impl FieldValue {
         match self {
             Self::Str(bytes) | Self::Bytes(bytes) => Some(bytes),
             _ => None,
+        }
+    }
+
+    fn depth(&self) -> usize {
+        match self {
+            Self::Table(table) => 1 + table.depth(),
+            Self::Array(values) => 1 + values.iter().map(Self::depth).max().unwrap_or(0),
+            _ => 0,
         }
     }
 
@@ -270,6 +278,15 @@ impl FieldTable {
         self.entries.is_empty()
     }
 
+    /// How deep tables and arrays nest in it: 0 without any.
+    pub fn depth(&self) -> usize {
+        self.entries
+            .iter()
+            .map(|(_, value)| value.depth())
+            .max()
+            .unwrap_or(0)
+    }
+
     /// Appends the table with its length in front.
     pub fn encode(&self, out: &mut BytesMut) -> Result<(), CodecError> {
         put_sized(out, "a table", |out| {
@@ -278,6 +295,16 @@ impl FieldTable {
                 value.encode(out)
             })
         })
+    }
+
+    /// Reads what [`FieldTable::encode`] writes, to the last byte.
+    pub fn decode(bytes: Bytes) -> Result<Self, CodecError> {
+        let mut reader = Reader::new(bytes);
+        let table = Self::decode_from(&mut reader, 0)?;
+        match reader.remaining() {
+            0 => Ok(table),
+            left => Err(CodecError::Trailing(left)),
+        }
     }
 
     pub(super) fn decode_from(reader: &mut Reader, depth: usize) -> Result<Self, CodecError> {

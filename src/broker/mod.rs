@@ -1,1 +1,33 @@
-//! The shell around RabbitMQ: connections, consumers, publishers, declarations.
+//! The local RabbitMQ cluster: connections, consumers, publishers, declarations.
+//!
+//! The only folder that names lapin (the lab's traffic clients apart). Promises that a delivery's tag and a publish's
+//! confirm never outlive the connection that they belong to, that every outcome of a publish is reported once, and that
+//! no secret appears in any state, error or log. Spawns no tasks: [`Connection::run`] is a future for the gateway.
+//! Knows nothing of lanes, rules or units.
+
+mod channel;
+mod confirms;
+mod connection;
+mod consumer;
+mod convert;
+mod declare;
+mod error;
+mod foreign;
+mod greeting;
+mod lock;
+mod management;
+mod publisher;
+mod settings;
+mod state;
+
+pub use channel::Channel;
+pub use connection::{Connection, Role};
+pub use consumer::{Consumer, ConsumerEvent, ConsumerKind, Span};
+pub use declare::{Binding, DeclareError, QueueType, depth, ensure_lane_queue, ensure_own_queue};
+pub use error::BrokerError;
+pub use foreign::{ForeignKind, ForeignQueue, InspectError, Refused, hold, inspect_foreign_queue};
+pub use greeting::Server;
+pub use management::Management;
+pub use publisher::{LanePublisher, OpenError, Outcome, Publish, Unroutable};
+pub use settings::{Settings, Tls};
+pub use state::{ConnectionEpoch, ConnectionState};

@@ -4,3 +4,15 @@ pub mod config;
 pub mod feed;
 pub mod metrics;
 pub mod status;
+
+mod brokers;
+mod lane_task;
+mod lanes;
+mod links;
+mod outlets;
+mod receiver;
+mod receivers;
+mod run;
+mod shared;
+
+pub use run::{Gateway, RunError, broker_settings, etcd_config, security};

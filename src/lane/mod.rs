@@ -1,1 +1,19 @@
 //! One queue consumed by one gateway, with all that is in flight from it: pure.
+//!
+//! A delivery becomes an entry of the ledger, an envelope, an admitted message, a decision, and a parcel for each
+//! target; each target has an outlet that keeps its parcels until they are answered; when every target has answered,
+//! the ledger settles the delivery.
+
+mod envelope;
+mod expiration;
+mod lane;
+mod ledger;
+mod outlet;
+mod stamp;
+
+pub use envelope::{Admission, Admitted, Envelope, Limits, PROPERTIES_BYTES_MAX, Unreadable};
+pub use expiration::remaining;
+pub use lane::{Action, Lane, LaneSettings, Moment, Note, Routing, Target, Window};
+pub use ledger::{EntryId, Ledger, Settlement};
+pub use outlet::{Outlet, OutletView};
+pub use stamp::{Parked, Stamp, WRAPPED_CONTENT_TYPE, stamp, wrap};

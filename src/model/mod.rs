@@ -9,6 +9,9 @@ mod outcome;
 mod parcel;
 mod seats;
 
+mod seal;
+
+pub mod marks;
 pub mod own_queues;
 
 pub use ids::{CityId, GatewayId, Name, NameError, RuleName, SiteId, SourceName, SpaceId, UnitId};
@@ -18,4 +21,5 @@ pub use numbers::{
 };
 pub use outcome::{Reason, Why};
 pub use parcel::{Answer, LaneId, Parcel};
+pub use seal::{SEAL_BYTES, SealError, SealKeys};
 pub use seats::Seats;

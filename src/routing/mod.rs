@@ -1,1 +1,17 @@
-//! The immutable table, and the decision that it takes for one message.
+//! Routing: a message and a table in, a decision out.
+//!
+//! Owns the compiled [`Table`], the maps from key to slot, the decision and its explanation. Promises that a decision is
+//! a pure function of message and table, and that every message has one. Never touches a broker, etcd or a clock.
+
+mod decision;
+mod explain;
+mod key;
+mod route;
+mod steps;
+mod table;
+
+pub use decision::{Decision, Outcome, Target};
+pub use explain::{Explanation, Published, explain};
+pub use key::{Candidate, Unfit, slot};
+pub use steps::{Recorded, Step, StepName, Steps, Unrecorded};
+pub use table::{Source, Table, TableInputs, Unit};

@@ -1,1 +1,39 @@
-//! The documents that operators write: parsed with their places, judged, compared.
+//! Routing documents: YAML in, meaning or faults out.
+//!
+//! Owns the four kinds of documents (topology, placement, source, rule), how they are read and when they are wrong.
+//! Promises every fault at once, each with its place and its mend, for any bytes whatever. Never routes a message,
+//! never touches a file or etcd: files come as bytes.
+
+mod checks;
+mod condition;
+mod diff;
+mod documents;
+mod fault;
+mod fields;
+mod placement;
+mod rule;
+mod source;
+mod topic;
+mod topology;
+mod tree;
+mod validate;
+
+pub use condition::{HeaderCondition, Mismatch, Regex, Scalar, Test, When};
+pub use diff::{Change, Diff, DocumentChange, diff};
+pub use documents::{Documents, parse};
+pub use fault::{Fault, FaultCode, Place, Placed};
+pub use placement::{Placement, Range, SLOTS_MAX};
+pub use rule::{KeyAbsent, Route, Rule};
+pub use source::{
+    Binding, Deliver, Divert, DivertFull, Duplicates, IdFrom, Key, KeyFrom, KeyMap, QueueType,
+    Source, Take,
+};
+pub(crate) use topic::Words;
+pub use topic::{TopicError, TopicPattern};
+pub use topology::{Access, Failover, Isolated, LinkPolicy, Site, Takeover, Topology, Unit};
+pub use tree::{DocumentFile, FILE_BYTES_MAX};
+pub(crate) use validate::examine;
+pub use validate::{Context, NotYet, Validation, validate};
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,21 @@
 //! The shell around links: HTTP/2, TLS, the peers' names.
+//!
+//! Owns every socket between gateways. What is said on them is `link`'s.
+
+mod body;
+mod client;
+mod client_stream;
+mod counts;
+mod error;
+mod pipe;
+mod preface;
+mod server;
+mod server_stream;
+mod tls;
+
+pub use client::{ClientSettings, LinkClient, LinkStatus, LinkTarget, PeerStanding};
+pub use counts::RefusedCounts;
+pub use error::LinkError;
+pub use pipe::{ReceiverPipe, SenderPipe, StreamEvent, local_pipe};
+pub use server::{LinkServer, ServerSettings};
+pub use tls::{LinkSecurity, TlsFiles, TlsIdentity, spiffe};

@@ -1,0 +1,417 @@
+//! One connection to a cluster, kept up: the supervisor of one vhost in one role.
+//!
+//! Owns the library's connection and its epoch. Promises that a dead broker is noticed at once, that the cause of every
+//! state is told, and that what belonged to an earlier connection can't be used on a later one. Never recovers anything
+//! by itself: who had a consumer or a publisher opens a new one.
+
+use super::channel::{ANSWER_TIMEOUT, Channel};
+use super::error::{BrokerError, cause_of};
+use super::lock::Locks;
+use super::settings::{Endpoint, Settings, Tls};
+use super::{ConnectionEpoch, ConnectionState, Server, greeting};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use jiff::Timestamp;
+use lapin::tcp::AMQPUriTcpExt;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, timeout};
+use tokio_util::sync::CancellationToken;
+
+/// Waits between rounds through all URIs: doubled from the first to the last, each drawn from its upper half.
+const BACKOFF_FIRST: Duration = Duration::from_millis(100);
+const BACKOFF_LAST: Duration = Duration::from_secs(10);
+/// TCP, TLS and the greeting.
+const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
+/// The rest of the handshake: RabbitMQ itself gives up after 10 s.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The library tells of a lost connection by an event; this looks again in case one is missed.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+/// What a connection is for. `connection.blocked` stops all writes, acknowledgements too, so nobody publishes on a
+/// connection that consumes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// Consumers, acknowledgements.
+    Consume,
+    /// Publishers, locks, declarations.
+    Publish,
+}
+
+impl std::fmt::Display for Role {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Consume => "consume",
+            Self::Publish => "publish",
+        })
+    }
+}
+
+/// A supervised connection. Clones are the same connection.
+#[derive(Clone)]
+pub struct Connection(Arc<Inner>);
+
+struct Inner {
+    endpoints: Vec<Endpoint>,
+    tls: Option<Tls>,
+    name: String,
+    role: Role,
+    message_bytes_max: usize,
+    state: watch::Sender<ConnectionState>,
+    live: parking_lot::Mutex<Option<Live>>,
+    locks: Locks,
+    /// Held while running, so that a second `run` waits for the first.
+    running: tokio::sync::Mutex<()>,
+}
+
+#[derive(Clone)]
+struct Live {
+    lapin: Arc<lapin::Connection>,
+    epoch: ConnectionEpoch,
+}
+
+impl Connection {
+    /// Parses the settings for one vhost (or the URIs' own). Connects nothing yet: see [`Connection::run`].
+    pub fn new(settings: &Settings, vhost: Option<&str>, role: Role) -> Result<Self, BrokerError> {
+        Ok(Self(Arc::new(Inner {
+            endpoints: settings.endpoints(vhost)?,
+            tls: settings.tls.clone(),
+            name: format!("setgate {} {role}", settings.name),
+            role,
+            message_bytes_max: settings.message_bytes_max,
+            state: watch::Sender::new(ConnectionState::Down {
+                since: Timestamp::now(),
+                cause: "not started yet".to_owned(),
+                attempt: 0,
+                retry_at: None,
+            }),
+            live: parking_lot::Mutex::new(None),
+            locks: Locks::new(),
+            running: tokio::sync::Mutex::new(()),
+        })))
+    }
+
+    /// What it is for.
+    pub fn role(&self) -> Role {
+        self.0.role
+    }
+
+    /// The vhost that it is for.
+    pub fn vhost(&self) -> &str {
+        self.0.endpoints.first().map_or("/", Endpoint::vhost)
+    }
+
+    /// The state now.
+    pub fn state(&self) -> ConnectionState {
+        self.0.state.borrow().clone()
+    }
+
+    /// The state and its changes.
+    pub fn watch(&self) -> watch::Receiver<ConnectionState> {
+        self.0.state.subscribe()
+    }
+
+    /// Waits until there is a connection, and returns which.
+    pub async fn up(&self) -> ConnectionEpoch {
+        let mut state = self.watch();
+        loop {
+            if let Some(epoch) = state.borrow_and_update().epoch() {
+                return epoch;
+            }
+            if state.changed().await.is_err() {
+                // The sender lives in `self`, so this can't happen; waiting for ever is the honest answer if it does.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Who answered at the other end.
+    pub fn server(&self) -> Result<Server, BrokerError> {
+        match &*self.0.state.borrow() {
+            ConnectionState::Up { server, .. } => Ok(server.clone()),
+            ConnectionState::Down { cause, .. } | ConnectionState::Connecting { cause, .. } => {
+                Err(BrokerError::Down {
+                    doing: "asking for the broker's version".to_owned(),
+                    cause: cause.clone(),
+                })
+            }
+        }
+    }
+
+    /// Opens a channel, while there is a connection.
+    pub async fn channel(&self) -> Result<Channel, BrokerError> {
+        let doing = || "opening a channel".to_owned();
+        let live = self.0.live.lock().clone();
+        let Some(live) = live else {
+            return Err(BrokerError::Down {
+                doing: doing(),
+                cause: self
+                    .state()
+                    .cause()
+                    .unwrap_or("it has just ended")
+                    .to_owned(),
+            });
+        };
+        match timeout(ANSWER_TIMEOUT, live.lapin.create_channel()).await {
+            Ok(Ok(channel)) => Ok(Channel::new(channel, self.clone(), live.epoch)),
+            Ok(Err(error)) => Err(BrokerError::of(doing(), &error)),
+            Err(_) => Err(BrokerError::TimedOut {
+                doing: doing(),
+                after: ANSWER_TIMEOUT,
+                blocked: self.state().blocked().map(str::to_owned),
+            }),
+        }
+    }
+
+    /// Keeps one connection up until cancelled, then closes it. Returns when it is closed.
+    pub async fn run(&self, cancel: CancellationToken) {
+        let _alone = self.0.running.lock().await;
+        let mut round = 0u32;
+        let mut first = 0;
+        while !cancel.is_cancelled() {
+            match self.connect_to_any(round, &mut first, &cancel).await {
+                Some((live, server, uri)) => {
+                    let cause = self.serve(live, server, uri, &cancel).await;
+                    round = 0;
+                    tracing::warn!(connection = %self.0.name, %cause, "the broker connection ended");
+                    self.wait(0, cause, &cancel).await;
+                }
+                None if cancel.is_cancelled() => {}
+                None => {
+                    round = round.saturating_add(1);
+                    let cause = self.state().cause().unwrap_or_default().to_owned();
+                    self.wait(round, cause, &cancel).await;
+                }
+            }
+        }
+        self.0.state.send_modify(|state| {
+            *state = ConnectionState::Down {
+                since: state.down_since(Timestamp::now()),
+                cause: "closed by this gateway".to_owned(),
+                attempt: 0,
+                retry_at: None,
+            };
+        });
+    }
+
+    async fn wait(&self, round: u32, cause: String, cancel: &CancellationToken) {
+        if cancel.is_cancelled() {
+            return;
+        }
+        let delay = backoff(round, fastrand::f64());
+        let now = Timestamp::now();
+        self.0.state.send_modify(|state| {
+            *state = ConnectionState::Down {
+                since: state.down_since(now),
+                cause,
+                attempt: round,
+                retry_at: now.checked_add(delay).ok(),
+            };
+        });
+        tokio::select! {
+            () = cancel.cancelled() => {}
+            () = tokio::time::sleep(delay) => {}
+        }
+    }
+
+    /// One round through all URIs, beginning with the one that answered last.
+    async fn connect_to_any(
+        &self,
+        round: u32,
+        first: &mut usize,
+        cancel: &CancellationToken,
+    ) -> Option<(Live, Server, String)> {
+        let count = self.0.endpoints.len();
+        for step in 0..count {
+            let at = (*first + step) % count;
+            let endpoint = self.0.endpoints.get(at)?;
+            let uri = endpoint.shown();
+            self.0.state.send_modify(|state| {
+                *state = ConnectionState::Connecting {
+                    since: state.down_since(Timestamp::now()),
+                    uri: uri.clone(),
+                    attempt: round,
+                    cause: state.cause().unwrap_or("connecting").to_owned(),
+                };
+            });
+            let attempt = tokio::select! {
+                () = cancel.cancelled() => return None,
+                attempt = self.connect(endpoint) => attempt,
+            };
+            match attempt {
+                Ok((lapin, server)) => {
+                    *first = at;
+                    let live = Live {
+                        lapin: Arc::new(lapin),
+                        epoch: self.0.locks.next_epoch(),
+                    };
+                    return Some((live, server, uri));
+                }
+                Err(why) => {
+                    let cause = format!("connecting to {uri}: {why}");
+                    if round == 0 {
+                        tracing::warn!(connection = %self.0.name, %cause, "can't connect to the broker");
+                    }
+                    self.0.state.send_modify(|state| {
+                        *state = ConnectionState::Connecting {
+                            since: state.down_since(Timestamp::now()),
+                            uri: uri.clone(),
+                            attempt: round,
+                            cause,
+                        };
+                    });
+                }
+            }
+        }
+        None
+    }
+
+    async fn connect(&self, endpoint: &Endpoint) -> Result<(lapin::Connection, Server), String> {
+        let runtime = lapin::runtime::default_runtime().map_err(|error| cause_of(&error))?;
+        let tls = Tls::for_attempt(self.0.tls.as_ref());
+        let uri = endpoint.for_attempt();
+        let silent = |after: Duration| format!("no answer within {} s", after.as_secs());
+        let server = timeout(GREETING_TIMEOUT, async {
+            let mut stream = uri
+                .connect_with_config_async(tls.as_ref(), &runtime)
+                .await
+                .map_err(|error| cause_of(&lapin::Error::from(error)))?;
+            greeting::read(&mut stream).await
+        })
+        .await
+        .map_err(|_| silent(GREETING_TIMEOUT))??;
+        let properties = lapin::ConnectionProperties::default()
+            .with_connection_name(self.0.name.as_str().into())
+            .with_client_property("product".into(), "setgate".into())
+            .with_client_property("version".into(), env!("CARGO_PKG_VERSION").into());
+        // The time-out is within the library's own connect: one around it would leave its thread behind.
+        let connecting = lapin::Connection::connector(
+            uri,
+            runtime,
+            async move |uri, runtime| {
+                let stream = uri.connect_with_config_async(tls.as_ref(), &runtime);
+                match timeout(GREETING_TIMEOUT, stream).await {
+                    Ok(stream) => Ok(stream?),
+                    Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
+                }
+            },
+            properties,
+        );
+        match timeout(HANDSHAKE_TIMEOUT, connecting).await {
+            Ok(Ok(lapin)) => Ok((lapin, server)),
+            Ok(Err(error)) => Err(cause_of(&error)),
+            Err(_) => Err(silent(HANDSHAKE_TIMEOUT)),
+        }
+    }
+
+    /// While the connection lives. Returns why it doesn't any more.
+    async fn serve(
+        &self,
+        live: Live,
+        server: Server,
+        uri: String,
+        cancel: &CancellationToken,
+    ) -> String {
+        // One listener only: the library's listeners take events from each other.
+        let mut events = std::pin::pin!(live.lapin.events_listener());
+        let lapin = live.lapin.clone();
+        let mut releases = self.0.locks.begin(live.epoch);
+        tracing::info!(connection = %self.0.name, %uri, version = %server.version, "connected to the broker");
+        let epoch = live.epoch;
+        // First, so that whoever waited for the state finds the connection.
+        *self.0.live.lock() = Some(live);
+        self.0.state.send_replace(ConnectionState::Up {
+            since: Timestamp::now(),
+            uri,
+            server,
+            epoch,
+            blocked: None,
+        });
+        let mut look_again = tokio::time::interval(LOOK_AGAIN);
+        look_again.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut releasing = FuturesUnordered::new();
+        let mut cause = None;
+        while lapin.status().connected() {
+            tokio::select! {
+                () = cancel.cancelled() => break,
+                event = events.next() => match event {
+                    Some(lapin::Event::ConnectionBlocked(reason)) => self.blocked(Some(reason)),
+                    Some(lapin::Event::ConnectionUnblocked) => self.blocked(None),
+                    // A channel's error comes here too; the loop's condition tells the two apart.
+                    Some(lapin::Event::Error(error)) => cause = Some(cause_of(&error)),
+                    Some(_) => {}
+                    None => break,
+                },
+                Some(release) = releases.recv() => releasing.push(release),
+                Some(()) = releasing.next() => {}
+                _ = look_again.tick() => {}
+            }
+        }
+        self.0.live.lock().take();
+        self.0.locks.end();
+        if cancel.is_cancelled() {
+            let close = lapin.close(lapin::protocol::constants::REPLY_SUCCESS, "OK".into());
+            let _ = timeout(ANSWER_TIMEOUT / 2, close).await;
+            return "closed by this gateway".to_owned();
+        }
+        cause.unwrap_or_else(|| "the connection was closed".to_owned())
+    }
+
+    fn blocked(&self, reason: Option<String>) {
+        if let Some(reason) = &reason {
+            tracing::warn!(connection = %self.0.name, %reason, "the broker blocks publishers");
+        } else {
+            tracing::info!(connection = %self.0.name, "the broker takes publishes again");
+        }
+        self.0.state.send_if_modified(|state| match state {
+            ConnectionState::Up { blocked, .. } => {
+                *blocked = reason;
+                true
+            }
+            ConnectionState::Down { .. } | ConnectionState::Connecting { .. } => false,
+        });
+    }
+
+    pub(super) fn locks(&self) -> &Locks {
+        &self.0.locks
+    }
+
+    /// Largest frame and largest body, by negotiation and by configuration.
+    pub(super) fn limits(&self) -> Option<(usize, usize)> {
+        let live = self.0.live.lock();
+        let frame = live.as_ref()?.lapin.configuration().frame_max();
+        Some((frame as usize, self.0.message_bytes_max))
+    }
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connection")
+            .field("name", &self.0.name)
+            .field("state", &*self.0.state.borrow())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The wait before round number `round`, `chance` in `0.0..1.0` choosing within its upper half.
+fn backoff(round: u32, chance: f64) -> Duration {
+    let doublings = round.saturating_sub(1).min(16);
+    let full = BACKOFF_LAST.min(BACKOFF_FIRST * 2u32.pow(doublings));
+    full.mul_f64(0.5 + chance / 2.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_from_a_tenth_of_a_second_to_ten_seconds() {
+        assert_eq!(backoff(0, 1.0), BACKOFF_FIRST);
+        assert_eq!(backoff(1, 1.0), BACKOFF_FIRST);
+        assert_eq!(backoff(1, 0.0), BACKOFF_FIRST / 2);
+        assert_eq!(backoff(3, 1.0), BACKOFF_FIRST * 4);
+        assert_eq!(backoff(8, 1.0), BACKOFF_LAST);
+        assert_eq!(backoff(u32::MAX, 1.0), BACKOFF_LAST);
+    }
+}

@@ -1,0 +1,254 @@
+//! Declarations of setgate's own queues.
+//!
+//! Promises to be idempotent, to create nothing but queues under `setgate.` and their bindings, and to say what it found
+//! different. Exchanges are never declared: they are the application's. Each step has a channel of its own, since every
+//! refusal closes one.
+
+use super::convert::{no_delivery_limit, short, table_to_library};
+use super::error::BrokerError;
+use super::{Channel, Connection};
+use crate::amqp::{FieldTable, FieldValue};
+use bytes::Bytes;
+use lapin::options::{QueueBindOptions, QueueDeclareOptions};
+
+/// The type of a queue that setgate declares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QueueType {
+    /// Replicated; the default.
+    Quorum,
+    /// One node's.
+    Classic,
+}
+
+impl QueueType {
+    /// The value of `x-queue-type`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Quorum => "quorum",
+            Self::Classic => "classic",
+        }
+    }
+}
+
+/// What a source's exchange sends into its lane queue.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Binding {
+    /// The binding key.
+    pub routing_key: Bytes,
+    /// For headers exchanges.
+    pub arguments: FieldTable,
+}
+
+/// Why a queue can't be declared or bound.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DeclareError {
+    /// There is a queue of this name with other properties.
+    #[error(
+        "queue {queue:?} is there already and differs: {text}; drain and delete it, or set the source's queue_type to what it is"
+    )]
+    Different {
+        /// The queue.
+        queue: String,
+        /// The broker's words.
+        text: String,
+    },
+    /// The exchange to bind to doesn't exist. Try again: it is taken up when it appears.
+    #[error(
+        "exchange {exchange:?} does not exist in vhost {vhost:?}; setgate never declares exchanges: declare it"
+    )]
+    NoExchange {
+        /// The exchange.
+        exchange: String,
+        /// Where it was looked for.
+        vhost: String,
+    },
+    /// The user may not.
+    #[error("{doing}: {text}; {mend}")]
+    NotAllowed {
+        /// What was to be done.
+        doing: String,
+        /// The broker's words.
+        text: String,
+        /// What to grant.
+        mend: String,
+    },
+    /// Anything else. Try again.
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+}
+
+/// Declares a lane queue, held by one consumer at a time and without a delivery limit, and binds it to the source's
+/// exchange. It takes what the broker gives it: a lane queue that overflowed would refuse the application's publishes.
+/// Bindings that a former version of the source had are left alone.
+pub async fn ensure_lane_queue(
+    connection: &Connection,
+    queue: &str,
+    kind: QueueType,
+    exchange: &str,
+    bindings: &[Binding],
+) -> Result<(), DeclareError> {
+    let mut arguments = arguments(connection, kind)?;
+    arguments.set("x-single-active-consumer", FieldValue::Bool(true));
+    ensure(connection, queue, &arguments).await?;
+    for binding in bindings {
+        bind(connection, queue, exchange, binding).await?;
+    }
+    Ok(())
+}
+
+/// Declares a queue of setgate's own (park, diversions, probe): durable, without a delivery limit, and refusing what it
+/// has no room for instead of dropping what it has.
+pub async fn ensure_own_queue(
+    connection: &Connection,
+    queue: &str,
+    kind: QueueType,
+) -> Result<(), DeclareError> {
+    let mut arguments = arguments(connection, kind)?;
+    arguments.set("x-overflow", FieldValue::str("reject-publish"));
+    ensure(connection, queue, &arguments).await
+}
+
+/// Messages that are ready in a queue: neither handed out nor acknowledged. Absent queue: `None`.
+pub async fn depth(connection: &Connection, queue: &str) -> Result<Option<u32>, BrokerError> {
+    match passive(connection, queue).await {
+        Ok(ready) => Ok(Some(ready)),
+        Err(BrokerError::Refused { code: 404, .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Asks for a queue without creating it, and returns how many messages are ready.
+pub(super) async fn passive(connection: &Connection, queue: &str) -> Result<u32, BrokerError> {
+    let doing = || format!("asking for queue {queue:?}");
+    let name = encodable(short(queue.as_bytes(), "the queue's name"), doing)?;
+    let channel = connection.channel().await?;
+    let options = QueueDeclareOptions {
+        passive: true,
+        ..QueueDeclareOptions::default()
+    };
+    let declare = channel
+        .lapin
+        .queue_declare(name, options, lapin::types::FieldTable::default());
+    let found = channel.call(doing, declare).await?;
+    close(channel).await;
+    Ok(found.message_count())
+}
+
+/// One declaration as it is.
+pub(super) async fn declare(
+    connection: &Connection,
+    queue: &str,
+    options: QueueDeclareOptions,
+    arguments: &FieldTable,
+) -> Result<(), BrokerError> {
+    let doing = || format!("declaring queue {queue:?}");
+    let name = encodable(short(queue.as_bytes(), "the queue's name"), doing)?;
+    let arguments = encodable(table_to_library(arguments), doing)?;
+    let channel = connection.channel().await?;
+    let declare = channel.lapin.queue_declare(name, options, arguments);
+    channel.call(doing, declare).await?;
+    close(channel).await;
+    Ok(())
+}
+
+fn arguments(connection: &Connection, kind: QueueType) -> Result<FieldTable, BrokerError> {
+    let mut arguments = FieldTable::new();
+    arguments.set("x-queue-type", FieldValue::str(kind.as_str()));
+    match kind {
+        QueueType::Quorum => {
+            if let Some(limit) = no_delivery_limit(&connection.server()?) {
+                arguments.set("x-delivery-limit", limit);
+            }
+        }
+        QueueType::Classic => {}
+    }
+    Ok(arguments)
+}
+
+async fn ensure(
+    connection: &Connection,
+    queue: &str,
+    arguments: &FieldTable,
+) -> Result<(), DeclareError> {
+    let options = QueueDeclareOptions {
+        durable: true,
+        ..QueueDeclareOptions::default()
+    };
+    match declare(connection, queue, options, arguments).await {
+        Ok(()) => Ok(()),
+        Err(BrokerError::Refused {
+            code: 405 | 406,
+            text,
+            ..
+        }) => Err(DeclareError::Different {
+            queue: queue.to_owned(),
+            text,
+        }),
+        Err(BrokerError::Refused {
+            code: 403,
+            text,
+            doing,
+        }) => Err(DeclareError::NotAllowed {
+            doing,
+            text,
+            mend: "grant the gateway's user configure, write and read on ^setgate\\.".to_owned(),
+        }),
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn bind(
+    connection: &Connection,
+    queue: &str,
+    exchange: &str,
+    binding: &Binding,
+) -> Result<(), DeclareError> {
+    let doing = || format!("binding queue {queue:?} to exchange {exchange:?}");
+    let name = encodable(short(queue.as_bytes(), "the queue's name"), doing)?;
+    let source = encodable(short(exchange.as_bytes(), "the exchange's name"), doing)?;
+    let key = encodable(short(&binding.routing_key, "the binding key"), doing)?;
+    let arguments = encodable(table_to_library(&binding.arguments), doing)?;
+    let channel = connection.channel().await?;
+    let bind = channel
+        .lapin
+        .queue_bind(name, source, key, QueueBindOptions::default(), arguments);
+    match channel.call(doing, bind).await {
+        Ok(()) => {
+            close(channel).await;
+            Ok(())
+        }
+        Err(BrokerError::Refused {
+            code: 404, text, ..
+        }) if text.contains("exchange") => Err(DeclareError::NoExchange {
+            exchange: exchange.to_owned(),
+            vhost: connection.vhost().to_owned(),
+        }),
+        Err(BrokerError::Refused {
+            code: 403,
+            text,
+            doing,
+        }) => Err(DeclareError::NotAllowed {
+            doing,
+            text,
+            mend: format!(
+                "grant the gateway's user read on the exchange {exchange:?} and write on ^setgate\\."
+            ),
+        }),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn encodable<T>(
+    written: Result<T, String>,
+    doing: impl FnOnce() -> String,
+) -> Result<T, BrokerError> {
+    written.map_err(|why| BrokerError::Unencodable {
+        doing: doing(),
+        why,
+    })
+}
+
+/// A channel that is done with; that it couldn't be closed in time is no fault of what was done on it.
+async fn close(channel: Channel) {
+    let _ = channel.close().await;
+}

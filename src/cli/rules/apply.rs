@@ -1,0 +1,164 @@
+//! `rules apply`: a folder into etcd, in one transaction.
+
+use super::print::{Printer, count};
+use super::{ApplyArgs, Ended, Failure, by_name};
+use crate::etcd::{
+    Commit, Files, HistoryEntry, Key, Scope, Snapshot, SpaceView, Store, Transaction, create_space,
+    fresh_lineage, fresh_seal, put_in_force, write_history,
+};
+use crate::gateway::feed::{changed_before, document_files, placement_text, read_folder};
+use crate::model::{Revision, SpaceId};
+use crate::rules::{self, Context, NotYet, Validation};
+use serde_json::json;
+
+pub(super) async fn apply(args: &ApplyArgs, printer: &Printer) -> Result<Ended, Failure> {
+    if args.why.trim().is_empty() {
+        return Err(Failure::Usage(
+            "-m WHY: say why, for whoever reads the history".to_owned(),
+        ));
+    }
+    let folder = by_name(&read_folder(&args.dir)?);
+    let (etcd, space) = args.etcd.resolve()?;
+    let store = Store::connect(&etcd, &space).await?;
+    let snapshot = store.read(Scope::Rules).await?;
+    let view = SpaceView::of(&snapshot);
+    let documents = view.documents();
+    let expected = args.expect_revision.map(Revision);
+    check_expected(expected, &view)?;
+
+    // What would be in force: the folder, over what etcd has besides.
+    let mut wanted = if args.prune {
+        Files::new()
+    } else {
+        documents.clone()
+    };
+    wanted.extend(folder.clone());
+    let validation = validate(&wanted, &view, &space);
+    printer.validation(&args.dir, &validation);
+    if !validation.faults.is_empty() {
+        printer.say(format_args!(
+            "{}; nothing was changed",
+            count(validation.faults.len(), "fault")
+        ));
+        return Err(Failure::Faulty(validation));
+    }
+    let diff = rules::diff(&document_files(&documents), &document_files(&wanted));
+    printer.diff(&diff);
+    for name in wanted.keys().filter(|name| !folder.contains_key(*name)) {
+        printer.say(format_args!(
+            "  kept     {name} (not in the folder; --prune removes it)"
+        ));
+    }
+
+    let transaction = transaction(args, &snapshot, &wanted)?;
+    let mut applied = false;
+    let mut revision = snapshot.revision;
+    if args.dry_run {
+        printer.say("dry run: nothing was changed");
+    } else if let Some(mut transaction) = transaction {
+        if let Some(expected) = expected {
+            transaction = transaction.no_newer_rules(expected);
+        }
+        match store.commit(&transaction).await? {
+            Commit::Done(at) => revision = at,
+            Commit::Conflict => return Err(Failure::Conflict(snapshot.revision)),
+        }
+        applied = true;
+        printer.say(format_args!(
+            "in force in {space} since revision {revision}"
+        ));
+    } else {
+        printer.say(format_args!(
+            "{space} has exactly these documents in force already"
+        ));
+    }
+    printer.json(&json!({
+        "applied": applied,
+        "revision": revision,
+        "documents": diff.documents,
+        "effects": diff.effects,
+        "warnings": validation.warnings,
+    }));
+    Ok(Ended::Done)
+}
+
+fn check_expected(expected: Option<Revision>, view: &SpaceView<'_>) -> Result<(), Failure> {
+    let newest = view.documents_revision().max(view.rules_revision());
+    match expected {
+        Some(expected) if newest > expected => Err(Failure::Unexpected { expected, newest }),
+        Some(_) | None => Ok(()),
+    }
+}
+
+fn validate(wanted: &Files, view: &SpaceView<'_>, space: &SpaceId) -> Validation {
+    let in_force = document_files(&view.in_force());
+    let context = Context {
+        space: Some(space),
+        live_placement: view.placement(),
+        in_force: (!in_force.is_empty()).then_some(in_force.as_slice()),
+        not_yet: NotYet::Refuse,
+    };
+    rules::validate(&document_files(wanted), &context)
+}
+
+/// Everything that changes; `None` when nothing does.
+fn transaction(
+    args: &ApplyArgs,
+    snapshot: &Snapshot,
+    wanted: &Files,
+) -> Result<Option<Transaction>, Failure> {
+    let view = SpaceView::of(snapshot);
+    let documents = view.documents();
+    let mut transaction = Transaction::new().judged(snapshot);
+    if view.is_unmade() {
+        let Some(placement) = placement_text(&document_files(wanted)) else {
+            return Err(Failure::Refused(
+                "the folder has no placement document, and the space has none yet; add one of `kind: placement`"
+                    .to_owned(),
+            ));
+        };
+        let seal = fresh_seal().map_err(|error| {
+            Failure::Refused(format!(
+                "can't read /dev/urandom for the seal's key: {error}"
+            ))
+        })?;
+        transaction = transaction.and(create_space(&placement, fresh_lineage(), &seal));
+    } else if view.placement().is_none() || view.seats().is_none() {
+        return Err(Failure::Refused(
+            "the space in etcd is half made: one of its keys `placement` and `seats` is missing; put it back from a backup"
+                .to_owned(),
+        ));
+    }
+    for (name, text) in wanted {
+        if documents.get(name) != Some(text) {
+            transaction = transaction.put(&Key::Document(name), text.clone());
+        }
+    }
+    for name in documents.keys().filter(|name| !wanted.contains_key(*name)) {
+        transaction = transaction.delete(&Key::Document(name));
+    }
+    let entry = HistoryEntry {
+        who: who(args),
+        why: args.why.clone(),
+        at: jiff::Timestamp::now().to_string(),
+        before: changed_before(&documents, wanted),
+    };
+    let in_force = put_in_force(snapshot, wanted, &entry);
+    if !in_force.is_empty() {
+        return Ok(Some(transaction.and(in_force)));
+    }
+    if transaction.is_empty() {
+        return Ok(None);
+    }
+    // Wishes alone change: those that were in force all along come back.
+    Ok(Some(transaction.and(write_history(&entry))))
+}
+
+fn who(args: &ApplyArgs) -> String {
+    let uname = rustix::system::uname();
+    let host = uname.nodename().to_string_lossy();
+    match &args.who {
+        Some(user) => format!("{user}@{host}"),
+        None => format!("uid {}@{host}", rustix::process::getuid().as_raw()),
+    }
+}

@@ -1,0 +1,175 @@
+//! What a space's keys are for, and the transactions that make a space and put files in force.
+//!
+//! Owns the layout of the keys. Never judges a document: its callers have.
+
+use super::keys::{self, Key};
+use super::records::{GatewayRecord, HistoryEntry};
+use super::snapshot::Snapshot;
+use super::transaction::Transaction;
+use crate::model::{Epoch, GatewayId, Lineage, Revision, SEAL_BYTES, Seats, UnitId};
+use secrecy::{ExposeSecret as _, SecretString};
+use std::collections::BTreeMap;
+use std::io::Read as _;
+
+/// Files by name, as written.
+pub type Files = BTreeMap<String, Vec<u8>>;
+
+/// A snapshot's keys sorted by what they are for.
+#[derive(Debug, Clone)]
+pub struct SpaceView<'a> {
+    snapshot: &'a Snapshot,
+}
+
+impl<'a> SpaceView<'a> {
+    /// Of this snapshot.
+    pub fn of(snapshot: &'a Snapshot) -> Self {
+        Self { snapshot }
+    }
+
+    /// What operators wish.
+    pub fn documents(&self) -> Files {
+        files(self.snapshot, keys::DOCUMENTS)
+    }
+
+    /// What gateways compile.
+    pub fn in_force(&self) -> Files {
+        files(self.snapshot, keys::IN_FORCE)
+    }
+
+    /// The live placement, as written.
+    pub fn placement(&self) -> Option<&'a [u8]> {
+        self.snapshot.value(&Key::Placement)
+    }
+
+    /// The live seats, as written.
+    pub fn seats(&self) -> Option<&'a [u8]> {
+        self.snapshot.value(&Key::Seats)
+    }
+
+    /// The seal's keys, as written.
+    pub fn seal(&self) -> Option<&'a [u8]> {
+        self.snapshot.value(&Key::Seal)
+    }
+
+    /// Neither placement nor seats: nobody has made this space yet.
+    pub fn is_unmade(&self) -> bool {
+        self.placement().is_none() && self.seats().is_none()
+    }
+
+    /// The revision of the newest write that a table is compiled from: the same number for every gateway that compiles the
+    /// same inputs, however long it has been watching. [`put_in_force`] keeps it growing when a file goes.
+    pub fn rules_revision(&self) -> Revision {
+        let single = [Key::Placement, Key::Seats];
+        let single = single
+            .iter()
+            .filter_map(|key| self.snapshot.entries.get(&key.text()));
+        let files = self.snapshot.under(keys::IN_FORCE).map(|(_, entry)| entry);
+        single
+            .chain(files)
+            .map(|entry| entry.mod_revision)
+            .max()
+            .unwrap_or_default()
+    }
+
+    /// The revision of the newest wish.
+    pub fn documents_revision(&self) -> Revision {
+        let wishes = self.snapshot.under(keys::DOCUMENTS);
+        wishes
+            .map(|(_, entry)| entry.mod_revision)
+            .max()
+            .unwrap_or_default()
+    }
+
+    /// The gateways that hold a lease. What can't be read, by a gateway of another version, is left out.
+    pub fn gateways(&self) -> BTreeMap<UnitId, BTreeMap<GatewayId, GatewayRecord>> {
+        let mut all: BTreeMap<UnitId, BTreeMap<GatewayId, GatewayRecord>> = BTreeMap::new();
+        for (rest, entry) in self.snapshot.under(keys::GATEWAYS) {
+            let Some((unit, gateway)) = rest.split_once('/') else {
+                continue;
+            };
+            let (Ok(unit), Ok(gateway)) = (UnitId::parse(unit), GatewayId::parse(gateway)) else {
+                continue;
+            };
+            if let Ok(record) = serde_json::from_slice(&entry.value) {
+                all.entry(unit).or_default().insert(gateway, record);
+            }
+        }
+        all
+    }
+}
+
+fn files(snapshot: &Snapshot, prefix: &str) -> Files {
+    snapshot
+        .under(prefix)
+        .map(|(file, entry)| (file.to_owned(), entry.value.clone()))
+        .collect()
+}
+
+/// Makes a space: placement, seats of a new lineage and the seal, each of which must not be there yet.
+pub fn create_space(placement: &[u8], lineage: Lineage, seal: &SecretString) -> Transaction {
+    let seats = Seats {
+        lineage,
+        epoch: Epoch(1),
+        stand_ins: BTreeMap::new(),
+    };
+    // Names and numbers: there is nothing in it that JSON can't say.
+    let seats = serde_json::to_vec(&seats).unwrap_or_default();
+    Transaction::new()
+        .absent(&Key::Placement)
+        .absent(&Key::Seats)
+        .absent(&Key::Seal)
+        .put(&Key::Placement, placement)
+        .put(&Key::Seats, seats)
+        .put(&Key::Seal, seal.expose_secret().as_bytes())
+}
+
+/// Puts `wanted` in force instead of what the snapshot has in force, with an entry of the history.
+///
+/// A deletion leaves no trace in the keys that remain, so one of them is written again: whoever reads the space later finds
+/// the same revision as who saw it happen.
+pub fn put_in_force(snapshot: &Snapshot, wanted: &Files, entry: &HistoryEntry) -> Transaction {
+    let current = SpaceView::of(snapshot).in_force();
+    let mut transaction = Transaction::new();
+    let mut put_any = false;
+    for (file, text) in wanted {
+        if current.get(file) != Some(text) {
+            transaction = transaction.put(&Key::InForce(file), text.clone());
+            put_any = true;
+        }
+    }
+    for file in current.keys().filter(|file| !wanted.contains_key(*file)) {
+        transaction = transaction.delete(&Key::InForce(file));
+    }
+    if !transaction.is_empty()
+        && !put_any
+        && let Some((file, text)) = wanted.first_key_value()
+    {
+        transaction = transaction.put(&Key::InForce(file), text.clone());
+    }
+    if transaction.is_empty() {
+        return transaction;
+    }
+    transaction.and(write_history(entry))
+}
+
+/// Adds an entry to the history, under a name that sorts by time.
+pub fn write_history(entry: &HistoryEntry) -> Transaction {
+    let id = uuid::Uuid::now_v7().to_string();
+    let text = serde_json::to_vec(entry).unwrap_or_default();
+    Transaction::new().put(&Key::History(&id), text)
+}
+
+/// The name of a new life of a space.
+pub fn fresh_lineage() -> Lineage {
+    Lineage(uuid::Uuid::now_v7().to_string())
+}
+
+/// A new key for the seal, from the kernel's random source, as the value of the key `seal`.
+pub fn fresh_seal() -> std::io::Result<SecretString> {
+    let mut bytes = [0; SEAL_BYTES];
+    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    let hex = format!("{:032x}", u128::from_be_bytes(bytes));
+    Ok(serde_json::json!({"seal": hex, "verify": []})
+        .to_string()
+        .into())
+}

@@ -1,1 +1,0 @@
-//! gateway.yaml, parsed once into what is meant.

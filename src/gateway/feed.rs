@@ -1,1 +1,0 @@
-//! The table's way from etcd into the gateway.

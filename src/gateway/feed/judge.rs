@@ -1,0 +1,437 @@
+//! What a revision of etcd means for this gateway.
+//!
+//! Pure: a snapshot and what is known in, a judgement out. Promises that a space that isn't the known one, or is older, is
+//! refused whole; that a faulty wish never reaches `in-force/`; and that every gateway comes to the same judgement.
+
+use super::inputs::{Inputs, document_files};
+use super::placement::placement_text;
+use crate::etcd::{
+    ClusterId, Files, HistoryEntry, Snapshot, SpaceView, Transaction, create_space, put_in_force,
+};
+use crate::model::{Epoch, Lineage, Revision, Seats, SpaceId};
+use crate::routing::Table;
+use crate::rules::{Context, Fault, NotYet, validate};
+use secrecy::SecretString;
+use std::collections::BTreeMap;
+
+/// What this gateway has accepted before, in this life or by its disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Known {
+    pub(super) cluster_id: Option<ClusterId>,
+    pub(super) lineage: Lineage,
+    pub(super) epoch: Epoch,
+    pub(super) revision: Revision,
+}
+
+/// Why a space is refused, or has no table: nothing that a document's line could be named for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Trouble {
+    /// Nobody has applied anything yet.
+    #[error(
+        "etcd has no documents of the space {0} yet; write them with `setgate rules apply DIR -m WHY`"
+    )]
+    NoDocuments(SpaceId),
+    /// Another cluster answers at the known address.
+    #[error(
+        "the etcd that answers is cluster {found}, and this gateway knows cluster {known}; if that is meant, and the new \
+         one holds the space's newest state, stop the gateway, remove table.json from its state_dir and start it"
+    )]
+    OtherCluster {
+        /// Who answers.
+        found: ClusterId,
+        /// Who did.
+        known: ClusterId,
+    },
+    /// A space of the same name with another life.
+    #[error(
+        "etcd holds lineage {found} of the space, and this gateway belongs to lineage {known}; if its space was made anew \
+         on purpose, stop the gateway, remove table.json from its state_dir and start it"
+    )]
+    OtherLineage {
+        /// In etcd.
+        found: Lineage,
+        /// On this gateway's disk.
+        known: Lineage,
+    },
+    /// A blank etcd under a gateway that has belonged to a space.
+    #[error(
+        "etcd holds no space, and this gateway belongs to lineage {0}; a gateway with a past makes no new one: restore \
+         etcd, or remove table.json from the gateway's state_dir to begin anew"
+    )]
+    Blank(Lineage),
+    /// An etcd restored from a backup.
+    #[error(
+        "etcd is at epoch {found_epoch}, revision {found}, and this gateway has seen epoch {known_epoch}, revision \
+         {known}: it looks restored from a backup; bring it up to date, or remove table.json from every gateway's \
+         state_dir to go on from the backup"
+    )]
+    Older {
+        /// In etcd.
+        found: Revision,
+        /// In etcd.
+        found_epoch: Epoch,
+        /// Seen before.
+        known: Revision,
+        /// Seen before.
+        known_epoch: Epoch,
+    },
+    /// A key that setgate writes isn't what setgate writes.
+    #[error("the key {key} of the space is {what}; put back what it was")]
+    BrokenKey {
+        /// Below the prefix.
+        key: &'static str,
+        /// In words; never the value.
+        what: String,
+    },
+    /// etcd refuses a write of this gateway.
+    #[error("{0}")]
+    Write(String),
+    /// The disk refuses the last good table.
+    #[error("{0}; without it, this gateway can't start while etcd is away")]
+    Disk(String),
+}
+
+impl Trouble {
+    /// The space in etcd as a whole isn't believed.
+    pub fn refuses(&self) -> bool {
+        match self {
+            Self::NoDocuments(_)
+            | Self::OtherCluster { .. }
+            | Self::OtherLineage { .. }
+            | Self::Blank(_)
+            | Self::Older { .. }
+            | Self::BrokenKey { .. } => true,
+            Self::Write(_) | Self::Disk(_) => false,
+        }
+    }
+}
+
+/// What to write to etcd, and why.
+#[derive(Debug)]
+pub(super) enum Proposal {
+    /// Make the space.
+    Create(Transaction),
+    /// Put the wishes in force.
+    Copy(Transaction),
+}
+
+/// What a snapshot means.
+#[derive(Debug, Default)]
+pub(super) struct Judgement {
+    /// A new table, with what it was compiled from; `None` keeps the last good one.
+    pub(super) accepted: Option<(Table, Inputs)>,
+    /// Of wishes, or of what is in force.
+    pub(super) faults: Vec<Fault>,
+    /// The revision of the rejected wish.
+    pub(super) rejected: Option<Revision>,
+    pub(super) trouble: Option<Trouble>,
+    pub(super) proposal: Option<Proposal>,
+}
+
+impl Judgement {
+    fn refused(trouble: Trouble) -> Self {
+        Self {
+            trouble: Some(trouble),
+            ..Self::default()
+        }
+    }
+}
+
+/// Where fresh names and the time come from: arguments, so that judging stays a function.
+#[derive(Debug)]
+pub(super) struct Fresh<'a> {
+    pub(super) lineage: Lineage,
+    pub(super) seal: SecretString,
+    /// RFC 3339.
+    pub(super) now: String,
+    /// For the history.
+    pub(super) who: &'a str,
+}
+
+pub(super) fn judge(
+    snapshot: &Snapshot,
+    known: Option<&Known>,
+    space: &SpaceId,
+    fresh: &Fresh<'_>,
+) -> Judgement {
+    let view = SpaceView::of(snapshot);
+    let documents = view.documents();
+    if let Some(trouble) = other_cluster(snapshot, known) {
+        return Judgement::refused(trouble);
+    }
+    if view.is_unmade() {
+        return match known {
+            Some(known) => Judgement::refused(Trouble::Blank(known.lineage.clone())),
+            None if documents.is_empty() => Judgement::refused(Trouble::NoDocuments(space.clone())),
+            None => make_space(snapshot, &documents, space, fresh),
+        };
+    }
+    let seats = match read_seats(&view) {
+        Ok(seats) => seats,
+        Err(trouble) => return Judgement::refused(trouble),
+    };
+    if let Some(trouble) = stale(&seats, view.rules_revision(), known) {
+        return Judgement::refused(trouble);
+    }
+    let Some(placement) = view.placement() else {
+        return Judgement::refused(broken("placement", "missing"));
+    };
+    let Some(seal) = view.seal().and_then(|seal| std::str::from_utf8(seal).ok()) else {
+        return Judgement::refused(broken("seal", "missing or no text"));
+    };
+    let inputs = Inputs {
+        cluster_id: Some(snapshot.cluster_id),
+        revision: view.rules_revision(),
+        files: view.in_force(),
+        placement: placement.to_vec(),
+        seats,
+        seal: seal.to_owned().into(),
+    };
+    if let Err(error) = inputs.seal_keys() {
+        return Judgement::refused(broken("seal", &error.to_string()));
+    }
+    let mut judgement = judge_wishes(snapshot, &documents, &inputs, space, fresh);
+    if inputs.files.is_empty() {
+        // A space that was just made, and whose files come in force with the next revision.
+        return judgement;
+    }
+    match inputs.compile(space) {
+        Ok(table) => judgement.accepted = Some((table, inputs)),
+        Err(faults) => judgement.faults.extend(faults),
+    }
+    judgement
+}
+
+fn make_space(
+    snapshot: &Snapshot,
+    documents: &Files,
+    space: &SpaceId,
+    fresh: &Fresh<'_>,
+) -> Judgement {
+    let files = document_files(documents);
+    let context = Context {
+        space: Some(space),
+        not_yet: NotYet::Refuse,
+        ..Context::default()
+    };
+    let faults = validate(&files, &context).faults;
+    let mut judgement = Judgement::default();
+    match placement_text(&files) {
+        Some(placement) if faults.is_empty() => {
+            let entry = history(fresh, "made the space", &Files::new(), documents);
+            let create = create_space(&placement, fresh.lineage.clone(), &fresh.seal)
+                .judged(snapshot)
+                .and(put_in_force(snapshot, documents, &entry));
+            judgement.proposal = Some(Proposal::Create(create));
+        }
+        Some(_) | None => {
+            judgement.faults = faults;
+            judgement.rejected = Some(SpaceView::of(snapshot).documents_revision());
+        }
+    }
+    judgement
+}
+
+fn judge_wishes(
+    snapshot: &Snapshot,
+    documents: &Files,
+    inputs: &Inputs,
+    space: &SpaceId,
+    fresh: &Fresh<'_>,
+) -> Judgement {
+    let mut judgement = Judgement::default();
+    if *documents == inputs.files {
+        return judgement;
+    }
+    let in_force = document_files(&inputs.files);
+    let context = Context {
+        space: Some(space),
+        live_placement: Some(&inputs.placement),
+        in_force: (!in_force.is_empty()).then_some(in_force.as_slice()),
+        not_yet: NotYet::Refuse,
+    };
+    let faults = validate(&document_files(documents), &context).faults;
+    if faults.is_empty() {
+        let entry = history(fresh, "carried the documents out", &inputs.files, documents);
+        let copy = Transaction::new()
+            .judged(snapshot)
+            .and(put_in_force(snapshot, documents, &entry));
+        judgement.proposal = Some(Proposal::Copy(copy));
+    } else {
+        judgement.rejected = Some(SpaceView::of(snapshot).documents_revision());
+        judgement.faults = faults;
+    }
+    judgement
+}
+
+fn history(fresh: &Fresh<'_>, why: &str, before: &Files, after: &Files) -> HistoryEntry {
+    HistoryEntry {
+        who: fresh.who.to_owned(),
+        why: why.to_owned(),
+        at: fresh.now.clone(),
+        before: changed_before(before, after),
+    }
+}
+
+/// Each changed file as it was before.
+pub fn changed_before(before: &Files, after: &Files) -> BTreeMap<String, Option<String>> {
+    let names = before.keys().chain(after.keys());
+    names
+        .filter(|name| before.get(*name) != after.get(*name))
+        .map(|name| {
+            let text = before
+                .get(name)
+                .map(|text| String::from_utf8_lossy(text).into_owned());
+            (name.clone(), text)
+        })
+        .collect()
+}
+
+fn other_cluster(snapshot: &Snapshot, known: Option<&Known>) -> Option<Trouble> {
+    let known = known?.cluster_id?;
+    (known != snapshot.cluster_id).then_some(Trouble::OtherCluster {
+        found: snapshot.cluster_id,
+        known,
+    })
+}
+
+fn read_seats(view: &SpaceView<'_>) -> Result<Seats, Trouble> {
+    let Some(text) = view.seats() else {
+        return Err(broken("seats", "missing"));
+    };
+    serde_json::from_slice(text)
+        .map_err(|error| broken("seats", &format!("not what setgate writes there ({error})")))
+}
+
+fn stale(seats: &Seats, revision: Revision, known: Option<&Known>) -> Option<Trouble> {
+    let known = known?;
+    if seats.lineage != known.lineage {
+        return Some(Trouble::OtherLineage {
+            found: seats.lineage.clone(),
+            known: known.lineage.clone(),
+        });
+    }
+    if seats.epoch < known.epoch || revision < known.revision {
+        return Some(Trouble::Older {
+            found: revision,
+            found_epoch: seats.epoch,
+            known: known.revision,
+            known_epoch: known.epoch,
+        });
+    }
+    None
+}
+
+fn broken(key: &'static str, what: &str) -> Trouble {
+    Trouble::BrokenKey {
+        key,
+        what: what.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::etcd::Entry;
+
+    const TOPOLOGY: &str = "kind: topology\nspace: trade\nsites: {a: {city: x}}\ncities: {x: {}}\n\
+                            units: {u: {site: a}}\n";
+    const PLACEMENT: &str = "kind: placement\nslots: 2\nranges: [{slots: 0-1, unit: u}]\n";
+
+    fn space() -> SpaceId {
+        SpaceId::parse("trade").unwrap()
+    }
+
+    fn snapshot(entries: &[(&str, &str, i64)]) -> Snapshot {
+        let entry = |(key, value, at): &(&str, &str, i64)| {
+            let value = value.as_bytes().to_vec();
+            ((*key).to_owned(), Entry { value, mod_revision: Revision(*at) })
+        };
+        Snapshot {
+            cluster_id: ClusterId(1),
+            revision: Revision(100),
+            entries: entries.iter().map(entry).collect(),
+        }
+    }
+
+    fn made(lineage: &str, epoch: u64, at: i64) -> Snapshot {
+        let seats = format!(r#"{{"lineage": "{lineage}", "epoch": {epoch}}}"#);
+        let seal = r#"{"seal": "00112233445566778899aabbccddeeff", "verify": []}"#;
+        snapshot(&[
+            ("documents/all.yaml", &format!("{TOPOLOGY}---\n{PLACEMENT}"), at),
+            ("in-force/all.yaml", &format!("{TOPOLOGY}---\n{PLACEMENT}"), at),
+            ("placement", PLACEMENT, 1),
+            ("seats", &seats, 1),
+            ("seal", seal, 1),
+        ])
+    }
+
+    fn known() -> Known {
+        Known {
+            cluster_id: Some(ClusterId(1)),
+            lineage: Lineage("one".to_owned()),
+            epoch: Epoch(5),
+            revision: Revision(50),
+        }
+    }
+
+    fn judged(snapshot: &Snapshot, known: Option<&Known>) -> Judgement {
+        let fresh = Fresh {
+            lineage: Lineage("fresh".to_owned()),
+            seal: r#"{"seal": "ffeeddccbbaa99887766554433221100"}"#.to_owned().into(),
+            now: "2026-01-01T00:00:00Z".to_owned(),
+            who: "a test",
+        };
+        judge(snapshot, known, &space(), &fresh)
+    }
+
+    #[test]
+    fn the_known_life_of_a_space_is_accepted() {
+        let judgement = judged(&made("one", 5, 50), Some(&known()));
+        assert!(judgement.faults.is_empty(), "{:?}", judgement.faults);
+        let (table, inputs) = judgement.accepted.unwrap();
+        assert_eq!((table.epoch(), inputs.revision), (Epoch(5), Revision(50)));
+        assert!(judgement.trouble.is_none() && judgement.proposal.is_none());
+    }
+
+    #[test]
+    fn another_life_an_older_epoch_or_revision_and_another_cluster_are_refused() {
+        let other_cluster = Snapshot { cluster_id: ClusterId(2), ..made("one", 5, 50) };
+        for refused in [made("two", 9, 90), made("one", 4, 90), made("one", 5, 49), other_cluster] {
+            let judgement = judged(&refused, Some(&known()));
+            assert!(judgement.accepted.is_none() && judgement.proposal.is_none());
+            assert!(judgement.trouble.unwrap().refuses());
+        }
+    }
+
+    #[test]
+    fn only_a_gateway_without_a_past_makes_a_space() {
+        let text = format!("{TOPOLOGY}---\n{PLACEMENT}");
+        let blank = snapshot(&[("documents/all.yaml", &text, 3)]);
+        let judgement = judged(&blank, None);
+        assert!(matches!(judgement.proposal, Some(Proposal::Create(_))), "{judgement:?}");
+        let judgement = judged(&blank, Some(&known()));
+        assert!(matches!(judgement.trouble, Some(Trouble::Blank(_))));
+        assert!(judgement.proposal.is_none());
+    }
+
+    #[test]
+    fn a_broken_seal_is_named_and_never_shown() {
+        let mut broken = made("one", 5, 50);
+        let entry = Entry { value: b"s3cret".to_vec(), mod_revision: Revision(60) };
+        broken.entries.insert("seal".to_owned(), entry);
+        let trouble = judged(&broken, None).trouble.unwrap().to_string();
+        assert!(trouble.contains("seal") && !trouble.contains("s3cret"), "{trouble}");
+    }
+
+    #[test]
+    fn a_faulty_wish_is_not_proposed_and_what_is_in_force_stays() {
+        let mut wished = made("one", 5, 50);
+        let entry = Entry { value: b"kind: nonsense".to_vec(), mod_revision: Revision(70) };
+        wished.entries.insert("documents/more.yaml".to_owned(), entry);
+        let judgement = judged(&wished, Some(&known()));
+        assert!(judgement.proposal.is_none() && judgement.accepted.is_some());
+        assert_eq!(judgement.rejected, Some(Revision(70)));
+        assert!(judgement.faults.iter().all(|fault| fault.file == "more.yaml"));
+    }
+}

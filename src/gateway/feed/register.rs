@@ -1,0 +1,151 @@
+//! This gateway's registration in etcd: as a member for good, as a running gateway under a lease.
+//!
+//! Promises that the record follows what it says within a second, and that a lease that ran out is granted anew. Owns its
+//! own connection: a slow table must not cost the lease, nor a slow lease the table.
+
+use super::backoff::Backoff;
+use super::{FeedSettings, FeedState};
+use crate::etcd::{
+    EtcdConfig, EtcdError, GatewayRecord, Key, Lease, MemberRecord, Store, Transaction,
+};
+use std::convert::Infallible;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+/// `failover.detect` by default.
+const LEASE_TTL: Duration = Duration::from_secs(10);
+
+/// A record is written at most this often: lanes come and go in bursts.
+const WRITE_EVERY: Duration = Duration::from_secs(1);
+
+/// At the end the lease is given back, so that peers needn't wait for it to run out; but the end doesn't wait for etcd.
+const FAREWELL_MAX: Duration = Duration::from_secs(1);
+
+pub(super) struct Registrar<'a> {
+    pub(super) settings: &'a FeedSettings,
+    pub(super) etcd: &'a EtcdConfig,
+    pub(super) own: watch::Receiver<GatewayRecord>,
+    pub(super) state: watch::Receiver<FeedState>,
+    pub(super) backoff: Backoff,
+    pub(super) held: Option<(Store, Lease)>,
+}
+
+enum Event {
+    Renew,
+    Write,
+    Changed,
+}
+
+impl Registrar<'_> {
+    pub(super) async fn run(mut self, cancel: &CancellationToken) {
+        loop {
+            let error = tokio::select! {
+                error = self.register() => error,
+                () = cancel.cancelled() => break,
+            };
+            self.held = None;
+            tracing::warn!(%error, "the gateway's registration in etcd is interrupted");
+            let wait = self.backoff.wait();
+            tokio::select! {
+                () = sleep(wait) => {}
+                () = cancel.cancelled() => break,
+            }
+        }
+        if let Some((store, lease)) = self.held.take() {
+            // Without an answer the lease runs out by itself.
+            let _ = timeout(FAREWELL_MAX, store.revoke(lease)).await;
+        }
+    }
+
+    /// Registers, and stays so until something fails.
+    async fn register(&mut self) -> EtcdError {
+        let registered = async {
+            let store = Store::connect(self.etcd, &self.settings.space).await?;
+            self.join(&store).await?;
+            let ttl = self.state.borrow().lease_ttl.unwrap_or(LEASE_TTL);
+            let lease = store.grant(ttl).await?;
+            Ok((store, lease, ttl))
+        };
+        match registered.await {
+            Ok((store, lease, ttl)) => {
+                self.held = Some((store, lease));
+                match self.keep(ttl).await {
+                    Ok(never) => match never {},
+                    Err(error) => error,
+                }
+            }
+            Err(error) => error,
+        }
+    }
+
+    /// Writes the member's record where there is none, or one of another version.
+    async fn join(&self, store: &Store) -> Result<(), EtcdError> {
+        let key = Key::Member(&self.settings.unit, &self.settings.gateway);
+        let version = self.own.borrow().version.clone();
+        let found: Option<MemberRecord> = store
+            .get(&key)
+            .await?
+            .and_then(|text| serde_json::from_slice(&text).ok());
+        let record = match found {
+            Some(found) if found.version == version => return Ok(()),
+            Some(found) => MemberRecord { version, ..found },
+            None => MemberRecord {
+                version,
+                since: jiff::Timestamp::now().to_string(),
+            },
+        };
+        let text = serde_json::to_vec(&record).unwrap_or_default();
+        store.commit(&Transaction::new().put(&key, text)).await?;
+        Ok(())
+    }
+
+    async fn keep(&mut self, ttl: Duration) -> Result<Infallible, EtcdError> {
+        // Three tries within a lease's life.
+        let mut renewals = interval(ttl / 3);
+        renewals.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut written: Option<GatewayRecord> = None;
+        let mut write_at = Instant::now();
+        loop {
+            let current = self.record();
+            let due = written.as_ref() != Some(&current);
+            let event = tokio::select! {
+                _ = renewals.tick() => Event::Renew,
+                () = sleep_until(write_at), if due => Event::Write,
+                // The gateway is on its way out when its own side is closed: the last record stands until the lease ends.
+                Ok(()) = self.own.changed() => Event::Changed,
+                Ok(()) = self.state.changed() => Event::Changed,
+            };
+            let Some((store, lease)) = self.held.as_mut() else {
+                // Held from before the first turn of this loop until after its last.
+                std::future::pending::<()>().await;
+                continue;
+            };
+            match event {
+                Event::Renew => lease.renew().await?,
+                Event::Write => {
+                    let key = Key::Gateway(&self.settings.unit, &self.settings.gateway);
+                    let text = serde_json::to_vec(&current).unwrap_or_default();
+                    write_at = Instant::now() + WRITE_EVERY;
+                    store
+                        .commit(&Transaction::new().put(&key, text).under(lease))
+                        .await?;
+                    self.backoff.reset();
+                    written = Some(current);
+                }
+                Event::Changed => {}
+            }
+        }
+    }
+
+    /// What the gateway says of itself, with the table that it applies.
+    fn record(&self) -> GatewayRecord {
+        let mut record = self.own.borrow().clone();
+        if let Some(table) = &self.state.borrow().table {
+            record.revision = table.revision();
+            record.epoch = table.epoch();
+        }
+        record
+    }
+}

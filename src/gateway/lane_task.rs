@@ -1,0 +1,461 @@
+//! The shell of one lane: its consumer, its outlets' streams, its acknowledgements.
+//!
+//! Owns the lane's state machine. One loop picks an event, one synchronous call handles it. Answers come before
+//! deliveries, so that finishing work goes before taking work. A lane ends with its channel: whatever is unsettled then
+//! comes again to whoever consumes next, so nothing is carried over.
+
+use super::outlets::{OutletEvent, What, keep_stream};
+use super::shared::{Rules, Shared};
+use super::status::{LaneFacts, LaneState, TargetLine};
+use crate::broker::{self, Connection, Consumer, ConsumerEvent, ConsumerKind, Span};
+use crate::lane::{Action, Lane, LaneSettings, Note, Routing, Target, Window};
+use crate::link::Backoff;
+use crate::model::{LaneId, Parcel, Partition, SourceName, own_queues};
+use crate::rules::{Duplicates, QueueType, Take};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+
+/// What a lane is made from; a change of it is another lane.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct LaneSpec {
+    pub(super) source: SourceName,
+    pub(super) partition: Partition,
+    pub(super) vhost: Option<String>,
+    pub(super) take: Take,
+    pub(super) queue_type: QueueType,
+    pub(super) duplicates: Duplicates,
+}
+
+/// Deliveries in flight per lane at most. A batch-wise publisher confirms 256 at a time; four batches keep a link of
+/// 100 ms and a broker that confirms late busy.
+const DELIVERIES_MAX: u16 = 1_024;
+
+/// The part of the gateway's memory that one lane's deliveries may take: an eighth, so that the usual handful of lanes
+/// stays within half of it, with parcels sharing their bodies. Less when there are more lanes.
+const MEMORY_SHARE: usize = 8;
+
+/// Events of a lane's targets that wait for it.
+const EVENTS_MAX: usize = 256;
+
+/// A consumer that lived this long was a good one: the next attempt comes at once.
+const GOOD_CONSUMER: Duration = Duration::from_secs(10);
+
+/// Keeps the lane going until cancelled, then lets it settle what it has.
+pub(super) async fn run(shared: Arc<Shared>, spec: LaneSpec, cancel: CancellationToken) {
+    let backoff = Backoff::new(fastrand::u64(..));
+    let mut attempt = 0;
+    let mut prefetch = DELIVERIES_MAX;
+    loop {
+        let began = Instant::now();
+        let ended = tokio::select! {
+            biased;
+            () = cancel.cancelled() => break,
+            consumer = open(&shared, &spec, prefetch) => match consumer {
+                Ok((consumer, kind)) => {
+                    tracing::info!(source = %spec.source, queue = consumer.queue(), "a lane takes");
+                    let mut taking = Taking::new(Arc::clone(&shared), &spec, prefetch);
+                    taking.run(consumer, kind, &cancel).await
+                }
+                Err(cause) => Ended { cause, prefetch },
+            },
+        };
+        if cancel.is_cancelled() {
+            break;
+        }
+        prefetch = ended.prefetch;
+        attempt = if began.elapsed() > GOOD_CONSUMER {
+            0
+        } else {
+            attempt + 1
+        };
+        tracing::warn!(source = %spec.source, cause = %ended.cause, "a lane is down");
+        let facts = LaneFacts {
+            state: LaneState::Down,
+            in_flight: 0,
+            cause: Some(ended.cause),
+            targets: Vec::new(),
+        };
+        shared.status.set_lane(&spec.source, spec.partition, facts);
+        tokio::select! {
+            () = tokio::time::sleep(backoff.delay(attempt)) => {}
+            () = cancel.cancelled() => break,
+        }
+    }
+    shared.status.drop_lane(&spec.source, spec.partition);
+}
+
+struct Ended {
+    cause: String,
+    /// That fits the sizes seen.
+    prefetch: u16,
+}
+
+/// Makes sure that the lane's queue is there and can be held by one consumer, and consumes it.
+async fn open(
+    shared: &Shared,
+    spec: &LaneSpec,
+    prefetch: u16,
+) -> Result<(Consumer, ConsumerKind), String> {
+    let vhost = shared
+        .brokers
+        .vhost(spec.vhost.as_deref())
+        .map_err(|e| e.to_string())?;
+    if let Some(cause) = down_cause(&vhost.publish).or_else(|| down_cause(&vhost.consume)) {
+        // Said at once; the connections go on trying by themselves.
+        let waiting = LaneFacts {
+            state: LaneState::Down,
+            in_flight: 0,
+            cause: Some(format!("the broker is away: {cause}")),
+            targets: Vec::new(),
+        };
+        shared
+            .status
+            .set_lane(&spec.source, spec.partition, waiting);
+    }
+    vhost.publish.up().await;
+    vhost.consume.up().await;
+    let (queue, kind) = match &spec.take {
+        Take::Exchange { exchange, bindings } => {
+            let queue = own_queues::lane(&shared.here.space, &spec.source, spec.partition);
+            let bindings: Vec<_> = bindings
+                .iter()
+                .map(|binding| broker::Binding {
+                    routing_key: binding.routing_key.clone().into(),
+                    arguments: binding.arguments.clone(),
+                })
+                .collect();
+            let kind = match spec.queue_type {
+                QueueType::Quorum => broker::QueueType::Quorum,
+                QueueType::Classic => broker::QueueType::Classic,
+            };
+            broker::ensure_lane_queue(&vhost.publish, &queue, kind, exchange, &bindings)
+                .await
+                .map_err(|e| e.to_string())?;
+            (queue, ConsumerKind::SingleActive)
+        }
+        Take::Queue { queue } => {
+            let management = shared.brokers.management();
+            let found = broker::inspect_foreign_queue(&vhost.publish, management, queue)
+                .await
+                .map_err(|e| e.to_string())?;
+            (
+                queue.clone(),
+                broker::hold(&found).map_err(|refused| refused.to_string())?,
+            )
+        }
+    };
+    let consumer = Consumer::open(&vhost.consume, &queue, kind, prefetch)
+        .await
+        .map_err(|e| e.to_string())?;
+    Ok((consumer, kind))
+}
+
+fn down_cause(connection: &Connection) -> Option<String> {
+    connection.state().cause().map(str::to_owned)
+}
+
+/// A lane while it consumes.
+struct Taking {
+    shared: Arc<Shared>,
+    spec: LaneSpec,
+    lane: Lane,
+    prefetch: u16,
+    bytes_max: usize,
+    /// The largest message of this run, to choose a prefetch that fits.
+    largest: usize,
+    senders: HashMap<Target, mpsc::Sender<Parcel>>,
+    events: mpsc::Sender<OutletEvent>,
+    from_outlets: mpsc::Receiver<OutletEvent>,
+    /// Dropped with this, and with it every stream.
+    outlets: JoinSet<()>,
+    incarnation: u64,
+    received_any: bool,
+}
+
+enum Event {
+    Stop,
+    Outlet(OutletEvent),
+    Consumer(ConsumerEvent),
+    Tick,
+}
+
+impl Taking {
+    fn new(shared: Arc<Shared>, spec: &LaneSpec, prefetch: u16) -> Self {
+        let bytes_max = shared.memory_bytes / MEMORY_SHARE.max(shared.lanes_taken());
+        let settings = LaneSettings {
+            here: shared.here.unit.clone(),
+            source: spec.source.clone(),
+            partition: spec.partition,
+            limits: shared.limits,
+            window: Window {
+                deliveries: usize::from(prefetch),
+                bytes: bytes_max,
+            },
+            duplicates: spec.duplicates.clone(),
+        };
+        let (events, from_outlets) = mpsc::channel(EVENTS_MAX);
+        Self {
+            shared,
+            spec: spec.clone(),
+            lane: Lane::new(settings),
+            prefetch,
+            bytes_max,
+            largest: 0,
+            senders: HashMap::new(),
+            events,
+            from_outlets,
+            outlets: JoinSet::new(),
+            incarnation: fastrand::u64(..),
+            received_any: false,
+        }
+    }
+
+    async fn run(
+        &mut self,
+        mut consumer: Consumer,
+        kind: ConsumerKind,
+        cancel: &CancellationToken,
+    ) -> Ended {
+        let mut tick = tokio::time::interval(Duration::from_secs(1));
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut stop_by: Option<Instant> = None;
+        let cause = loop {
+            if stop_by.is_some_and(|by| self.lane.in_flight() == 0 || Instant::now() >= by) {
+                break "the gateway goes down".to_owned();
+            }
+            if self.prefetch_is_too_large() && self.lane.in_flight() == 0 {
+                self.prefetch = self.fitting_prefetch();
+                break format!(
+                    "its messages are large: it takes {} at a time",
+                    self.prefetch
+                );
+            }
+            let takes = stop_by.is_none() && self.lane.has_room() && !self.prefetch_is_too_large();
+            let event = tokio::select! {
+                biased;
+                () = cancel.cancelled(), if stop_by.is_none() => Event::Stop,
+                Some(event) = self.from_outlets.recv() => Event::Outlet(event),
+                event = consumer.next(), if takes => Event::Consumer(event),
+                _ = tick.tick() => Event::Tick,
+            };
+            let actions = match event {
+                Event::Stop => {
+                    stop_by = Some(Instant::now() + self.shared.drain);
+                    Vec::new()
+                }
+                Event::Tick => {
+                    self.report(kind);
+                    Vec::new()
+                }
+                Event::Outlet(event) => self.on_outlet(event),
+                Event::Consumer(ConsumerEvent::Lost { cause }) => break cause,
+                Event::Consumer(event) => match self.on_delivery(event) {
+                    Some(actions) => actions,
+                    None => break "there is no table any more".to_owned(),
+                },
+            };
+            if let Err(cause) = self.apply(actions, &consumer) {
+                break cause;
+            }
+            self.pump();
+        };
+        // The streams first: what their receivers have not published must not overtake what the queue gives again.
+        self.senders.clear();
+        self.outlets.shutdown().await;
+        if let Err(error) = consumer.close().await {
+            tracing::debug!(source = %self.spec.source, %error, "closing a lane's channel");
+        }
+        Ended {
+            cause,
+            prefetch: self.prefetch,
+        }
+    }
+
+    fn on_delivery(&mut self, event: ConsumerEvent) -> Option<Vec<Action>> {
+        self.received_any = true;
+        let rules = self.shared.rules()?;
+        let routing = routing(&rules, &self.spec.source)?;
+        let at = self.shared.moment();
+        match event {
+            ConsumerEvent::Delivery { tag, message } => {
+                self.largest = self.largest.max(message.body.len());
+                Some(self.lane.take(tag, message, routing, at))
+            }
+            ConsumerEvent::Unreadable {
+                tag,
+                message,
+                cause,
+            } => Some(self.lane.take_unreadable(tag, message, cause, routing, at)),
+            ConsumerEvent::Lost { .. } => Some(Vec::new()),
+        }
+    }
+
+    fn on_outlet(&mut self, event: OutletEvent) -> Vec<Action> {
+        let OutletEvent { target, what } = event;
+        match what {
+            What::Up { parcels, credit } => {
+                self.senders.insert(target.clone(), parcels);
+                self.lane.stream_up(&target, credit.bytes, credit.parcels);
+                Vec::new()
+            }
+            What::Down { cause } => {
+                self.senders.remove(&target);
+                self.lane.stream_down(&target, cause);
+                Vec::new()
+            }
+            What::Answers(answers) => {
+                let Some(rules) = self.shared.rules() else {
+                    return Vec::new();
+                };
+                let Some(routing) = routing(&rules, &self.spec.source) else {
+                    return Vec::new();
+                };
+                let at = self.shared.moment();
+                self.lane.answered(&target, answers, routing, at)
+            }
+        }
+    }
+
+    fn apply(&mut self, actions: Vec<Action>, consumer: &Consumer) -> Result<(), String> {
+        for action in actions {
+            match action {
+                Action::Acknowledge(settlement) => consumer
+                    .acknowledge(settlement.tag(), Span::UpTo)
+                    .map_err(|error| error.to_string())?,
+                Action::Open(target) => {
+                    self.outlets.spawn(keep_stream(
+                        Arc::clone(&self.shared),
+                        self.lane_id(),
+                        self.spec.vhost.clone(),
+                        target,
+                        self.events.clone(),
+                        self.incarnation,
+                    ));
+                }
+                Action::Close(target) => {
+                    self.senders.remove(&target);
+                }
+                Action::Note(note) => self.note(note),
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends what may be sent. The channels have room for a whole credit, so a full one means a stream that is ending.
+    fn pump(&mut self) {
+        let now = Instant::now().into_std();
+        for (target, sender) in &self.senders {
+            while let Ok(permit) = sender.try_reserve() {
+                match self.lane.next_to_send(target, now) {
+                    Some(parcel) => permit.send(parcel),
+                    None => break,
+                }
+            }
+        }
+    }
+
+    fn note(&self, note: Note) {
+        let metrics = &self.shared.metrics;
+        let source = &self.spec.source;
+        match note {
+            Note::Received => metrics.received(source).inc(),
+            Note::Delivered { to, transit } => {
+                metrics.delivered(source, &to).inc();
+                metrics.transit_seconds().observe(transit.as_secs_f64());
+            }
+            Note::Duplicate { to } => metrics.duplicates(source, &to).inc(),
+            Note::Parked { reason } => metrics.parked(source, reason).inc(),
+            Note::Dropped { reason } => metrics.dropped(source, reason).inc(),
+            Note::SealRefused => metrics.seal_refused().inc(),
+            // One line per message is meant: each of them needs a person.
+            Note::Parking { reason, cause } => {
+                tracing::info!(%source, %reason, %cause, "a message is parked");
+            }
+        }
+    }
+
+    fn report(&self, kind: ConsumerKind) {
+        let now = Instant::now().into_std();
+        let age_ms = |since: Option<std::time::Instant>| {
+            since.map_or(0, |since| {
+                u64::try_from(now.saturating_duration_since(since).as_millis()).unwrap_or(u64::MAX)
+            })
+        };
+        let mut targets = Vec::new();
+        let mut stuck = None;
+        for (target, view) in self.lane.views() {
+            let lag_ms = age_ms(view.oldest);
+            if view.unanswered > 0 && lag_ms > 2_000 {
+                stuck = stuck.or_else(|| {
+                    let cause = view.cause.as_deref().unwrap_or("it does not answer");
+                    Some(match target {
+                        Target::Unit(unit) => format!("{unit}: {cause}"),
+                        Target::Park => format!("the park: {cause}"),
+                    })
+                });
+            }
+            let Target::Unit(to) = target else { continue };
+            let metrics = &self.shared.metrics;
+            let in_flight = view.unanswered as u64;
+            metrics
+                .in_flight(&self.spec.source, to)
+                .set(i64::try_from(in_flight).unwrap_or(i64::MAX));
+            metrics
+                .lag(&self.spec.source, to)
+                .set(lag_ms as f64 / 1_000.0);
+            targets.push(TargetLine {
+                to: to.clone(),
+                in_flight,
+                lag_ms,
+                cause: view.cause,
+            });
+        }
+        let state = match (&stuck, self.received_any, kind) {
+            (Some(_), _, _) => LaneState::Held,
+            (None, true, _) | (None, false, ConsumerKind::Exclusive) => LaneState::Taking,
+            (None, false, ConsumerKind::SingleActive) => LaneState::Waiting,
+        };
+        let facts = LaneFacts {
+            state,
+            in_flight: self.lane.in_flight() as u64,
+            cause: stuck,
+            targets,
+        };
+        self.shared
+            .status
+            .set_lane(&self.spec.source, self.spec.partition, facts);
+    }
+
+    fn lane_id(&self) -> LaneId {
+        LaneId {
+            unit: self.shared.here.unit.clone(),
+            source: self.spec.source.clone(),
+            partition: self.spec.partition,
+        }
+    }
+
+    /// The client library holds up to `prefetch` messages: with large ones that is more than the lane's budget.
+    fn prefetch_is_too_large(&self) -> bool {
+        self.prefetch > 1 && usize::from(self.prefetch) * self.largest > 2 * self.bytes_max
+    }
+
+    fn fitting_prefetch(&self) -> u16 {
+        let fitting = self.bytes_max / self.largest.max(1);
+        u16::try_from(fitting)
+            .unwrap_or(DELIVERIES_MAX)
+            .clamp(1, DELIVERIES_MAX)
+    }
+}
+
+fn routing<'a>(rules: &'a Rules, source: &SourceName) -> Option<Routing<'a>> {
+    Some(Routing {
+        table: &rules.table,
+        source: rules.table.source(source)?,
+        keys: &rules.keys,
+    })
+}

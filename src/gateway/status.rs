@@ -1,1 +1,0 @@
-//! What the status page and `setgate status` say.

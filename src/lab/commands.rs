@@ -1,0 +1,496 @@
+//! The commands of `setgate-lab` that start, change and end a lab.
+
+use super::control::{self, Ear, Next, Reply, Request, Status, obey};
+use super::fabric::{FabricSpec, Parts, default_dir};
+use super::lab_file::LabFile;
+use super::process::{ProcessState, end_leftovers};
+use super::profile::RulesFrom;
+use super::{Fabric, LabError, Node, Place, Reporter, Ways, detach};
+use clap::{Args, Subcommand, ValueEnum};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::task::TaskTracker;
+
+/// Refused, faulty or different.
+const REFUSED: u8 = 1;
+/// Nobody there; try again.
+const UNREACHABLE: u8 = 3;
+
+/// Commands about a lab.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start a lab, and stay until Ctrl-C or `down`
+    Up(UpArgs),
+    /// End a lab, or what a crashed one has left
+    Down(Folder),
+    /// Show a lab's parts
+    Status(StatusArgs),
+    /// End a process by SIGKILL
+    Kill(NodeArgs),
+    /// Freeze a process by SIGSTOP
+    Pause(NodeArgs),
+    /// Let a frozen process go on
+    Resume(NodeArgs),
+    /// Start a killed process again, with its data
+    Start(NodeArgs),
+    /// Cut the wires between two places: bytes vanish, connections stay open
+    Cut(WireArgs),
+    /// Heal the wires between two places
+    Heal(WireArgs),
+}
+
+/// Which lab.
+#[derive(Debug, Clone, Args)]
+pub struct Folder {
+    /// The lab's folder
+    #[arg(long, value_name = "DIR", default_value_os_t = default_dir())]
+    pub dir: PathBuf,
+}
+
+/// Arguments of `up`.
+#[derive(Debug, Clone, Args)]
+pub struct UpArgs {
+    /// The rules: a folder of routing-rules/
+    #[arg(long, value_enum, default_value_t = ProfileName::TwoSitesThreeCenters)]
+    pub profile: ProfileName,
+    /// Rules of your own, instead of a profile's
+    #[arg(long, value_name = "DIR", conflicts_with = "profile")]
+    pub rules: Option<PathBuf>,
+    /// Units; another number than the rules have makes a copy of them in the lab's folder
+    #[arg(long, value_name = "N")]
+    pub units: Option<usize>,
+    /// Gateways per unit
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub gateways: usize,
+    /// RabbitMQ nodes per unit
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub brokers: usize,
+    /// etcd members
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub etcd: usize,
+    /// Round trip between units, in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 0)]
+    pub rtt: u64,
+    /// Brokers and etcd alone, without gateways and rules
+    #[arg(long)]
+    pub bare: bool,
+    /// Return when everything is ready, and leave the lab running
+    #[arg(long)]
+    pub detach: bool,
+    /// Which folder
+    #[command(flatten)]
+    pub folder: Folder,
+}
+
+/// Ready rules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ProfileName {
+    /// Two cities, three units, keyed orders and a shared catalog
+    TwoSitesThreeCenters,
+    /// Units as equals
+    ActiveActive,
+    /// One unit
+    Single,
+}
+
+impl ProfileName {
+    /// The folder's name, which is the option's value too.
+    pub fn folder(self) -> &'static str {
+        match self {
+            Self::TwoSitesThreeCenters => "two-sites-three-centers",
+            Self::ActiveActive => "active-active",
+            Self::Single => "single",
+        }
+    }
+}
+
+/// Arguments of `status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// json: what lab.json says, on the last line
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    pub output: Output,
+    /// Which lab
+    #[command(flatten)]
+    pub folder: Folder,
+}
+
+/// How a result is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people
+    Text,
+    /// One document on the last line
+    Json,
+}
+
+/// A node and its lab.
+#[derive(Debug, Args)]
+pub struct NodeArgs {
+    /// gateway/sh-1-a, broker/sh-1, broker/sh-1/2 or etcd/1
+    pub node: Node,
+    /// Which lab
+    #[command(flatten)]
+    pub folder: Folder,
+}
+
+/// Two places and their lab.
+#[derive(Debug, Args)]
+pub struct WireArgs {
+    /// A unit or `etcd`
+    pub a: Place,
+    /// A unit or `etcd`
+    pub b: Place,
+    /// Only bytes from A to B
+    #[arg(long)]
+    pub one_way: bool,
+    /// Which lab
+    #[command(flatten)]
+    pub folder: Folder,
+}
+
+impl WireArgs {
+    fn ways(&self) -> Ways {
+        if self.one_way {
+            Ways::OneWay
+        } else {
+            Ways::Both
+        }
+    }
+}
+
+/// Runs a command; faults go to standard error, with their mend.
+pub async fn run(command: Command) -> ExitCode {
+    let result = match command {
+        Command::Up(args) if args.detach => up_detached(&args).await,
+        Command::Up(args) => up(&args).await,
+        Command::Down(folder) => down(&folder.dir).await,
+        Command::Status(args) => status(&args).await,
+        Command::Kill(args) => tell(&args.folder, Request::Kill { node: args.node }).await,
+        Command::Pause(args) => tell(&args.folder, Request::Pause { node: args.node }).await,
+        Command::Resume(args) => tell(&args.folder, Request::Resume { node: args.node }).await,
+        Command::Start(args) => tell(&args.folder, Request::Start { node: args.node }).await,
+        Command::Cut(args) => {
+            let ways = args.ways();
+            tell(
+                &args.folder,
+                Request::Cut {
+                    a: args.a,
+                    b: args.b,
+                    ways,
+                },
+            )
+            .await
+        }
+        Command::Heal(args) => {
+            let ways = args.ways();
+            tell(
+                &args.folder,
+                Request::Heal {
+                    a: args.a,
+                    b: args.b,
+                    ways,
+                },
+            )
+            .await
+        }
+    };
+    exit_code(result)
+}
+
+/// Prints a fault and says how the program ends.
+pub fn exit_code(result: Result<(), LabError>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("setgate-lab: {}", error.render());
+            match error {
+                LabError::NotUp { .. } | LabError::Control { .. } => ExitCode::from(UNREACHABLE),
+                _ => ExitCode::from(REFUSED),
+            }
+        }
+    }
+}
+
+impl UpArgs {
+    /// The lab that is asked for.
+    pub fn spec(&self) -> FabricSpec {
+        let rules = match &self.rules {
+            Some(dir) => RulesFrom::Folder(dir.clone()),
+            None => RulesFrom::Profile(self.profile.folder().to_owned()),
+        };
+        let parts = if self.bare { Parts::Bare } else { Parts::Whole };
+        FabricSpec {
+            dir: self.folder.dir.clone(),
+            rules,
+            units: self.units,
+            gateways: self.gateways,
+            brokers: self.brokers,
+            etcd: self.etcd,
+            rtt: Duration::from_millis(self.rtt),
+            parts,
+            ..FabricSpec::profile(self.profile.folder())
+        }
+    }
+
+    /// The same arguments for the supervisor in the background.
+    fn in_background(&self) -> Vec<String> {
+        let mut args = vec!["up".to_owned()];
+        let mut option = |name: &str, value: String| args.extend([format!("--{name}"), value]);
+        match &self.rules {
+            Some(dir) => option("rules", dir.display().to_string()),
+            None => option("profile", self.profile.folder().to_owned()),
+        }
+        if let Some(units) = self.units {
+            option("units", units.to_string());
+        }
+        option("gateways", self.gateways.to_string());
+        option("brokers", self.brokers.to_string());
+        option("etcd", self.etcd.to_string());
+        option("rtt", self.rtt.to_string());
+        option("dir", self.folder.dir.display().to_string());
+        if self.bare {
+            args.push("--bare".to_owned());
+        }
+        args
+    }
+}
+
+/// SIGINT, SIGTERM and the terminal's end.
+pub struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    /// Takes them from the system.
+    pub fn take() -> Result<Self, LabError> {
+        let take = |kind| signal(kind).map_err(LabError::file("take", "signals"));
+        Ok(Self {
+            interrupt: take(SignalKind::interrupt())?,
+            terminate: take(SignalKind::terminate())?,
+            hangup: take(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits for one.
+    pub async fn any(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = self.hangup.recv() => {}
+        }
+    }
+}
+
+/// Starts a lab unless a signal comes first; then what was started ends.
+pub async fn start(
+    spec: FabricSpec,
+    report: Reporter,
+    signals: &mut Signals,
+) -> Result<Option<Fabric>, LabError> {
+    refuse_second(&spec.dir).await?;
+    tokio::select! {
+        fabric = Fabric::up(spec, report) => fabric.map(Some),
+        () = signals.any() => {
+            report.say("interrupted: everything that was started is ended");
+            Ok(None)
+        }
+    }
+}
+
+async fn up(args: &UpArgs) -> Result<(), LabError> {
+    let report = Reporter::lines();
+    let mut signals = Signals::take()?;
+    let Some(mut fabric) = start(args.spec(), report, &mut signals).await? else {
+        return Ok(());
+    };
+    let tasks = TaskTracker::new();
+    let mut ear = Ear::open(fabric.dir(), &tasks)?;
+    report.say(format!(
+        "the lab is up: {} (end it with Ctrl-C or `setgate-lab down`)",
+        LabFile::path(fabric.dir()).display()
+    ));
+    supervise(&mut fabric, &mut ear, &mut signals, report).await;
+    report.say("going down");
+    fabric.down().await?;
+    // Only now: `down` in another terminal waits for this socket to go.
+    drop(ear);
+    report.say("everything is ended");
+    Ok(())
+}
+
+/// Obeys until it is told to end, by a signal or a command.
+async fn supervise(fabric: &mut Fabric, ear: &mut Ear, signals: &mut Signals, report: Reporter) {
+    /// How often processes that ended by themselves are looked for.
+    const LOOK: Duration = Duration::from_millis(500);
+    let mut ended: Vec<Node> = Vec::new();
+    loop {
+        let asked = tokio::select! {
+            () = signals.any() => return,
+            asked = ear.asked.recv() => asked,
+            () = tokio::time::sleep(LOOK) => {
+                tell_ended(fabric, &mut ended, report);
+                continue;
+            }
+        };
+        let Some((request, answer)) = asked else {
+            return;
+        };
+        let (reply, next) = obey(fabric, request).await;
+        if let Reply::Done { text } = &reply {
+            report.say(text);
+        }
+        let _ = answer.send(reply);
+        if next == Next::End {
+            return;
+        }
+    }
+}
+
+/// Tells once of each process that ended by itself.
+fn tell_ended(fabric: &mut Fabric, told: &mut Vec<Node>, report: Reporter) {
+    for (node, state, log) in fabric.states() {
+        match state {
+            ProcessState::Ended(how) if !told.contains(&node) => {
+                report.say(format!(
+                    "{node} ended by itself with {how}; see {}",
+                    log.display()
+                ));
+                told.push(node);
+            }
+            ProcessState::Ended(_) => {}
+            ProcessState::Running | ProcessState::Paused | ProcessState::Stopped => {
+                told.retain(|other| *other != node);
+            }
+        }
+    }
+}
+
+async fn up_detached(args: &UpArgs) -> Result<(), LabError> {
+    refuse_second(&args.folder.dir).await?;
+    let mut signals = Signals::take()?;
+    let background = args.in_background();
+    tokio::select! {
+        up = detach::run(&args.folder.dir, &background) => up,
+        () = signals.any() => down(&args.folder.dir).await,
+    }
+}
+
+/// One lab per folder.
+async fn refuse_second(dir: &Path) -> Result<(), LabError> {
+    match control::ask(dir, &Request::Status).await {
+        Ok(Reply::Status(status)) => Err(LabError::AlreadyUp {
+            dir: dir.to_owned(),
+            pid: status.pid,
+        }),
+        _ => Ok(()),
+    }
+}
+
+async fn down(dir: &Path) -> Result<(), LabError> {
+    let report = Reporter::lines();
+    if control::ask(dir, &Request::Down).await.is_ok() {
+        // The supervisor removes its socket when all is ended; it kills what doesn't go by itself.
+        while control::ask(dir, &Request::Status).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        report.say("the lab is down");
+        return Ok(());
+    }
+    let Ok(dir) = dir.canonicalize() else {
+        return Err(LabError::NotUp {
+            dir: dir.to_owned(),
+        });
+    };
+    end_leftovers(&dir)?;
+    let _ = std::fs::remove_file(LabFile::path(&dir));
+    report.say("no supervisor answered; what an earlier lab had left is ended");
+    Ok(())
+}
+
+async fn tell(folder: &Folder, request: Request) -> Result<(), LabError> {
+    match control::ask(&folder.dir, &request).await? {
+        Reply::Done { text } => {
+            println!("{text}");
+            Ok(())
+        }
+        Reply::Fault { text } => Err(LabError::Refused(text)),
+        Reply::Status(_) => Ok(()),
+    }
+}
+
+async fn status(args: &StatusArgs) -> Result<(), LabError> {
+    let status = match control::ask(&args.folder.dir, &Request::Status).await? {
+        Reply::Status(status) => status,
+        Reply::Done { text } | Reply::Fault { text } => return Err(LabError::Refused(text)),
+    };
+    match args.output {
+        Output::Json => match serde_json::to_string(&status.lab) {
+            Ok(text) => println!("{text}"),
+            Err(error) => return Err(LabError::Refused(error.to_string())),
+        },
+        Output::Text => print!("{}", render(&status)),
+    }
+    Ok(())
+}
+
+/// A table of the processes, and what is cut.
+fn render(status: &Status) -> String {
+    let mut table = comfy_table::Table::new();
+    *table.style_mut() = comfy_table::presets::NOTHING;
+    table.set_header(["node", "state", "where", "log"]);
+    let here = std::env::current_dir().unwrap_or_default();
+    for node in &status.nodes {
+        let state = match &node.state {
+            ProcessState::Running => "running".to_owned(),
+            ProcessState::Paused => "paused".to_owned(),
+            ProcessState::Stopped => "stopped".to_owned(),
+            ProcessState::Ended(how) => format!("ended: {how}"),
+        };
+        let log = node.log.strip_prefix(&here).unwrap_or(&node.log);
+        let place = place(&status.lab, &node.node);
+        table.add_row([
+            node.node.to_string(),
+            state,
+            place,
+            log.display().to_string(),
+        ]);
+    }
+    let mut text = format!(
+        "space {}, supervisor {}\n{table}\n",
+        status.lab.space, status.pid
+    );
+    for cut in &status.cuts {
+        text.push_str(&format!("cut: {} -> {}\n", cut.from, cut.to));
+    }
+    text
+}
+
+/// Where a person would point a browser or a client.
+fn place(lab: &LabFile, node: &Node) -> String {
+    match node {
+        Node::Gateway(name) => {
+            let gateway = lab.gateway(name.as_str());
+            gateway
+                .map(|gateway| format!("http://{}", gateway.admin))
+                .unwrap_or_default()
+        }
+        Node::Broker(unit, number) => {
+            let brokers = lab.unit(unit.as_str()).map(|unit| &unit.brokers);
+            let broker = brokers.and_then(|brokers| brokers.get(number.saturating_sub(1)));
+            broker
+                .map(|broker| format!("{} {}", broker.uri, broker.management))
+                .unwrap_or_default()
+        }
+        Node::Etcd(number) => lab
+            .etcd
+            .get(number.saturating_sub(1))
+            .cloned()
+            .unwrap_or_default(),
+        Node::PortMapper | Node::Supervisor => String::new(),
+    }
+}

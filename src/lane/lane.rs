@@ -1,0 +1,535 @@
+//! The lane: deliveries in, parcels out, answers in, settlements out.
+//!
+//! Owns the ledger and an outlet for each target. Promises that a delivery is settled once, after every target has
+//! answered for good; that what a target returns or refuses is parked and never settled as if it had arrived; that
+//! parcels for one target stay in the order of the queue. Never talks to a broker, never reads a clock.
+
+use super::envelope::{Admission, Admitted, Envelope, Limits};
+use super::ledger::{EntryId, Ledger, Settlement};
+use super::outlet::{Offered, Origin, Outlet, OutletView};
+use super::stamp::{Parked, Stamp, stamp, wrap};
+use crate::model::{
+    Address, Answer, DeliveryTag, Message, MessageId, Parcel, ParcelNumber, Partition, Reason,
+    Retry, Round, RuleName, SealKeys, SourceName, UnitId, Why, own_queues,
+};
+use crate::routing::{Outcome, Source, Table, Unrecorded};
+use crate::rules::Duplicates;
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Where a parcel goes: a unit (the local one too), or this unit's park.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Target {
+    /// A unit.
+    Unit(UnitId),
+    /// `setgate.<space>.park` of the source's virtual host.
+    Park,
+}
+
+/// The time of an event: one clock to measure with, one for people's eyes.
+#[derive(Debug, Clone, Copy)]
+pub struct Moment {
+    /// Never jumps.
+    pub now: Instant,
+    /// Seconds since 1970.
+    pub unix_seconds: u64,
+}
+
+/// How much a lane may have in flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Window {
+    /// Deliveries.
+    pub deliveries: usize,
+    /// Bytes of bodies, with an allowance for each message.
+    pub bytes: usize,
+}
+
+/// What a lane is.
+#[derive(Debug, Clone)]
+pub struct LaneSettings {
+    /// This unit.
+    pub here: UnitId,
+    /// What it takes.
+    pub source: SourceName,
+    /// Which lane of it.
+    pub partition: Partition,
+    /// Of the gateway.
+    pub limits: Limits,
+    /// Of this lane.
+    pub window: Window,
+    /// By the source's document.
+    pub duplicates: Duplicates,
+}
+
+/// What messages are routed by: one table and the space's seal keys, for one message from start to end.
+#[derive(Debug, Clone, Copy)]
+pub struct Routing<'a> {
+    /// In force.
+    pub table: &'a Table,
+    /// The source, in that table.
+    pub source: &'a Source,
+    /// Of the space.
+    pub keys: &'a SealKeys,
+}
+
+/// What the shell has to do.
+#[derive(Debug)]
+pub enum Action {
+    /// A target without an outlet so far: open a stream to it, and keep one open.
+    Open(Target),
+    /// Give the target's stream up; a new one may be opened after a pause.
+    Close(Target),
+    /// Acknowledge these deliveries.
+    Acknowledge(Settlement),
+    /// Count it, log it.
+    Note(Note),
+}
+
+/// What happened, for metrics and log.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Note {
+    /// A delivery was taken.
+    Received,
+    /// A unit has it, this long after it was taken.
+    Delivered {
+        /// Which.
+        to: UnitId,
+        /// Taken → answered.
+        transit: Duration,
+    },
+    /// A unit had it already.
+    Duplicate {
+        /// Which.
+        to: UnitId,
+    },
+    /// It lies in the park.
+    Parked {
+        /// Why.
+        reason: Reason,
+    },
+    /// It ended here, by a rule.
+    Dropped {
+        /// Why.
+        reason: Reason,
+    },
+    /// Its marks had no valid seal.
+    SealRefused,
+    /// It is on its way to the park.
+    Parking {
+        /// Why.
+        reason: Reason,
+        /// In words.
+        cause: String,
+    },
+}
+
+/// See the file's head.
+#[derive(Debug)]
+pub struct Lane {
+    settings: LaneSettings,
+    ledger: Ledger,
+    outlets: BTreeMap<Target, Outlet>,
+}
+
+impl Lane {
+    /// An empty lane: of one consumer on one channel, whose end is the lane's end.
+    pub fn new(settings: LaneSettings) -> Self {
+        Self {
+            settings,
+            ledger: Ledger::default(),
+            outlets: BTreeMap::new(),
+        }
+    }
+
+    /// Whether it takes another delivery now.
+    pub fn has_room(&self) -> bool {
+        self.ledger.is_empty()
+            || (self.ledger.len() < self.settings.window.deliveries
+                && self.ledger.cost_bytes() < self.settings.window.bytes)
+    }
+
+    /// Deliveries that are not settled.
+    pub fn in_flight(&self) -> usize {
+        self.ledger.len()
+    }
+
+    /// Bytes that they count for.
+    pub fn cost_bytes(&self) -> usize {
+        self.ledger.cost_bytes()
+    }
+
+    /// When the oldest of them was taken.
+    pub fn oldest(&self) -> Option<Instant> {
+        self.ledger.oldest()
+    }
+
+    /// What the status page says of each target.
+    pub fn views(&self) -> impl Iterator<Item = (&Target, OutletView)> {
+        self.outlets
+            .iter()
+            .map(|(target, outlet)| (target, outlet.view()))
+    }
+
+    /// Takes a delivery in, routes it, and offers its parcels.
+    pub fn take(
+        &mut self,
+        tag: DeliveryTag,
+        message: Message,
+        routing: Routing<'_>,
+        at: Moment,
+    ) -> Vec<Action> {
+        let mut actions = vec![Action::Note(Note::Received)];
+        let entry = self.ledger.open(tag, cost_bytes(&message), at.now);
+        self.route(entry, message, routing, at, &mut actions);
+        self.ledger.close(entry);
+        self.settle(&mut actions);
+        self.check_invariants();
+        actions
+    }
+
+    /// Takes a delivery in whose headers couldn't be read, and parks it.
+    pub fn take_unreadable(
+        &mut self,
+        tag: DeliveryTag,
+        message: Message,
+        cause: String,
+        routing: Routing<'_>,
+        at: Moment,
+    ) -> Vec<Action> {
+        let mut actions = vec![Action::Note(Note::Received)];
+        let entry = self.ledger.open(tag, cost_bytes(&message), at.now);
+        let parked = self.parked_as_it_is(message, Reason::Malformed);
+        self.park(entry, &parked, cause, routing, at, &mut actions);
+        self.ledger.close(entry);
+        self.check_invariants();
+        actions
+    }
+
+    /// There is a stream to a target, with this credit.
+    pub fn stream_up(&mut self, target: &Target, credit_bytes: usize, credit_parcels: usize) {
+        if let Some(outlet) = self.outlets.get_mut(target) {
+            outlet.up(credit_bytes, credit_parcels);
+        }
+        self.check_invariants();
+    }
+
+    /// There is none.
+    pub fn stream_down(&mut self, target: &Target, cause: String) {
+        if let Some(outlet) = self.outlets.get_mut(target) {
+            outlet.down(cause);
+        }
+        self.check_invariants();
+    }
+
+    /// The next parcel that may go to a target now.
+    pub fn next_to_send(&mut self, target: &Target, now: Instant) -> Option<Parcel> {
+        self.outlets.get_mut(target)?.next_to_send(now)
+    }
+
+    /// Takes a target's answers in.
+    pub fn answered(
+        &mut self,
+        target: &Target,
+        answers: Vec<(ParcelNumber, Answer)>,
+        routing: Routing<'_>,
+        at: Moment,
+    ) -> Vec<Action> {
+        let mut actions = Vec::new();
+        for (number, answer) in answers {
+            let offered = self
+                .outlets
+                .get_mut(target)
+                .and_then(|outlet| outlet.answer(number, &answer));
+            if let Some(offered) = offered {
+                self.finish(target, offered, answer, routing, at, &mut actions);
+            }
+        }
+        if self.outlets.get(target).is_some_and(Outlet::is_closing) {
+            actions.push(Action::Close(target.clone()));
+        }
+        self.settle(&mut actions);
+        self.check_invariants();
+        actions
+    }
+
+    fn route(
+        &mut self,
+        entry: EntryId,
+        message: Message,
+        routing: Routing<'_>,
+        at: Moment,
+        actions: &mut Vec<Action>,
+    ) {
+        let Routing {
+            table,
+            source,
+            keys,
+        } = routing;
+        let limits = self.settings.limits;
+        let envelope = match Envelope::decode(message, &self.settings.duplicates, keys, limits) {
+            Ok(envelope) => envelope,
+            Err((message, unreadable)) => {
+                let parked = self.parked_as_it_is(message, unreadable.reason);
+                return self.park(entry, &parked, unreadable.cause, routing, at, actions);
+            }
+        };
+        if envelope.has_refused_marks() {
+            actions.push(Action::Note(Note::SealRefused));
+        }
+        let admitted = match envelope.admit(&self.settings.here, keys, limits) {
+            Admission::CopyOfOurs => return,
+            Admission::TooManyRounds(admitted) => {
+                let cause = format!("hops_max is {}", limits.rounds_max);
+                let parked = parked(&admitted, Reason::Hops, None);
+                return self.park(entry, &parked, cause, routing, at, actions);
+            }
+            Admission::Go(admitted) => Arc::new(admitted),
+        };
+        let decision = table.route(
+            source,
+            &self.settings.here,
+            &admitted.path,
+            &admitted.message,
+            &mut Unrecorded,
+        );
+        match decision.outcome {
+            Outcome::Drop(reason) => actions.push(Action::Note(Note::Dropped { reason })),
+            Outcome::Park(reason) => {
+                let parked = parked(&admitted, reason, decision.rule);
+                self.park(
+                    entry,
+                    &parked,
+                    "by the decision".to_owned(),
+                    routing,
+                    at,
+                    actions,
+                );
+            }
+            Outcome::Deliver(targets) => {
+                for target in targets {
+                    let to = Target::Unit(target.unit.clone());
+                    let number = self.outlet(&to, actions).next_number();
+                    let parcel = stamp(
+                        &admitted,
+                        Stamp {
+                            keys,
+                            lineage: table.lineage(),
+                            epoch: table.epoch(),
+                            revision: table.revision(),
+                            from: &self.settings.here,
+                            to: &target.unit,
+                            slot: decision.slot,
+                            why: target.why,
+                            address: target.address,
+                        },
+                        number,
+                    );
+                    let origin = Origin {
+                        admitted: Arc::clone(&admitted),
+                        rule: decision.rule.clone(),
+                    };
+                    self.offer(&to, entry, parcel, at, Some(origin), actions);
+                }
+            }
+        }
+    }
+
+    fn offer(
+        &mut self,
+        target: &Target,
+        entry: EntryId,
+        parcel: Parcel,
+        at: Moment,
+        origin: Option<Origin>,
+        actions: &mut Vec<Action>,
+    ) {
+        self.ledger.wait_for(entry);
+        self.outlet(target, actions).offer(Offered {
+            entry,
+            parcel,
+            taken: at.now,
+            origin,
+        });
+    }
+
+    fn outlet(&mut self, target: &Target, actions: &mut Vec<Action>) -> &mut Outlet {
+        self.outlets.entry(target.clone()).or_insert_with(|| {
+            actions.push(Action::Open(target.clone()));
+            Outlet::new()
+        })
+    }
+
+    /// A target's word on a parcel is final.
+    fn finish(
+        &mut self,
+        target: &Target,
+        offered: Offered,
+        answer: Answer,
+        routing: Routing<'_>,
+        at: Moment,
+        actions: &mut Vec<Action>,
+    ) {
+        let Offered {
+            entry,
+            parcel,
+            taken,
+            origin,
+        } = offered;
+        let note = match (target, answer) {
+            (Target::Unit(to), Answer::Accepted) => Some(Note::Delivered {
+                to: to.clone(),
+                transit: at.now.saturating_duration_since(taken),
+            }),
+            (Target::Unit(to), Answer::Duplicate) => Some(Note::Duplicate { to: to.clone() }),
+            (Target::Unit(to), Answer::Returned) => {
+                let cause = format!("nothing is bound at its address in {to}");
+                self.park_undelivered(
+                    entry,
+                    origin,
+                    Reason::Unroutable,
+                    cause,
+                    routing,
+                    at,
+                    actions,
+                );
+                None
+            }
+            (Target::Unit(to), Answer::Refused { reason, cause }) => {
+                let cause = format!("{to} refused it: {cause}");
+                self.park_undelivered(entry, origin, reason, cause, routing, at, actions);
+                None
+            }
+            // The park's publisher answers *accepted* or *later* alone; the outlet keeps what is to come later.
+            (Target::Park, _) => Some(Note::Parked {
+                reason: parked_reason(&parcel),
+            }),
+            (Target::Unit(_), Answer::Moved | Answer::Later { .. }) => None,
+        };
+        self.ledger.answered(entry);
+        actions.extend(note.map(Action::Note));
+    }
+
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one call in the middle of one event"
+    )]
+    fn park_undelivered(
+        &mut self,
+        entry: EntryId,
+        origin: Option<Origin>,
+        reason: Reason,
+        cause: String,
+        routing: Routing<'_>,
+        at: Moment,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(Origin { admitted, rule }) = origin else {
+            return;
+        };
+        self.park(
+            entry,
+            &parked(&admitted, reason, rule),
+            cause,
+            routing,
+            at,
+            actions,
+        );
+    }
+
+    fn parked_as_it_is(&self, message: Message, reason: Reason) -> Parked {
+        Parked {
+            id: None,
+            path: vec![self.settings.here.clone()],
+            round: Round(1),
+            retry: Retry(0),
+            user_id: message.properties.user_id.clone(),
+            message,
+            reason,
+            rule: None,
+        }
+    }
+
+    fn park(
+        &mut self,
+        entry: EntryId,
+        parked: &Parked,
+        cause: String,
+        routing: Routing<'_>,
+        at: Moment,
+        actions: &mut Vec<Action>,
+    ) {
+        let Routing { table, keys, .. } = routing;
+        let (properties, body) = wrap(parked, keys, &self.settings.here, at.unix_seconds);
+        let queue = own_queues::park(table.space());
+        let number = self.outlet(&Target::Park, actions).next_number();
+        let parcel = Parcel {
+            number,
+            lineage: table.lineage().clone(),
+            epoch: table.epoch(),
+            revision: table.revision(),
+            id: parked.id.clone(),
+            round: parked.round,
+            retry: parked.retry,
+            slot: None,
+            why: Why::Local,
+            to: self.settings.here.clone(),
+            address: Address {
+                exchange: Bytes::new(),
+                routing_key: queue.into(),
+            },
+            properties,
+            body,
+            sent_before: parked.message.redelivered,
+        };
+        actions.push(Action::Note(Note::Parking {
+            reason: parked.reason,
+            cause,
+        }));
+        self.offer(&Target::Park, entry, parcel, at, None, actions);
+    }
+
+    fn settle(&mut self, actions: &mut Vec<Action>) {
+        actions.extend(self.ledger.settle().map(Action::Acknowledge));
+    }
+
+    fn check_invariants(&self) {
+        if cfg!(debug_assertions) {
+            self.outlets.values().for_each(Outlet::check_invariants);
+            let unanswered: usize = self.outlets.values().map(Outlet::unanswered).sum();
+            debug_assert_eq!(
+                unanswered,
+                self.ledger.waiting(),
+                "every parcel has its entry"
+            );
+        }
+    }
+}
+
+fn parked(admitted: &Admitted, reason: Reason, rule: Option<RuleName>) -> Parked {
+    Parked {
+        message: admitted.message.clone(),
+        id: admitted.id.clone() as Option<MessageId>,
+        path: admitted.path.clone(),
+        round: admitted.round,
+        retry: admitted.retry,
+        reason,
+        rule,
+        user_id: admitted.user_id.clone(),
+    }
+}
+
+fn parked_reason(parcel: &Parcel) -> Reason {
+    parcel
+        .properties
+        .header(crate::model::marks::X_SET_REASON)
+        .and_then(crate::amqp::FieldValue::as_bytes)
+        .and_then(|word| Reason::from_word(word))
+        .unwrap_or(Reason::Malformed)
+}
+
+/// What a message counts for in a lane's window; the same allowance as a parcel's.
+fn cost_bytes(message: &Message) -> usize {
+    message.body.len() + 1_024
+}

@@ -1,0 +1,252 @@
+//! How much of a lane may be under way to one receiver.
+//!
+//! Owns the arithmetic of credits: what a receiver grants to a stream, what a sender has left, and whether a peer kept
+//! to it. Promises that the memory behind unanswered parcels is bounded on both sides, and that an oversized parcel
+//! still goes, alone. Knows nothing of HTTP/2 but the size of its window.
+
+use crate::model::ParcelNumber;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// The HTTP/2 window of one connection. 16 MiB carry 80 MB/s over 200 ms; hyper's default of 1 MiB would carry 5.
+pub const CONNECTION_WINDOW_BYTES: u32 = 16 * 1_024 * 1_024;
+
+/// What all streams of one connection are granted together while they are few: below the connection's window, so that
+/// streams that stall can't use it up for the others. 1 MiB is left for frame heads and canaries.
+const POOL_BYTES: usize = 15 * 1_024 * 1_024;
+
+/// The most for one stream. A parcel of 1 KiB counts for 2 KiB, so 4 MiB are 2 000 of them: 20 000 a second over 100 ms.
+const STREAM_BYTES_MAX: usize = 4 * 1_024 * 1_024;
+
+/// The least for one stream, even when the pool is spent. Streams get a third of what is left, so the floor is reached
+/// with the fifteenth; [`STREAMS_MAX`] of them bring the memory behind one connection to at most 15 + 64 MiB.
+const STREAM_BYTES_MIN: usize = 64 * 1_024;
+
+/// Streams on one connection: lanes times two (an old and a new one while a lane moves), with room.
+pub const STREAMS_MAX: u32 = 1_024;
+
+/// A parcel costs 1 KiB at least, so more than this can't be under way within the largest credit; channels of this
+/// capacity never make a sender wait that keeps to its credit.
+const STREAM_PARCELS_MAX: usize = STREAM_BYTES_MAX / 1_024;
+
+/// What may be unanswered at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Credit {
+    /// By [`crate::model::Parcel::cost_bytes`].
+    pub bytes: usize,
+    /// Parcels, whatever their sizes.
+    pub parcels: usize,
+}
+
+impl Credit {
+    /// The most that a stream is ever granted, also what a local stream has.
+    pub const MAX: Self = Self {
+        bytes: STREAM_BYTES_MAX,
+        parcels: STREAM_PARCELS_MAX,
+    };
+}
+
+/// The credits of one connection's streams.
+#[derive(Debug, Clone)]
+pub struct CreditPool {
+    free: Arc<Mutex<usize>>,
+}
+
+impl Default for CreditPool {
+    fn default() -> Self {
+        Self {
+            free: Arc::new(Mutex::new(POOL_BYTES)),
+        }
+    }
+}
+
+impl CreditPool {
+    /// Takes one stream's share, which returns when the grant is dropped.
+    pub fn grant(&self) -> CreditGrant {
+        let mut free = self.free.lock();
+        let bytes = (*free / 3).clamp(STREAM_BYTES_MIN, STREAM_BYTES_MAX);
+        let taken = bytes.min(*free);
+        *free -= taken;
+        CreditGrant {
+            credit: Credit {
+                bytes,
+                parcels: (bytes / 1_024).min(STREAM_PARCELS_MAX),
+            },
+            taken,
+            free: Arc::clone(&self.free),
+        }
+    }
+}
+
+/// One stream's share of its connection's pool.
+#[derive(Debug)]
+pub struct CreditGrant {
+    credit: Credit,
+    taken: usize,
+    free: Arc<Mutex<usize>>,
+}
+
+impl CreditGrant {
+    /// What was granted.
+    pub fn credit(&self) -> Credit {
+        self.credit
+    }
+}
+
+impl Drop for CreditGrant {
+    fn drop(&mut self) {
+        *self.free.lock() += self.taken;
+    }
+}
+
+/// Why a parcel may not be sent now; from a peer, a breach of the protocol.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CreditBreach {
+    /// The window is full.
+    #[error(
+        "parcel {number} of {cost} bytes is beyond the credit: {bytes} bytes in {parcels} parcels are unanswered"
+    )]
+    Beyond {
+        /// The parcel.
+        number: ParcelNumber,
+        /// What it costs.
+        cost: usize,
+        /// Unanswered bytes.
+        bytes: usize,
+        /// Unanswered parcels.
+        parcels: usize,
+    },
+    /// That number is under way already.
+    #[error("parcel {0} is under way already")]
+    Twice(ParcelNumber),
+}
+
+/// What is unanswered on one stream, against its credit. Sender and receiver keep one each.
+#[derive(Debug)]
+pub struct CreditWindow {
+    credit: Credit,
+    bytes: usize,
+    under_way: BTreeMap<ParcelNumber, usize>,
+}
+
+impl CreditWindow {
+    /// Nothing under way.
+    pub fn new(credit: Credit) -> Self {
+        Self {
+            credit,
+            bytes: 0,
+            under_way: BTreeMap::new(),
+        }
+    }
+
+    /// Whether a parcel of this cost may go. One larger than the whole credit may, when nothing else is under way:
+    /// otherwise it would wait for ever.
+    pub fn has_room(&self, cost: usize) -> bool {
+        self.under_way.is_empty()
+            || (self.under_way.len() < self.credit.parcels
+                && self.bytes.saturating_add(cost) <= self.credit.bytes)
+    }
+
+    /// Counts a parcel as under way.
+    pub fn take(&mut self, number: ParcelNumber, cost: usize) -> Result<(), CreditBreach> {
+        if self.under_way.contains_key(&number) {
+            return Err(CreditBreach::Twice(number));
+        }
+        if !self.has_room(cost) {
+            return Err(CreditBreach::Beyond {
+                number,
+                cost,
+                bytes: self.bytes,
+                parcels: self.under_way.len(),
+            });
+        }
+        self.under_way.insert(number, cost);
+        self.bytes += cost;
+        Ok(())
+    }
+
+    /// Counts a parcel as answered; false when it wasn't under way.
+    pub fn release(&mut self, number: ParcelNumber) -> bool {
+        match self.under_way.remove(&number) {
+            Some(cost) => {
+                self.bytes -= cost;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Unanswered bytes.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Unanswered parcels.
+    pub fn parcels(&self) -> usize {
+        self.under_way.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_streams_of_a_connection_stay_below_its_window_together() {
+        let pool = CreditPool::default();
+        let grants: Vec<_> = (0..14).map(|_| pool.grant()).collect();
+        let sum: usize = grants.iter().map(|grant| grant.credit().bytes).sum();
+        assert!(
+            sum < CONNECTION_WINDOW_BYTES as usize,
+            "{sum} bytes granted"
+        );
+    }
+
+    #[test]
+    fn many_streams_stay_below_the_stated_memory_and_each_has_something() {
+        let pool = CreditPool::default();
+        let grants: Vec<_> = (0..STREAMS_MAX).map(|_| pool.grant()).collect();
+        let sum: usize = grants.iter().map(|grant| grant.credit().bytes).sum();
+        assert!(sum <= POOL_BYTES + STREAMS_MAX as usize * STREAM_BYTES_MIN);
+        assert!(grants.iter().all(|grant| grant.credit().parcels >= 64));
+        drop(grants);
+        assert_eq!(*pool.free.lock(), POOL_BYTES);
+    }
+
+    #[test]
+    fn an_oversized_parcel_goes_alone() {
+        let mut window = CreditWindow::new(Credit {
+            bytes: 10_000,
+            parcels: 4,
+        });
+        assert!(window.has_room(50_000));
+        window.take(ParcelNumber(1), 50_000).unwrap();
+        assert!(!window.has_room(1));
+        assert!(matches!(
+            window.take(ParcelNumber(2), 1),
+            Err(CreditBreach::Beyond { .. })
+        ));
+        assert!(window.release(ParcelNumber(1)));
+        assert!(!window.release(ParcelNumber(1)));
+        assert_eq!((window.bytes(), window.parcels()), (0, 0));
+    }
+
+    #[test]
+    fn a_window_bounds_bytes_and_parcels() {
+        let mut window = CreditWindow::new(Credit {
+            bytes: 10,
+            parcels: 3,
+        });
+        for number in 1..=3 {
+            window.take(ParcelNumber(number), 2).unwrap();
+        }
+        assert!(!window.has_room(0), "three parcels are the limit");
+        window.release(ParcelNumber(2));
+        assert!(window.has_room(6) && !window.has_room(7));
+        assert_eq!(
+            window.take(ParcelNumber(1), 1),
+            Err(CreditBreach::Twice(ParcelNumber(1)))
+        );
+    }
+}

@@ -1,0 +1,208 @@
+//! The `x-set-*` headers: requests, which anybody may make, and marks, which count only under a valid seal.
+
+use super::{MessageId, Retry, Round, SealKeys, UnitId, Why};
+use crate::amqp::{FieldValue, Properties};
+use bytes::Bytes;
+
+macro_rules! headers {
+    ($($(#[$doc:meta])* $name:ident = $text:literal;)*) => {$(
+        $(#[$doc])*
+        pub const $name: &str = $text;
+    )*};
+}
+
+headers! {
+    /// The message's id, absent when it has none.
+    X_SET_ID = "x-set-id";
+    /// The slot of its key, absent without a key.
+    X_SET_SLOT = "x-set-slot";
+    /// The unit that took it.
+    X_SET_FROM = "x-set-from";
+    /// The unit that it was delivered to.
+    X_SET_TO = "x-set-to";
+    /// The epoch of the table that routed it.
+    X_SET_EPOCH = "x-set-epoch";
+    /// The units that it has visited, oldest first.
+    X_SET_PATH = "x-set-path";
+    /// How often a lane has taken it.
+    X_SET_ROUND = "x-set-round";
+    /// How often a person had it retried.
+    X_SET_RETRY = "x-set-retry";
+    /// Keyed hash of where and with which dead-letterings it was delivered.
+    X_SET_DELIVERED = "x-set-delivered";
+    /// Why it went where it went.
+    X_SET_WHY = "x-set-why";
+    /// It may have been delivered before.
+    X_SET_IN_DOUBT = "x-set-in-doubt";
+    /// The `user-id` that its publisher gave.
+    X_SET_USER_ID = "x-set-user-id";
+    /// Pairs a returned message with its publish.
+    X_SET_PARCEL = "x-set-parcel";
+    /// The seal over the marks that are read again.
+    X_SET_SEAL = "x-set-seal";
+    /// On parked ones: the exchange that it was published to.
+    X_SET_EXCHANGE = "x-set-exchange";
+    /// On parked ones: its routing key.
+    X_SET_ROUTING_KEY = "x-set-routing-key";
+    /// On parked ones: its CC header.
+    X_SET_CC = "x-set-cc";
+    /// On parked ones: its expiration.
+    X_SET_EXPIRATION = "x-set-expiration";
+    /// On parked ones: its delivery mode.
+    X_SET_DELIVERY_MODE = "x-set-delivery-mode";
+    /// On parked ones: why.
+    X_SET_REASON = "x-set-reason";
+    /// On parked ones: by which rule.
+    X_SET_RULE = "x-set-rule";
+    /// On parked ones: since when.
+    X_SET_AT = "x-set-at";
+}
+
+/// Headers that anybody may set: they stay as they came, and are no marks.
+const REQUESTS: [&str; 7] = [
+    "x-set-key",
+    "x-set-session",
+    "x-set-seq",
+    "x-set-batch",
+    "x-set-delay-ms",
+    "x-set-deliver-at",
+    "x-set-receipt",
+];
+
+/// The marks under the seal: all that a gateway reads again. Order matters: it is that of the hash.
+pub const SEALED: [&str; 19] = [
+    X_SET_SLOT,
+    X_SET_FROM,
+    X_SET_TO,
+    X_SET_EPOCH,
+    X_SET_PATH,
+    X_SET_ROUND,
+    X_SET_RETRY,
+    X_SET_DELIVERED,
+    X_SET_WHY,
+    X_SET_USER_ID,
+    X_SET_ID,
+    X_SET_EXCHANGE,
+    X_SET_ROUTING_KEY,
+    X_SET_CC,
+    X_SET_EXPIRATION,
+    X_SET_DELIVERY_MODE,
+    X_SET_REASON,
+    X_SET_RULE,
+    X_SET_AT,
+];
+
+/// Whether a header is a mark: `x-set-` and no request. Case counts, as everywhere in AMQP.
+pub fn is_mark(name: &[u8]) -> bool {
+    name.starts_with(b"x-set-") && !REQUESTS.iter().any(|request| request.as_bytes() == name)
+}
+
+/// Takes every mark off.
+pub fn strip(properties: &mut Properties) {
+    if let Some(headers) = &mut properties.headers {
+        headers.retain(|name, _| !is_mark(name));
+    }
+}
+
+/// Where a message has been, by marks whose seal holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trail {
+    /// Units that it has visited, oldest first.
+    pub path: Vec<UnitId>,
+    /// How often a lane has taken it.
+    pub round: Round,
+    /// How often a person had it retried.
+    pub retry: Retry,
+    /// Why it went to the last of the path.
+    pub why: Why,
+    /// Keyed hash of how it was delivered there.
+    pub delivered: Bytes,
+    /// The user-id that it had at first.
+    pub user_id: Option<Bytes>,
+}
+
+/// What the marks on a message are worth.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Marks {
+    /// There are none.
+    Absent,
+    /// There are some, without a seal that holds: forged, copied from another message, or of another space.
+    Unsealed,
+    /// They are ours.
+    Sealed(Trail),
+}
+
+/// Longest path that is believed: `hops_max` rounds through as many units as a space has stay far below.
+const PATH_MAX: usize = 1_024;
+
+impl Marks {
+    /// Reads and verifies the marks on a message.
+    pub fn read(
+        keys: &SealKeys,
+        id: Option<&MessageId>,
+        properties: &Properties,
+        body: &[u8],
+    ) -> Self {
+        let marked = properties
+            .headers
+            .as_ref()
+            .is_some_and(|headers| headers.iter().any(|(name, _)| is_mark(name)));
+        if !marked {
+            return Self::Absent;
+        }
+        if !keys.holds(id, properties, body) {
+            return Self::Unsealed;
+        }
+        trail(properties).map_or(Self::Unsealed, Self::Sealed)
+    }
+}
+
+fn trail(properties: &Properties) -> Option<Trail> {
+    let FieldValue::Array(path) = properties.header(X_SET_PATH)? else {
+        return None;
+    };
+    if path.len() > PATH_MAX {
+        return None;
+    }
+    let unit =
+        |value: &FieldValue| UnitId::parse(std::str::from_utf8(value.as_bytes()?).ok()?).ok();
+    let number = |name| u32::try_from(properties.header(name)?.as_integer()?).ok();
+    Some(Trail {
+        path: path.iter().map(unit).collect::<Option<_>>()?,
+        round: Round(number(X_SET_ROUND)?),
+        retry: Retry(number(X_SET_RETRY)?),
+        why: Why::from_word(properties.header(X_SET_WHY)?.as_bytes()?)?,
+        delivered: properties.header(X_SET_DELIVERED)?.as_bytes()?.clone(),
+        user_id: properties
+            .header(X_SET_USER_ID)
+            .and_then(FieldValue::as_bytes)
+            .cloned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_are_no_marks_and_stay() {
+        let mut properties = Properties::default();
+        for name in [
+            "x-set-key",
+            "x-set-path",
+            "x-set-seal",
+            "x-set-whatever",
+            "X-Set-Path",
+            "uid",
+        ] {
+            properties.headers_mut().set(name, FieldValue::str("v"));
+        }
+        strip(&mut properties);
+        let left: Vec<_> = properties
+            .headers_mut()
+            .iter()
+            .map(|(name, _)| name.clone())
+            .collect();
+        assert_eq!(left, ["x-set-key", "X-Set-Path", "uid"]);
+    }
+}

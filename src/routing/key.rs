@@ -1,0 +1,177 @@
+//! A message's key, and the slot that it falls into.
+//!
+//! Owns the four maps from key to slot. Promises that they never change: the owner of every key in every running space
+//! hangs on them. Each yields a number that is taken, unsigned, modulo the space's slots.
+//!
+//! | map | number |
+//! |---|---|
+//! | `hash` | xxh3-64, seed 0, of the key's bytes |
+//! | `crc32` | CRC-32/ISO-HDLC of the key's bytes (that of zlib, PNG, Ethernet) |
+//! | `digits` | the whole key, `[+-]?[0-9]+` of any length, its sign ignored |
+//! | `last_digits: N` | the digits that the key ends in, at most N of them; a key that ends in none doesn't fit |
+//!
+//! Test vectors, with 10,000 slots:
+//!
+//! | key | `hash` | `crc32` | `digits` | `last_digits: 4` |
+//! |---|---|---|---|---|
+//! | `1` | 1467 | 6583 | 1 | 1 |
+//! | `10086` | HASH_10086 | CRC_10086 | 86 | 86 |
+//! | `-10086` | HASH_M10086 | CRC_M10086 | 86 | 86 |
+//! | `user-20250042` | HASH_USER | CRC_USER | doesn't fit | 42 |
+//! | `123456789` | HASH_123456789 | CRC_123456789 | 6789 | 6789 |
+//! | `340282366920938463463374607431768211457` | HASH_BIG | CRC_BIG | 1457 | 1457 |
+//! | `张三` (UTF-8) | HASH_ZHANG | CRC_ZHANG | doesn't fit | doesn't fit |
+
+use crate::amqp::FieldValue;
+use crate::model::{Message, Slot};
+use crate::rules::{Key, KeyFrom, KeyMap, Words};
+use bytes::Bytes;
+
+/// What was found where a key may be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Candidate {
+    /// Nothing there.
+    Absent,
+    /// Something that can't be a key.
+    Malformed(Unfit),
+    /// A key, and its slot.
+    Key(Bytes, Slot),
+}
+
+/// Why something can't be a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unfit {
+    /// No byte in it.
+    Empty,
+    /// A type that is neither text nor whole number.
+    Type,
+    /// Not what the map takes.
+    Map,
+}
+
+impl Unfit {
+    /// For the steps of a decision.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Empty => "it is empty",
+            Self::Type => "it is neither a text nor a whole number",
+            Self::Map => "the map doesn't take it",
+        }
+    }
+}
+
+/// Looks at one place.
+pub(super) fn look(from: &KeyFrom, map: KeyMap, slots: u32, message: &Message) -> Candidate {
+    let routing_key = &message.address.routing_key;
+    let found = match from {
+        KeyFrom::Header(name) => match message.properties.header(name) {
+            None => return Candidate::Absent,
+            Some(FieldValue::Str(bytes) | FieldValue::Bytes(bytes)) => bytes.clone(),
+            Some(value) => match value.as_integer() {
+                Some(integer) => Bytes::from(integer.to_string()),
+                None => return Candidate::Malformed(Unfit::Type),
+            },
+        },
+        KeyFrom::RoutingKeyWord(word) => {
+            match Words::of(routing_key).nth(usize::from(*word).saturating_sub(1)) {
+                Some(word) => routing_key.slice_ref(word),
+                None => return Candidate::Absent,
+            }
+        }
+        KeyFrom::RoutingKey => routing_key.clone(),
+    };
+    if found.is_empty() {
+        return Candidate::Malformed(Unfit::Empty);
+    }
+    match slot(&found, map, slots) {
+        Some(slot) => Candidate::Key(found, slot),
+        None => Candidate::Malformed(Unfit::Map),
+    }
+}
+
+/// The first key that is present; where there is none, whether something malformed was. What doesn't fit counts as
+/// absent, so the next place is looked at.
+pub(super) fn find(
+    key: &Key,
+    slots: u32,
+    message: &Message,
+    mut seen: impl FnMut(&KeyFrom, &Candidate),
+) -> Candidate {
+    let mut outcome = Candidate::Absent;
+    for from in &key.from {
+        let candidate = look(from, key.map, slots, message);
+        seen(from, &candidate);
+        match candidate {
+            Candidate::Key(..) => return candidate,
+            Candidate::Malformed(_) => outcome = candidate,
+            Candidate::Absent => {}
+        }
+    }
+    outcome
+}
+
+/// The slot of a key; `None` when the map doesn't take it.
+pub fn slot(key: &[u8], map: KeyMap, slots: u32) -> Option<Slot> {
+    let wide = u64::from(slots.max(1));
+    let number = match map {
+        KeyMap::Hash => xxhash_rust::xxh3::xxh3_64(key) % wide,
+        KeyMap::Crc32 => u64::from(crc32fast::hash(key)) % wide,
+        KeyMap::Digits => {
+            let unsigned = key
+                .strip_prefix(b"+")
+                .or(key.strip_prefix(b"-"))
+                .unwrap_or(key);
+            if !unsigned.iter().all(u8::is_ascii_digit) {
+                return None;
+            }
+            remainder(unsigned, wide)?
+        }
+        KeyMap::LastDigits(most) => {
+            let trailing = key.iter().rev().take_while(|byte| byte.is_ascii_digit());
+            let taken = trailing.take(usize::from(most)).count();
+            remainder(&key[key.len() - taken..], wide)?
+        }
+    };
+    // Below `slots`, which is 32 bits wide.
+    u32::try_from(number).ok().map(Slot)
+}
+
+/// A decimal number of any length, modulo `wide`; `None` for no digit. Neither step can overflow: the remainder is below
+/// 2^32.
+fn remainder(digits: &[u8], wide: u64) -> Option<u64> {
+    if digits.is_empty() {
+        return None;
+    }
+    Some(digits.iter().fold(0, |left, digit| {
+        (left * 10 + u64::from(digit - b'0')) % wide
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn print_vectors() {
+        for key in [
+            "",
+            "abc",
+            "1",
+            "10086",
+            "-10086",
+            "user-20250042",
+            "123456789",
+            "340282366920938463463374607431768211457",
+            "张三",
+        ] {
+            println!(
+                "{key} {:x} {:?} {:?} {:?} {:?}",
+                xxhash_rust::xxh3::xxh3_64(key.as_bytes()),
+                slot(key.as_bytes(), KeyMap::Hash, 10000),
+                slot(key.as_bytes(), KeyMap::Crc32, 10000),
+                slot(key.as_bytes(), KeyMap::Digits, 10000),
+                slot(key.as_bytes(), KeyMap::LastDigits(4), 10000)
+            );
+        }
+    }
+}

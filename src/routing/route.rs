@@ -1,0 +1,308 @@
+//! The decision: one message, one table, one outcome.
+//!
+//! Owns the order of the steps: trail, rule, key, range, seat, targets. The gateway and `explain` run the same code;
+//! they differ in whether the steps are kept. Pure, and total: every message has an outcome.
+
+use super::decision::{Decision, Outcome, Target};
+use super::key::{self, Candidate};
+use super::steps::{Step, StepName, Steps};
+use super::table::{CompiledRoute, CompiledRule, Reach, Source, Table, UnitIndex};
+use crate::model::{Address, Message, Reason, Slot, UnitId, Why};
+use crate::rules::KeyAbsent;
+use bytes::Bytes;
+
+impl Table {
+    /// Where a message goes that was taken from `source` in unit `here` after it had visited the units of its `trail`.
+    pub fn route(
+        &self,
+        source: &Source,
+        here: &UnitId,
+        trail: &[UnitId],
+        message: &Message,
+        steps: &mut impl Steps,
+    ) -> Decision {
+        steps.note(|| trail_step(trail));
+        let Some(rule) = match_rule(source, message, steps) else {
+            return Decision::without_key(None, Outcome::Park(Reason::NoRule));
+        };
+        let name = Some(rule.name.clone());
+        let decided = match &rule.route {
+            CompiledRoute::Park => {
+                return Decision::without_key(name, Outcome::Park(Reason::Rule));
+            }
+            CompiledRoute::Drop => {
+                return Decision::without_key(name, Outcome::Drop(Reason::Rule));
+            }
+            route => route,
+        };
+        let found = key::find(&source.key, self.slots(), message, |from, candidate| {
+            steps.note(|| key_step(from, candidate));
+        });
+        let (key, slot, absent) = match found {
+            Candidate::Key(key, slot) => (Some(key), Some(slot), Reason::KeyAbsent),
+            Candidate::Absent => (None, None, Reason::KeyAbsent),
+            Candidate::Malformed(_) => (None, None, Reason::KeyMalformed),
+        };
+        let mut decision = Decision {
+            rule: name,
+            key,
+            slot,
+            home: None,
+            seat: None,
+            outcome: Outcome::Deliver(Vec::new()),
+        };
+        decision.outcome = match decided {
+            CompiledRoute::Owner => match slot {
+                Some(slot) => self.to_owner(slot, rule, message, &mut decision, steps),
+                None => self.without_key(absent, rule, here, message, &mut decision, steps),
+            },
+            CompiledRoute::Center => self.to_center(rule, message, &mut decision, steps),
+            CompiledRoute::Shared(reach) => {
+                self.to_everybody(*reach, rule, here, trail, message, steps)
+            }
+            CompiledRoute::Local => one(here, Why::Local, rule, message),
+            CompiledRoute::Units(units) => Outcome::Deliver(
+                units
+                    .iter()
+                    .map(|unit| target(unit, Why::Units, rule, message))
+                    .collect(),
+            ),
+            CompiledRoute::Park => Outcome::Park(Reason::Rule),
+            CompiledRoute::Drop => Outcome::Drop(Reason::Rule),
+        };
+        steps.note(|| outcome_step(&decision.outcome));
+        decision
+    }
+
+    fn to_owner(
+        &self,
+        slot: Slot,
+        rule: &CompiledRule,
+        message: &Message,
+        decision: &mut Decision,
+        steps: &mut impl Steps,
+    ) -> Outcome {
+        // A slot is taken modulo the table's own count, so it always has a home.
+        let Some(home) = self.home_index(slot) else {
+            return Outcome::Park(Reason::KeyMalformed);
+        };
+        steps.note(|| {
+            Step::new(
+                StepName::Range,
+                self.name(home),
+                format!("slot {slot} is in a range of {}", self.name(home)),
+            )
+        });
+        let seat = self.sit(home, decision, steps);
+        let why = if seat == home {
+            Why::Owner
+        } else {
+            Why::Standby
+        };
+        one(self.name(seat), why, rule, message)
+    }
+
+    fn to_center(
+        &self,
+        rule: &CompiledRule,
+        message: &Message,
+        decision: &mut Decision,
+        steps: &mut impl Steps,
+    ) -> Outcome {
+        let seat = self.sit(self.center_index(), decision, steps);
+        one(self.name(seat), Why::Center, rule, message)
+    }
+
+    /// The seat of a home, noted in the decision.
+    fn sit(&self, home: UnitIndex, decision: &mut Decision, steps: &mut impl Steps) -> UnitIndex {
+        let seat = self.seat_index(home);
+        steps.note(|| {
+            let detail = if seat == home {
+                format!("{} serves what it owns", self.name(home))
+            } else {
+                format!("{} stands in for {}", self.name(seat), self.name(home))
+            };
+            Step::new(StepName::Seat, self.name(seat), detail)
+        });
+        decision.home = Some(self.name(home).clone());
+        decision.seat = Some(self.name(seat).clone());
+        seat
+    }
+
+    fn without_key(
+        &self,
+        reason: Reason,
+        rule: &CompiledRule,
+        here: &UnitId,
+        message: &Message,
+        decision: &mut Decision,
+        steps: &mut impl Steps,
+    ) -> Outcome {
+        steps.note(|| {
+            let (outcome, detail) = match rule.key_absent {
+                KeyAbsent::Park => ("park", "it is parked"),
+                KeyAbsent::Center => ("center", "it goes to the center"),
+                KeyAbsent::Local => ("local", "it stays here"),
+            };
+            Step::new(
+                StepName::Policy,
+                outcome,
+                format!(
+                    "an owner needs a key; by key_absent of rule {}, {detail}",
+                    rule.name
+                ),
+            )
+        });
+        match rule.key_absent {
+            KeyAbsent::Park => Outcome::Park(reason),
+            KeyAbsent::Center => self.to_center(rule, message, decision, steps),
+            KeyAbsent::Local => one(here, Why::Local, rule, message),
+        }
+    }
+
+    fn to_everybody(
+        &self,
+        reach: Reach,
+        rule: &CompiledRule,
+        here: &UnitId,
+        trail: &[UnitId],
+        message: &Message,
+        steps: &mut impl Steps,
+    ) -> Outcome {
+        let mut targets = Vec::with_capacity(self.units().len());
+        for unit in self.units() {
+            let skipped = if unit.name == *here && reach == Reach::Others {
+                Some("it was taken here, from the exchange that it would be delivered to")
+            } else if trail.contains(&unit.name) {
+                Some("it has been there")
+            } else if !unit.consumes {
+                Some("its access allows no delivery")
+            } else {
+                None
+            };
+            match skipped {
+                None => targets.push(target(&unit.name, Why::Shared, rule, message)),
+                Some(why) => steps.note(|| {
+                    Step::new(StepName::Target, "skipped", format!("{}: {why}", unit.name))
+                }),
+            }
+        }
+        Outcome::Deliver(targets)
+    }
+}
+
+impl Decision {
+    fn without_key(rule: Option<crate::model::RuleName>, outcome: Outcome) -> Self {
+        Self {
+            rule,
+            key: None,
+            slot: None,
+            home: None,
+            seat: None,
+            outcome,
+        }
+    }
+}
+
+fn match_rule<'a>(
+    source: &'a Source,
+    message: &Message,
+    steps: &mut impl Steps,
+) -> Option<&'a CompiledRule> {
+    for rule in &source.rules {
+        match rule.when.mismatch(message) {
+            None => {
+                steps.note(|| {
+                    Step::new(
+                        StepName::Rule,
+                        "matched",
+                        format!("{} (order {}): {}", rule.name, rule.order, rule.when),
+                    )
+                });
+                return Some(rule);
+            }
+            Some(mismatch) => steps.note(|| {
+                Step::new(
+                    StepName::Rule,
+                    "passed",
+                    format!("{} (order {}): {mismatch}", rule.name, rule.order),
+                )
+            }),
+        }
+    }
+    steps.note(|| {
+        Step::new(
+            StepName::Rule,
+            "none",
+            format!("no rule of source {} matches, so it is parked", source.name),
+        )
+    });
+    None
+}
+
+fn one(unit: &UnitId, why: Why, rule: &CompiledRule, message: &Message) -> Outcome {
+    Outcome::Deliver(vec![target(unit, why, rule, message)])
+}
+
+fn target(unit: &UnitId, why: Why, rule: &CompiledRule, message: &Message) -> Target {
+    let routing_key = rule.routing_key.as_ref();
+    Target {
+        unit: unit.clone(),
+        address: Address {
+            exchange: rule.exchange.clone(),
+            routing_key: routing_key.unwrap_or(&message.address.routing_key).clone(),
+        },
+        why,
+    }
+}
+
+fn trail_step(trail: &[UnitId]) -> Step {
+    if trail.is_empty() {
+        return Step::new(StepName::Trail, "new", "it has visited no unit yet");
+    }
+    let units: Vec<_> = trail.iter().map(UnitId::as_str).collect();
+    Step::new(
+        StepName::Trail,
+        "visited",
+        format!("it has been in {}", units.join(", ")),
+    )
+}
+
+fn key_step(from: &crate::rules::KeyFrom, candidate: &Candidate) -> Step {
+    let (outcome, detail) = match candidate {
+        Candidate::Absent => ("absent", format!("{from}: nothing there")),
+        Candidate::Malformed(unfit) => ("malformed", format!("{from}: {}", unfit.as_str())),
+        Candidate::Key(key, slot) => ("found", format!("{from}: {}, slot {slot}", printed(key))),
+    };
+    Step::new(StepName::Key, outcome, detail)
+}
+
+fn outcome_step(outcome: &Outcome) -> Step {
+    match outcome {
+        Outcome::Park(reason) => Step::new(StepName::Target, "park", reason.as_str()),
+        Outcome::Drop(reason) => Step::new(StepName::Target, "drop", reason.as_str()),
+        Outcome::Deliver(targets) if targets.is_empty() => Step::new(
+            StepName::Target,
+            "nobody",
+            "nobody is left to deliver it to, so it is settled",
+        ),
+        Outcome::Deliver(targets) => {
+            let units: Vec<_> = targets.iter().map(|target| target.unit.as_str()).collect();
+            Step::new(
+                StepName::Target,
+                "deliver",
+                format!(
+                    "to {}, exchange {}, routing key {}",
+                    units.join(", "),
+                    printed(&targets[0].address.exchange),
+                    printed(&targets[0].address.routing_key)
+                ),
+            )
+        }
+    }
+}
+
+/// Bytes for a person.
+pub(super) fn printed(bytes: &Bytes) -> String {
+    String::from_utf8_lossy(bytes).escape_debug().to_string()
+}

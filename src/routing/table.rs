@@ -1,0 +1,436 @@
+//! The immutable table that messages are routed by.
+//!
+//! Owns sources, rules, placement and seats, compiled at one revision. Promises that it is total (every slot has a home
+//! and a seat) and that nothing in it changes: a newer table takes its place as a whole. Never reads a file or a clock.
+
+use crate::model::{
+    CityId, Epoch, Lineage, Revision, Seats, SiteId, Slot, SourceName, SpaceId, UnitId,
+};
+use crate::rules::{
+    self, Context, Deliver, Divert, Duplicates, Fault, FaultCode, Key, KeyAbsent, NotYet, Place,
+    Placed, Placement, QueueType, Route, Rule, Take, Topology, When,
+};
+use bytes::Bytes;
+use std::collections::HashMap;
+
+/// What a table is compiled from.
+#[derive(Debug, Clone)]
+pub struct TableInputs<'a> {
+    /// The documents.
+    pub files: &'a [rules::DocumentFile],
+    /// The live placement, which wins over the one in the documents.
+    pub placement: Option<&'a [u8]>,
+    /// Who serves what now.
+    pub seats: Seats,
+    /// The revision at which all of this was read.
+    pub revision: Revision,
+    /// The space that the gateway works for.
+    pub space: &'a SpaceId,
+}
+
+/// A compiled table.
+#[derive(Debug)]
+pub struct Table {
+    space: SpaceId,
+    revision: Revision,
+    seats: Seats,
+    units: Vec<Unit>,
+    center: UnitIndex,
+    /// By slot.
+    homes: Vec<UnitIndex>,
+    /// By home.
+    seat_of_home: Vec<UnitIndex>,
+    sources: Vec<Source>,
+}
+
+/// A unit's place in the table. 16 bits, because there is one for every slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct UnitIndex(u16);
+
+/// A unit of the table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unit {
+    /// Its name.
+    pub name: UnitId,
+    /// The site that it is at.
+    pub site: SiteId,
+    /// The city that it is in.
+    pub city: CityId,
+    /// Who takes over, in this order.
+    pub standby: Vec<UnitId>,
+    /// Whether messages are taken from it.
+    pub produces: bool,
+    /// Whether messages are delivered to it.
+    pub consumes: bool,
+}
+
+/// A source with its rules.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Source {
+    /// Its name.
+    pub name: SourceName,
+    /// `None` for the gateway's own.
+    pub vhost: Option<String>,
+    /// From what.
+    pub take: Take,
+    /// The type of the queues that are declared for it.
+    pub queue_type: QueueType,
+    /// Where its messages go, unless a rule says otherwise.
+    pub deliver: Option<Deliver>,
+    /// What decides the owner.
+    pub key: Key,
+    /// What makes two messages the same.
+    pub duplicates: Duplicates,
+    /// The limit of its diversions.
+    pub divert: Divert,
+    /// The units in which it is taken.
+    units: Vec<UnitId>,
+    /// By ascending order.
+    pub(super) rules: Vec<CompiledRule>,
+}
+
+/// A rule as it is applied.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct CompiledRule {
+    pub(super) name: crate::model::RuleName,
+    pub(super) order: i64,
+    pub(super) when: When,
+    pub(super) route: CompiledRoute,
+    pub(super) key_absent: KeyAbsent,
+    /// The exchange at the target; bytes, so that an address costs no copy.
+    pub(super) exchange: Bytes,
+    /// `None` keeps the message's own.
+    pub(super) routing_key: Option<Bytes>,
+}
+
+/// A route with what it takes looked up.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum CompiledRoute {
+    Owner,
+    Center,
+    /// To here too, or to others alone.
+    Shared(Reach),
+    Local,
+    Units(Vec<UnitId>),
+    Park,
+    Drop,
+}
+
+/// Whom a shared message reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// It is where it was taken already.
+    Others,
+    /// It is delivered to another exchange than it was taken from.
+    Everybody,
+}
+
+/// The name under which faults of the seats are reported; it is their key in etcd.
+const SEATS: &str = "seats";
+
+impl Table {
+    /// Compiles documents, or says all that is wrong with them.
+    pub fn compile(inputs: TableInputs<'_>) -> Result<Self, Vec<Fault>> {
+        let context = Context {
+            space: Some(inputs.space),
+            live_placement: inputs.placement,
+            in_force: None,
+            not_yet: NotYet::Refuse,
+        };
+        let examined = rules::examine(inputs.files, &context);
+        let mut faults = examined.validation.faults;
+        let (Some(topology), Some(placement)) = (&examined.documents.topology, &examined.placement)
+        else {
+            return Err(faults);
+        };
+        check_seats(&inputs.seats, topology, &mut faults);
+        if !faults.is_empty() {
+            return Err(faults);
+        }
+        let units = units(topology).map_err(|fault| vec![fault])?;
+        let index: HashMap<UnitId, UnitIndex> = units
+            .iter()
+            .zip(0..)
+            .map(|(unit, n)| (unit.name.clone(), UnitIndex(n)))
+            .collect();
+        // Validation has found every name; should one be missing all the same, the whole falls back on the first unit
+        // rather than on a panic.
+        let find = |unit: &UnitId| index.get(unit).copied().unwrap_or(UnitIndex(0));
+        let sources = examined
+            .documents
+            .sources
+            .iter()
+            .map(|source| compile_source(source, &examined.documents.rules, &units))
+            .collect();
+        Ok(Self {
+            space: inputs.space.clone(),
+            revision: inputs.revision,
+            center: topology.center().map_or(UnitIndex(0), &find),
+            homes: homes(placement, &find),
+            seat_of_home: units
+                .iter()
+                .map(|unit| find(inputs.seats.seat_of(&unit.name)))
+                .collect(),
+            seats: inputs.seats,
+            units,
+            sources,
+        })
+    }
+
+    /// The space.
+    pub fn space(&self) -> &SpaceId {
+        &self.space
+    }
+
+    /// Which life of the space.
+    pub fn lineage(&self) -> &Lineage {
+        &self.seats.lineage
+    }
+
+    /// Grows with every change of a seat.
+    pub fn epoch(&self) -> Epoch {
+        self.seats.epoch
+    }
+
+    /// The revision at which the documents were read.
+    pub fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    /// Who serves what now.
+    pub fn seats(&self) -> &Seats {
+        &self.seats
+    }
+
+    /// All units, in the order of the topology.
+    pub fn units(&self) -> &[Unit] {
+        &self.units
+    }
+
+    /// One unit.
+    pub fn unit(&self, name: &UnitId) -> Option<&Unit> {
+        self.units.iter().find(|unit| unit.name == *name)
+    }
+
+    /// The unit that is the center by the topology.
+    pub fn center(&self) -> &UnitId {
+        self.name(self.center)
+    }
+
+    /// The unit that serves as the center now.
+    pub fn center_seat(&self) -> &UnitId {
+        self.name(self.seat_index(self.center))
+    }
+
+    /// How many slots there are.
+    pub fn slots(&self) -> u32 {
+        u32::try_from(self.homes.len()).unwrap_or(u32::MAX)
+    }
+
+    /// The unit that owns a slot; `None` beyond the last slot.
+    pub fn home_of(&self, slot: Slot) -> Option<&UnitId> {
+        self.home_index(slot).map(|home| self.name(home))
+    }
+
+    /// The unit that serves a slot now; `None` beyond the last slot.
+    pub fn seat_of(&self, slot: Slot) -> Option<&UnitId> {
+        self.home_index(slot)
+            .map(|home| self.name(self.seat_index(home)))
+    }
+
+    /// The slot ranges that a unit owns, ends included.
+    pub fn ranges_of(&self, unit: &UnitId) -> Vec<(Slot, Slot)> {
+        let mut ranges: Vec<(Slot, Slot)> = Vec::new();
+        for (slot, home) in (0..).zip(&self.homes) {
+            if self.name(*home) != unit {
+                continue;
+            }
+            match ranges.last_mut() {
+                Some((_, last)) if last.0 + 1 == slot => last.0 = slot,
+                _ => ranges.push((Slot(slot), Slot(slot))),
+            }
+        }
+        ranges
+    }
+
+    /// All sources, in the order of the documents.
+    pub fn sources(&self) -> &[Source] {
+        &self.sources
+    }
+
+    /// One source.
+    pub fn source(&self, name: &SourceName) -> Option<&Source> {
+        self.sources.iter().find(|source| source.name == *name)
+    }
+
+    /// The sources that are taken in a unit.
+    pub fn sources_of<'a>(&'a self, unit: &'a UnitId) -> impl Iterator<Item = &'a Source> + 'a {
+        self.sources.iter().filter(|source| source.taken_in(unit))
+    }
+
+    /// Whether parcels of this source may be delivered to this exchange: what a receiver checks.
+    pub fn may_deliver(&self, source: &SourceName, exchange: &[u8]) -> bool {
+        self.source(source)
+            .is_some_and(|source| source.exchanges().any(|one| one == exchange))
+    }
+
+    pub(super) fn home_index(&self, slot: Slot) -> Option<UnitIndex> {
+        let at = usize::try_from(slot.0).ok()?;
+        self.homes.get(at).copied()
+    }
+
+    pub(super) fn center_index(&self) -> UnitIndex {
+        self.center
+    }
+
+    pub(super) fn seat_index(&self, home: UnitIndex) -> UnitIndex {
+        self.seat_of_home[usize::from(home.0)]
+    }
+
+    pub(super) fn name(&self, unit: UnitIndex) -> &UnitId {
+        &self.units[usize::from(unit.0)].name
+    }
+}
+
+impl Source {
+    /// Whether it is taken in a unit.
+    pub fn taken_in(&self, unit: &UnitId) -> bool {
+        self.units.contains(unit)
+    }
+
+    /// The units in which it is taken.
+    pub fn units(&self) -> &[UnitId] {
+        &self.units
+    }
+
+    /// The exchanges that its rules deliver to; some more than once.
+    pub fn exchanges(&self) -> impl Iterator<Item = &[u8]> {
+        self.rules
+            .iter()
+            .filter(|rule| !matches!(rule.route, CompiledRoute::Park | CompiledRoute::Drop))
+            .map(|rule| rule.exchange.as_ref())
+    }
+}
+
+fn check_seats(seats: &Seats, topology: &Topology, faults: &mut Vec<Fault>) {
+    let exists = |unit: &UnitId| topology.units.iter().any(|one| one.name.value == *unit);
+    for unit in seats.stand_ins.iter().flat_map(|(home, seat)| [home, seat]) {
+        if !exists(unit) {
+            faults.push(Fault::at(
+                &Place::whole(SEATS),
+                FaultCode::UnknownUnit,
+                format!("the live seats name an unknown unit, {unit}"),
+                "keep the unit in the topology until a failback has given its slots back",
+            ));
+        }
+    }
+}
+
+fn units(topology: &Topology) -> Result<Vec<Unit>, Fault> {
+    if topology.units.len() > usize::from(u16::MAX) {
+        return Err(Fault::at(
+            &topology.space.place,
+            FaultCode::BadValue,
+            format!("a space has at most {} units", u16::MAX),
+            "make two spaces of it",
+        ));
+    }
+    let mut units = Vec::with_capacity(topology.units.len());
+    for unit in &topology.units {
+        let site = topology
+            .sites
+            .iter()
+            .find(|site| site.name.value == unit.site.value);
+        // Validation has found every site.
+        let Some(site) = site else { continue };
+        units.push(Unit {
+            name: unit.name.value.clone(),
+            site: site.name.value.clone(),
+            city: site.city.value.clone(),
+            standby: unit.standby.iter().map(|one| one.value.clone()).collect(),
+            produces: unit.access.value.produces(),
+            consumes: unit.access.value.consumes(),
+        });
+    }
+    Ok(units)
+}
+
+fn homes(placement: &Placement, find: impl Fn(&UnitId) -> UnitIndex) -> Vec<UnitIndex> {
+    let mut homes = vec![UnitIndex(0); usize::try_from(placement.slots.value).unwrap_or(0)];
+    for range in &placement.ranges {
+        let home = find(&range.unit);
+        for slot in range.first.0..=range.last.0 {
+            if let Some(entry) = usize::try_from(slot).ok().and_then(|at| homes.get_mut(at)) {
+                *entry = home;
+            }
+        }
+    }
+    homes
+}
+
+fn compile_source(source: &rules::Source, all: &[Placed<Rule>], units: &[Unit]) -> Source {
+    let mut compiled: Vec<_> = all
+        .iter()
+        .filter(|rule| rule.source.value == source.name.value)
+        .map(|rule| compile_rule(rule, source))
+        .collect();
+    compiled.sort_by_key(|rule| rule.order);
+    let named: Option<Vec<&UnitId>> = source
+        .units
+        .as_ref()
+        .map(|units| units.iter().map(|unit| &unit.value).collect());
+    Source {
+        name: source.name.value.clone(),
+        vhost: source.vhost.clone(),
+        take: source.take.value.clone(),
+        queue_type: source.queue_type,
+        deliver: source.deliver.as_ref().map(|deliver| deliver.value.clone()),
+        key: source.key.clone(),
+        duplicates: source.duplicates.clone(),
+        divert: source.divert.clone(),
+        units: units
+            .iter()
+            .filter(|unit| unit.produces)
+            .filter(|unit| {
+                named
+                    .as_ref()
+                    .is_none_or(|named| named.contains(&&unit.name))
+            })
+            .map(|unit| unit.name.clone())
+            .collect(),
+        rules: compiled,
+    }
+}
+
+fn compile_rule(rule: &Rule, source: &rules::Source) -> CompiledRule {
+    let deliver = rule.deliver.as_ref().or(source.deliver.as_ref());
+    let taken = match &source.take.value {
+        Take::Exchange { exchange, .. } => exchange.as_str(),
+        Take::Queue { .. } => "",
+    };
+    // Only a shared rule may do without: its copies go to the same exchange elsewhere.
+    let exchange = deliver.map_or(taken, |deliver| deliver.exchange.as_str());
+    let route = match &rule.route.value {
+        Route::Owner => CompiledRoute::Owner,
+        Route::Center => CompiledRoute::Center,
+        Route::Shared if exchange == taken => CompiledRoute::Shared(Reach::Others),
+        Route::Shared => CompiledRoute::Shared(Reach::Everybody),
+        Route::Local => CompiledRoute::Local,
+        Route::Units(units) => {
+            CompiledRoute::Units(units.iter().map(|unit| unit.value.clone()).collect())
+        }
+        Route::Park => CompiledRoute::Park,
+        Route::Drop => CompiledRoute::Drop,
+    };
+    CompiledRule {
+        name: rule.name.value.clone(),
+        order: rule.order.value,
+        when: rule.when.clone(),
+        route,
+        key_absent: rule.key_absent,
+        exchange: Bytes::copy_from_slice(exchange.as_bytes()),
+        routing_key: deliver
+            .and_then(|deliver| deliver.routing_key.as_ref())
+            .map(|key| Bytes::copy_from_slice(key.as_bytes())),
+    }
+}

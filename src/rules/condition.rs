@@ -1,0 +1,473 @@
+//! When a rule applies: conditions on routing key and headers.
+//!
+//! Owns their shape, how they are read, and how they are tested. Texts compare by their bytes, numbers by their value
+//! whatever their width, and a regular expression looks anywhere in a text's bytes. Testing allocates nothing.
+
+use super::fault::{Fault, FaultCode};
+use super::fields::{self, Fields};
+use super::topic::TopicPattern;
+use super::tree::{Node, Value};
+use crate::amqp::FieldValue;
+use crate::model::Message;
+use regex_automata::meta;
+use regex_automata::util::syntax;
+use std::fmt;
+
+/// Longest regular expression; longer ones are lists, and belong into `in`.
+const REGEX_BYTES_MAX: usize = 1_024;
+
+/// What a compiled expression may take, and its cache while it searches: some hundred rules fit tens of MiB.
+const REGEX_NFA_BYTES_MAX: usize = 256 << 10;
+const REGEX_CACHE_BYTES_MAX: usize = 512 << 10;
+
+/// All must hold; none at all holds always.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct When {
+    /// Of the routing key.
+    pub routing_key: Option<TopicPattern>,
+    /// Of headers, in the order of the file.
+    pub headers: Vec<HeaderCondition>,
+}
+
+/// One condition on one header.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HeaderCondition {
+    /// The header's name.
+    pub name: String,
+    /// What must hold.
+    pub test: Test,
+}
+
+/// What must hold for a header.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Test {
+    /// It has this value.
+    Equals(Scalar),
+    /// It has one of these values.
+    In(Vec<Scalar>),
+    /// It is there, whatever its value, or it isn't.
+    Exists(bool),
+    /// It is a text in which this is found.
+    Matches(Regex),
+}
+
+/// A value to compare with.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Scalar {
+    /// Compares by bytes.
+    Text(String),
+    /// Compares by value.
+    Int(i128),
+    /// Compares by value.
+    Float(f64),
+    /// Compares with truth values alone.
+    Bool(bool),
+}
+
+/// A compiled regular expression; equal when its text is.
+#[derive(Debug, Clone)]
+pub struct Regex {
+    text: String,
+    compiled: meta::Regex,
+}
+
+impl PartialEq for Regex {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+/// The condition that a message doesn't meet.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Mismatch<'a> {
+    /// The routing key.
+    RoutingKey(&'a TopicPattern),
+    /// A header that isn't there.
+    HeaderAbsent(&'a HeaderCondition),
+    /// A header that is there and doesn't hold.
+    Header(&'a HeaderCondition),
+}
+
+impl When {
+    /// Whether every message meets this.
+    pub fn takes_all(&self) -> bool {
+        self.headers.is_empty()
+            && self
+                .routing_key
+                .as_ref()
+                .is_none_or(TopicPattern::takes_all)
+    }
+
+    /// The first condition that the message doesn't meet; `None` when it meets all.
+    pub fn mismatch(&self, message: &Message) -> Option<Mismatch<'_>> {
+        if let Some(pattern) = &self.routing_key
+            && !pattern.matches(&message.address.routing_key)
+        {
+            return Some(Mismatch::RoutingKey(pattern));
+        }
+        self.headers.iter().find_map(|condition| {
+            let value = message.properties.header(&condition.name);
+            if condition.test.holds(value) {
+                None
+            } else if value.is_none() {
+                Some(Mismatch::HeaderAbsent(condition))
+            } else {
+                Some(Mismatch::Header(condition))
+            }
+        })
+    }
+}
+
+impl Test {
+    /// Whether it holds for a header's value, `None` when the header isn't there.
+    pub fn holds(&self, value: Option<&FieldValue>) -> bool {
+        match (self, value) {
+            (Self::Exists(wanted), value) => value.is_some() == *wanted,
+            (Self::Equals(_) | Self::In(_) | Self::Matches(_), None) => false,
+            (Self::Equals(wanted), Some(value)) => wanted.equals(value),
+            (Self::In(wanted), Some(value)) => wanted.iter().any(|one| one.equals(value)),
+            (Self::Matches(regex), Some(value)) => value
+                .as_bytes()
+                .is_some_and(|bytes| regex.compiled.is_match(bytes.as_ref())),
+        }
+    }
+}
+
+impl Scalar {
+    /// Whether a header has this value.
+    pub fn equals(&self, value: &FieldValue) -> bool {
+        match self {
+            Self::Text(text) => value
+                .as_bytes()
+                .is_some_and(|bytes| bytes.as_ref() == text.as_bytes()),
+            Self::Bool(wanted) => *value == FieldValue::Bool(*wanted),
+            Self::Int(wanted) => match number(value) {
+                Some(Number::Int(found)) => found == *wanted,
+                Some(Number::Float(found)) => equal(*wanted, found),
+                None => false,
+            },
+            Self::Float(wanted) => match number(value) {
+                Some(Number::Int(found)) => equal(found, *wanted),
+                Some(Number::Float(found)) => found.total_cmp(wanted).is_eq(),
+                None => false,
+            },
+        }
+    }
+}
+
+enum Number {
+    Int(i128),
+    Float(f64),
+}
+
+/// The number that a header's value is, if it is one.
+fn number(value: &FieldValue) -> Option<Number> {
+    if let Some(integer) = value.as_integer() {
+        return Some(Number::Int(i128::from(integer)));
+    }
+    match value {
+        FieldValue::F32(v) => Some(Number::Float(f64::from(*v))),
+        FieldValue::F64(v) => Some(Number::Float(*v)),
+        FieldValue::Decimal { scale, value } => Some(Number::Float(
+            f64::from(*value) / 10f64.powi(i32::from(*scale)),
+        )),
+        _ => None,
+    }
+}
+
+/// An integer and a float of the same value. Beyond 2^53 not every integer is a float, so the integer decides.
+fn equal(integer: i128, float: f64) -> bool {
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the cast saturates, and the comparison of floats comes first"
+    )]
+    let whole = float as i128;
+    float.fract() == 0.0 && whole == integer
+}
+
+impl Regex {
+    /// Compiles an expression; the error is for a person.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        if text.len() > REGEX_BYTES_MAX {
+            return Err(format!(
+                "it has {} bytes, and an expression at most {REGEX_BYTES_MAX}",
+                text.len()
+            ));
+        }
+        let compiled = meta::Builder::new()
+            .syntax(syntax::Config::new().utf8(false))
+            .configure(
+                meta::Config::new()
+                    .utf8_empty(false)
+                    .nfa_size_limit(Some(REGEX_NFA_BYTES_MAX))
+                    .onepass_size_limit(Some(REGEX_NFA_BYTES_MAX))
+                    .hybrid_cache_capacity(REGEX_CACHE_BYTES_MAX),
+            )
+            .build(text)
+            .map_err(|error| match error.syntax_error() {
+                // Its text draws the expression over several lines; the last says what is wrong.
+                Some(syntax) => {
+                    let drawn = syntax.to_string();
+                    let last = drawn.lines().last().unwrap_or_default();
+                    last.trim_start_matches("error: ").to_owned()
+                }
+                None => format!("it is too large once compiled ({error})"),
+            })?;
+        Ok(Self {
+            text: text.to_owned(),
+            compiled,
+        })
+    }
+
+    /// As written.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+}
+
+impl fmt::Display for Scalar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(text) => fmt::Debug::fmt(text, f),
+            Self::Int(v) => v.fmt(f),
+            Self::Float(v) => v.fmt(f),
+            Self::Bool(v) => v.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for HeaderCondition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = &self.name;
+        match &self.test {
+            Test::Equals(one) => write!(f, "header {name} is {one}"),
+            Test::In(several) => {
+                write!(f, "header {name} is one of ")?;
+                for (n, one) in several.iter().enumerate() {
+                    write!(f, "{}{one}", if n == 0 { "" } else { ", " })?;
+                }
+                Ok(())
+            }
+            Test::Exists(true) => write!(f, "header {name} is there"),
+            Test::Exists(false) => write!(f, "header {name} isn't there"),
+            Test::Matches(regex) => write!(f, "header {name} matches {:?}", regex.text),
+        }
+    }
+}
+
+impl fmt::Display for When {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.takes_all() {
+            return f.write_str("any message");
+        }
+        let mut joint = "";
+        if let Some(pattern) = &self.routing_key {
+            write!(f, "routing key {}", pattern.as_str())?;
+            joint = ", ";
+        }
+        for condition in &self.headers {
+            write!(f, "{joint}{condition}")?;
+            joint = ", ";
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Mismatch<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::RoutingKey(pattern) => {
+                write!(f, "the routing key doesn't match {}", pattern.as_str())
+            }
+            Self::HeaderAbsent(condition) => {
+                write!(f, "it wants: {condition}; there is no such header")
+            }
+            Self::Header(condition) => write!(f, "it wants: {condition}; the header differs"),
+        }
+    }
+}
+
+pub(super) fn read(node: Node, faults: &mut Vec<Fault>) -> Option<When> {
+    let mut fields = Fields::of(node, "`when`", faults)?;
+    let routing_key = fields.optional("routing_key").map(|node| {
+        let text = fields::short(node, "the pattern", faults)?;
+        match TopicPattern::parse(&text.value) {
+            Ok(pattern) => Some(pattern),
+            Err(error) => {
+                faults.push(Fault::at(
+                    &text.place,
+                    FaultCode::BadPattern,
+                    format!("{:?} is no topic pattern: {error}", text.value),
+                    "put `*` (one word) and `#` (any number of words) alone between dots, or match a header",
+                ));
+                None
+            }
+        }
+    });
+    let headers = fields
+        .optional("headers")
+        .map(|node| read_headers(node, faults));
+    fields.end(faults);
+    Some(When {
+        routing_key: match routing_key {
+            Some(read) => Some(read?),
+            None => None,
+        },
+        headers: match headers {
+            Some(read) => read?,
+            None => Vec::new(),
+        },
+    })
+}
+
+fn read_headers(node: Node, faults: &mut Vec<Fault>) -> Option<Vec<HeaderCondition>> {
+    let entries = match node.value {
+        Value::Map(entries) => entries,
+        other => {
+            let fault = fields::wrong_type(&node.place, "`headers`", &other, "a mapping");
+            faults.push(fault);
+            return None;
+        }
+    };
+    let mut complete = true;
+    let mut conditions = Vec::new();
+    for (name, value) in entries {
+        complete &= fields::fits_short(&name, "the header's name", faults);
+        match read_tests(value, &name.value, faults) {
+            Some(tests) => conditions.extend(tests.into_iter().map(|test| HeaderCondition {
+                name: name.value.clone(),
+                test,
+            })),
+            None => complete = false,
+        }
+    }
+    complete.then_some(conditions)
+}
+
+/// A plain value, or a mapping of tests of which all must hold.
+fn read_tests(node: Node, name: &str, faults: &mut Vec<Fault>) -> Option<Vec<Test>> {
+    if !matches!(node.value, Value::Map(_)) {
+        return Some(vec![Test::Equals(scalar(node, name, faults)?)]);
+    }
+    let mut fields = Fields::of(node, format!("the condition on header {name}"), faults)?;
+    let place = fields.place().clone();
+    let mut tests = Vec::new();
+    if let Some(node) = fields.optional("equals") {
+        tests.push(scalar(node, name, faults).map(Test::Equals));
+    }
+    if let Some(node) = fields.optional("in") {
+        tests.push(fields::list(node, "`in`", faults).and_then(|items| {
+            let read: Vec<_> = items
+                .into_iter()
+                .map(|item| scalar(item, name, faults))
+                .collect();
+            read.into_iter().collect::<Option<Vec<_>>>().map(Test::In)
+        }));
+    }
+    if let Some(node) = fields.optional("exists") {
+        tests.push(fields::truth(node, "`exists`", faults).map(Test::Exists));
+    }
+    if let Some(node) = fields.optional("matches") {
+        tests.push(fields::text(node, "`matches`", faults).and_then(|text| {
+            match Regex::parse(&text.value) {
+                Ok(regex) => Some(Test::Matches(regex)),
+                Err(error) => {
+                    faults.push(Fault::at(
+                        &text.place,
+                        FaultCode::BadRegex,
+                        format!("the regular expression doesn't compile: {error}"),
+                        "correct it; it is unanchored, so `^` and `$` mark the ends",
+                    ));
+                    None
+                }
+            }
+        }));
+    }
+    if tests.is_empty() {
+        faults.push(fields::bad_value(
+            &place,
+            format!("the condition on header {name} says nothing"),
+            "write one of equals, in, exists, matches",
+        ));
+    }
+    fields.end(faults);
+    tests.into_iter().collect()
+}
+
+fn scalar(node: Node, name: &str, faults: &mut Vec<Fault>) -> Option<Scalar> {
+    match node.value {
+        Value::Text(v) => Some(Scalar::Text(v)),
+        Value::Int(v) => Some(Scalar::Int(v)),
+        Value::Float(v) => Some(Scalar::Float(v)),
+        Value::Bool(v) => Some(Scalar::Bool(v)),
+        other @ (Value::Null | Value::List(_) | Value::Map(_)) => {
+            let what = format!("what header {name} is compared with");
+            faults.push(fields::wrong_type(
+                &node.place,
+                &what,
+                &other,
+                "a text, a number, true or false",
+            ));
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::amqp::FieldTable;
+
+    #[test]
+    fn numbers_compare_by_value_whatever_their_width() {
+        let values = [
+            FieldValue::I8(5),
+            FieldValue::U8(5),
+            FieldValue::I16(5),
+            FieldValue::U16(5),
+            FieldValue::I32(5),
+            FieldValue::U32(5),
+            FieldValue::I64(5),
+            FieldValue::F32(5.0),
+            FieldValue::F64(5.0),
+            FieldValue::Decimal {
+                scale: 1,
+                value: 50,
+            },
+        ];
+        for value in &values {
+            assert!(Scalar::Int(5).equals(value), "{value:?}");
+            assert!(Scalar::Float(5.0).equals(value), "{value:?}");
+            assert!(!Scalar::Int(6).equals(value), "{value:?}");
+            assert!(!Scalar::Text("5".to_owned()).equals(value), "{value:?}");
+        }
+        assert!(!Scalar::Int(5).equals(&FieldValue::str("5")));
+        assert!(!Scalar::Int(5).equals(&FieldValue::Timestamp(5)));
+        assert!(!Scalar::Int(1).equals(&FieldValue::Bool(true)));
+        assert!(
+            !Scalar::Int(i128::from(i64::MAX))
+                .equals(&FieldValue::F64(9_223_372_036_854_775_807.0))
+        );
+    }
+
+    #[test]
+    fn texts_compare_by_bytes_and_expressions_look_anywhere_in_them() {
+        let found = |test: &Test, bytes: &[u8]| test.holds(Some(&FieldValue::str(bytes)));
+        let equals = Test::Equals(Scalar::Text("app".to_owned()));
+        assert!(found(&equals, b"app") && !found(&equals, b"App"));
+        let matches = Test::Matches(Regex::parse("^cn-|\\xff").unwrap());
+        assert!(found(&matches, b"cn-east") && !found(&matches, b"a cn-"));
+        let inside = Test::Matches(Regex::parse("east").unwrap());
+        assert!(found(&inside, b"\xff\xfe east \xff"));
+        assert!(!inside.holds(None));
+        assert!(!inside.holds(Some(&FieldValue::Table(FieldTable::new()))));
+    }
+
+    #[test]
+    fn an_absent_header_meets_only_that_it_is_absent() {
+        assert!(Test::Exists(false).holds(None));
+        assert!(!Test::Exists(true).holds(None));
+        assert!(Test::Exists(true).holds(Some(&FieldValue::Void)));
+        assert!(!Test::In(vec![Scalar::Bool(false)]).holds(None));
+    }
+}

@@ -1,0 +1,136 @@
+//! All documents of a folder, or of etcd, read.
+//!
+//! Owns the step from files to [`Documents`], each document by itself. Promises at least one fault per document that
+//! is wrong in itself. Whether the documents fit together is the next step's question.
+
+use super::fault::{Fault, FaultCode, Place, Placed};
+use super::fields::{self, Fields};
+use super::placement::{self, Placement};
+use super::rule::{self, Rule};
+use super::source::{self, Source};
+use super::topology::{self, Topology};
+use super::tree::{self, DocumentFile, Node, Value};
+
+/// The documents that could be read.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Documents {
+    /// The units and where they are.
+    pub topology: Option<Placed<Topology>>,
+    /// Which unit owns which slots.
+    pub placement: Option<Placed<Placement>>,
+    /// In the order of the files.
+    pub sources: Vec<Placed<Source>>,
+    /// In the order of the files.
+    pub rules: Vec<Placed<Rule>>,
+    /// A document couldn't be read: what others name may be in it, so nothing is unknown for certain.
+    pub incomplete: bool,
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Topology,
+    Placement,
+    Source,
+    Rule,
+}
+
+const KINDS: [(&str, Kind); 4] = [
+    ("topology", Kind::Topology),
+    ("placement", Kind::Placement),
+    ("source", Kind::Source),
+    ("rule", Kind::Rule),
+];
+
+/// Reads all files. The faults are in the order of files and lines.
+pub fn parse(files: &[DocumentFile]) -> (Documents, Vec<Fault>) {
+    let mut documents = Documents::default();
+    let mut faults = Vec::new();
+    for file in files {
+        let before = faults.len();
+        for node in tree::read(file, &mut faults) {
+            match node {
+                Some(node) => read_one(node, &mut documents, &mut faults),
+                None => documents.incomplete = true,
+            }
+        }
+        faults[before..].sort_by_key(|fault| (fault.line, fault.column));
+    }
+    (documents, faults)
+}
+
+fn read_one(node: Node, documents: &mut Documents, faults: &mut Vec<Fault>) {
+    let place = node.place.clone();
+    let read = read_kind(node, documents, &place, faults);
+    documents.incomplete |= read.is_none();
+}
+
+fn read_kind(
+    node: Node,
+    documents: &mut Documents,
+    place: &Place,
+    faults: &mut Vec<Fault>,
+) -> Option<()> {
+    let mut fields = Fields::of(node, "a document", faults)?;
+    let kind = fields.must("kind", faults, |node, faults| {
+        let text = fields::text(node, "`kind`", faults)?;
+        let found = KINDS.iter().find(|(word, _)| *word == text.value);
+        if found.is_none() {
+            faults.push(Fault::at(
+                &text.place,
+                FaultCode::UnknownKind,
+                format!("there is no kind {:?}", text.value),
+                "write one of: topology, placement, source, rule",
+            ));
+        }
+        found.copied()
+    });
+    if let Some(node) = fields.optional("version")
+        && node.value != Value::Int(1)
+    {
+        faults.push(Fault::at(
+            &node.place,
+            FaultCode::UnknownVersion,
+            "this program reads documents of version 1",
+            "leave `version` out, or run a newer setgate",
+        ));
+        return None;
+    }
+    let (word, kind) = kind?;
+    fields.name_it(format!("a {word}"));
+    let placed = |faults: &mut Vec<Fault>, what: &str, first: &Place| {
+        faults.push(Fault::at(
+            place,
+            FaultCode::RepeatedDocument,
+            format!("there is a {what} already, at {first}"),
+            "keep one of them",
+        ));
+    };
+    match kind {
+        Kind::Topology => {
+            let read = at(topology::read(fields, faults), place)?;
+            match &documents.topology {
+                Some(first) => placed(faults, word, &first.place),
+                None => documents.topology = Some(read),
+            }
+        }
+        Kind::Placement => {
+            let read = at(placement::read(fields, faults), place)?;
+            match &documents.placement {
+                Some(first) => placed(faults, word, &first.place),
+                None => documents.placement = Some(read),
+            }
+        }
+        Kind::Source => documents
+            .sources
+            .push(at(source::read(fields, faults), place)?),
+        Kind::Rule => documents.rules.push(at(rule::read(fields, faults), place)?),
+    }
+    Some(())
+}
+
+fn at<T>(read: Option<T>, place: &Place) -> Option<Placed<T>> {
+    read.map(|value| Placed {
+        value,
+        place: place.clone(),
+    })
+}

@@ -1,0 +1,201 @@
+//! The document `placement`: which unit owns which slots.
+//!
+//! Owns its shape, how it is read, and that the ranges are total and disjoint. In the documents it creates a space; from
+//! then on the live one, under a key of its own, counts.
+
+use super::fault::{Fault, FaultCode, Place, Placed};
+use super::fields::{self, Fields};
+use super::tree::{Node, Value};
+use crate::model::{Slot, UnitId};
+
+/// Most slots. A table keeps one small number for each, and more than a million would be a table of single keys.
+pub const SLOTS_MAX: u32 = 1 << 20;
+
+/// Which unit owns which slots.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Placement {
+    /// Where the document begins; no part of what it says.
+    pub place: Placed<()>,
+    /// How many slots the space has, for its whole life.
+    pub slots: Placed<u32>,
+    /// As written: total and disjoint in a document without faults.
+    pub ranges: Vec<Range>,
+}
+
+/// Slots and the unit that owns them, ends included.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Range {
+    /// The first.
+    pub first: Slot,
+    /// The last.
+    pub last: Slot,
+    /// Their home.
+    pub unit: Placed<UnitId>,
+    /// Where the slots are written.
+    pub place: Placed<()>,
+}
+
+pub(super) fn read(mut fields: Fields, faults: &mut Vec<Fault>) -> Option<Placement> {
+    let place = fields.place().clone();
+    let slots = fields.must("slots", faults, |node, faults| {
+        let read = fields::whole(node, "`slots`", (1, i64::from(SLOTS_MAX)), faults)?;
+        Some(read.map(|slots| u32::try_from(slots).unwrap_or(SLOTS_MAX)))
+    });
+    let ranges = fields.must("ranges", faults, |node, faults| {
+        let place = node.place.clone();
+        let items = fields::list(node, "`ranges`", faults)?;
+        let read: Vec<_> = items
+            .into_iter()
+            .map(|item| read_range(item, faults))
+            .collect();
+        let complete: Option<Vec<Range>> = read.into_iter().collect();
+        Some((complete?, place))
+    });
+    if let Some(node) = fields.optional("pins") {
+        read_pins(node, faults);
+    }
+    fields.end(faults);
+    let (slots, (ranges, ranges_place)) = (slots?, ranges?);
+    check_cover(slots.value, &ranges, &ranges_place, faults);
+    Some(Placement {
+        place: Placed { value: (), place },
+        slots,
+        ranges,
+    })
+}
+
+fn read_range(node: Node, faults: &mut Vec<Fault>) -> Option<Range> {
+    let mut fields = Fields::of(node, "a range", faults)?;
+    let slots = fields.must("slots", faults, read_slots);
+    let unit = fields.must("unit", faults, |node, faults| {
+        fields::name(node, "the unit", UnitId::parse, faults)
+    });
+    fields.end(faults);
+    let (first, last, place) = slots?;
+    Some(Range {
+        first,
+        last,
+        unit: unit?,
+        place: Placed { value: (), place },
+    })
+}
+
+/// `0-3999`, or one slot.
+fn read_slots(node: Node, faults: &mut Vec<Fault>) -> Option<(Slot, Slot, Place)> {
+    let ends = match &node.value {
+        Value::Int(one) => u32::try_from(*one).ok().map(|one| (one, one)),
+        Value::Text(text) => match text.split_once('-') {
+            Some((first, last)) => first.trim().parse().ok().zip(last.trim().parse().ok()),
+            None => text.trim().parse().ok().map(|one| (one, one)),
+        },
+        _ => None,
+    };
+    match ends {
+        Some((first, last)) if first <= last => Some((Slot(first), Slot(last), node.place)),
+        Some((first, last)) => {
+            faults.push(Fault::at(
+                &node.place,
+                FaultCode::RangeBounds,
+                format!("the range begins with {first} and ends with {last}"),
+                format!("write it as {last}-{first}"),
+            ));
+            None
+        }
+        None => {
+            faults.push(fields::bad_value(
+                &node.place,
+                "a range's `slots` are two numbers, ends included",
+                "write them like 0-3999",
+            ));
+            None
+        }
+    }
+}
+
+fn read_pins(node: Node, faults: &mut Vec<Fault>) {
+    let place = node.place.clone();
+    let Some(items) = fields::list(node, "`pins`", faults) else {
+        return;
+    };
+    if items.is_empty() {
+        return;
+    }
+    faults.push(fields::not_yet(&place, "`pins`", "[]"));
+    let mut seen = std::collections::HashSet::new();
+    for item in items {
+        let Some(mut fields) = Fields::of(item, "a pin", faults) else {
+            continue;
+        };
+        let key = fields.must("key", faults, |node, faults| {
+            fields::text(node, "a pin's key", faults)
+        });
+        fields.must("unit", faults, |node, faults| {
+            fields::name(node, "the unit", UnitId::parse, faults)
+        });
+        fields.end(faults);
+        if let Some(key) = key
+            && !seen.insert(key.value.clone())
+        {
+            faults.push(Fault::at(
+                &key.place,
+                FaultCode::RepeatedPin,
+                format!("the key {:?} is pinned twice", key.value),
+                "keep one of the pins",
+            ));
+        }
+    }
+}
+
+/// Every slot in exactly one range.
+fn check_cover(slots: u32, ranges: &[Range], list: &Place, faults: &mut Vec<Fault>) {
+    let mut sorted: Vec<&Range> = ranges.iter().collect();
+    sorted.sort_by_key(|range| range.first);
+    let gap = |first: u32, last: u32| {
+        Fault::at(
+            list,
+            FaultCode::RangeGap,
+            if first == last {
+                format!("no range covers slot {first}")
+            } else {
+                format!("no range covers the slots {first}-{last}")
+            },
+            "give them to a unit: ranges cover every slot once",
+        )
+    };
+    // The first slot that nothing before it covers.
+    let mut next = 0;
+    for range in sorted {
+        if range.last.0 >= slots {
+            faults.push(Fault::at(
+                &range.place.place,
+                FaultCode::RangeBounds,
+                format!(
+                    "the range {}-{} goes beyond the last slot, {}",
+                    range.first,
+                    range.last,
+                    slots - 1
+                ),
+                format!("end it at {}; slots are counted from 0", slots - 1),
+            ));
+        }
+        if range.first.0 > next && next < slots {
+            faults.push(gap(next, (range.first.0 - 1).min(slots - 1)));
+        }
+        if range.first.0 < next {
+            faults.push(Fault::at(
+                &range.place.place,
+                FaultCode::RangeOverlap,
+                format!(
+                    "the slots {}-{} are in another range too",
+                    range.first,
+                    range.last.0.min(next - 1)
+                ),
+                "leave each slot in one range",
+            ));
+        }
+        next = next.max(range.last.0.saturating_add(1));
+    }
+    if next < slots {
+        faults.push(gap(next, slots - 1));
+    }
+}

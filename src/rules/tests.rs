@@ -1,0 +1,648 @@
+//! What documents mean, and what is wrong with them: each fault by an example that has nothing else wrong.
+
+use super::*;
+use crate::model::SpaceId;
+use proptest::prelude::*;
+
+const TOPOLOGY: &str = "\
+kind: topology
+space: trade
+cities: {shanghai: {}, beijing: {}}
+sites:
+  sh-a: {city: shanghai}
+  bj-c: {city: beijing}
+units:
+  sh-1: {site: sh-a, standby: [bj-1]}
+  bj-1: {site: bj-c}
+";
+const PLACEMENT: &str = "\
+kind: placement
+slots: 100
+ranges:
+  - {slots: 0-59, unit: sh-1}
+  - {slots: 60-99, unit: bj-1}
+";
+const SOURCE: &str = "\
+kind: source
+name: orders
+take: {exchange: orders, bindings: [{routing_key: \"order.#\"}]}
+deliver: {exchange: orders.local}
+key: {from: [{header: uid}]}
+";
+const RULE: &str = "\
+kind: rule
+name: by-user
+source: orders
+order: 100
+route: owner
+";
+
+fn file(name: &str, text: impl Into<Vec<u8>>) -> DocumentFile {
+    DocumentFile {
+        name: name.to_owned(),
+        text: text.into(),
+    }
+}
+
+/// Good documents, one of them changed.
+fn files(kind: &str, changed: impl Into<Vec<u8>>) -> Vec<DocumentFile> {
+    let mut all = vec![
+        file("placement", PLACEMENT),
+        file("rule", RULE),
+        file("source", SOURCE),
+        file("topology", TOPOLOGY),
+    ];
+    let changed = changed.into();
+    for one in &mut all {
+        if one.name == kind {
+            one.text.clone_from(&changed);
+        }
+    }
+    all
+}
+
+fn faults(kind: &str, changed: impl Into<Vec<u8>>) -> Vec<(FaultCode, u32)> {
+    let validation = validate(&files(kind, changed), &Context::default());
+    let faults = validation.faults;
+    faults.iter().for_each(|fault| println!("{fault}"));
+    faults
+        .iter()
+        .map(|fault| (fault.code, fault.line))
+        .collect()
+}
+
+/// One edit of a good document, and the faults that it makes, by line.
+fn edited(kind: &str, from: &str, to: &str) -> Vec<(FaultCode, u32)> {
+    let text = match kind {
+        "topology" => TOPOLOGY,
+        "placement" => PLACEMENT,
+        "source" => SOURCE,
+        _ => RULE,
+    };
+    assert!(text.contains(from), "{from:?} isn't in the {kind}");
+    faults(kind, text.replace(from, to))
+}
+
+#[test]
+fn good_documents_have_no_fault_and_no_warning() {
+    assert_eq!(
+        validate(&files("", ""), &Context::default()),
+        Validation::default()
+    );
+}
+
+#[test]
+fn every_fault_of_the_list_is_named_with_its_line() {
+    use FaultCode as C;
+    let cases: &[(&str, &str, &str, C, u32)] = &[
+        ("placement", "60-99", "61-99", C::RangeGap, 4),
+        ("placement", "0-59", "1-59", C::RangeGap, 4),
+        ("placement", "60-99", "60-98", C::RangeGap, 4),
+        ("placement", "60-99", "59-99", C::RangeOverlap, 5),
+        ("placement", "60-99", "60-100", C::RangeBounds, 5),
+        ("placement", "60-99", "99-60", C::RangeBounds, 5),
+        ("placement", "60-99", "\"sixty\"", C::BadValue, 5),
+        ("placement", "unit: bj-1", "unit: gz-1", C::UnknownUnit, 5),
+        (
+            "placement",
+            "ranges:",
+            "pins: [{key: \"1\", unit: sh-1}]\nranges:",
+            C::NotYet,
+            3,
+        ),
+        ("placement", "slots: 100", "slots: 0", C::BadValue, 2),
+        ("topology", "site: bj-c", "site: bj-d", C::UnknownSite, 9),
+        (
+            "topology",
+            "{city: beijing}",
+            "{city: canton}",
+            C::UnknownCity,
+            6,
+        ),
+        (
+            "topology",
+            "standby: [bj-1]",
+            "standby: [gz-1]",
+            C::UnknownUnit,
+            8,
+        ),
+        (
+            "topology",
+            "standby: [bj-1]",
+            "standby: [sh-1]",
+            C::OwnStandby,
+            8,
+        ),
+        (
+            "topology",
+            "standby: [bj-1]",
+            "standby: [bj-1, bj-1]",
+            C::RepeatedUnit,
+            8,
+        ),
+        (
+            "topology",
+            "space: trade",
+            "space: trade\ncenter: gz-1",
+            C::UnknownUnit,
+            3,
+        ),
+        (
+            "topology",
+            "space: trade",
+            "space: trade\nversion: 2",
+            C::UnknownVersion,
+            3,
+        ),
+        (
+            "topology",
+            "space: trade",
+            "space: [trade]",
+            C::WrongType,
+            2,
+        ),
+        ("topology", "space: trade\n", "", C::MissingField, 1),
+        ("topology", "sh-1:", "\"sh 1\":", C::BadName, 8),
+        (
+            "topology",
+            "bj-1: {site: bj-c}",
+            "bj-1: {site: bj-c, access: ro}",
+            C::BadValue,
+            9,
+        ),
+        (
+            "topology",
+            "bj-1: {site: bj-c}",
+            "bj-1: {site: bj-c, access: produce-only}",
+            C::Access,
+            5,
+        ),
+        (
+            "topology",
+            "kind: topology",
+            "failover: {sites_down_max: 2}\nkind: topology",
+            C::SitesDownMax,
+            1,
+        ),
+        (
+            "topology",
+            "kind: topology",
+            "failover: {isolated: continue}\nkind: topology",
+            C::IsolatedContinue,
+            1,
+        ),
+        (
+            "topology",
+            "kind: topology",
+            "failover: {detect: 10}\nkind: topology",
+            C::BadValue,
+            1,
+        ),
+        (
+            "topology",
+            "kind: topology",
+            "links: [{from: \"*\", to: gz-1}]\nkind: topology",
+            C::UnknownUnit,
+            1,
+        ),
+        ("source", "name: orders", "name: order's", C::BadName, 2),
+        (
+            "source",
+            "deliver: {exchange: orders.local}\n",
+            "",
+            C::NoDeliver,
+            5,
+        ),
+        ("source", "orders.local", "orders", C::SelfDelivery, 4),
+        ("source", "key:", "units: [gz-1]\nkey:", C::UnknownUnit, 5),
+        ("source", "key:", "partitions: 4\nkey:", C::NotYet, 5),
+        (
+            "source",
+            "key:",
+            "returns: {exchange: x}\nkey:",
+            C::NotYet,
+            5,
+        ),
+        (
+            "source",
+            "key:",
+            "messages_per_second: 100\nkey:",
+            C::NotYet,
+            5,
+        ),
+        ("source", "{header: uid}", "{json: /user/id}", C::NotYet, 5),
+        (
+            "source",
+            "{header: uid}",
+            "{header: uid, routing_key: whole}",
+            C::BadValue,
+            5,
+        ),
+        (
+            "source",
+            "{header: uid}",
+            "{routing_key_word: 0}",
+            C::BadValue,
+            5,
+        ),
+        (
+            "source",
+            "key: {",
+            "key: {map: {last_digits: 0}, ",
+            C::BadValue,
+            5,
+        ),
+        ("source", "key: {", "key: {map: md5, ", C::BadValue, 5),
+        ("source", "{exchange: orders, ", "{", C::MissingField, 3),
+        (
+            "source",
+            "{exchange: orders, ",
+            "{queue: q, ",
+            C::BadValue,
+            3,
+        ),
+        (
+            "rule",
+            "source: orders",
+            "source: order",
+            C::UnknownSource,
+            3,
+        ),
+        ("rule", "route: owner", "route: nowhere", C::BadValue, 5),
+        (
+            "rule",
+            "route: owner",
+            "route: {units: [gz-1]}",
+            C::UnknownUnit,
+            5,
+        ),
+        ("rule", "route: owner", "routes: owner", C::MissingField, 1),
+        (
+            "rule",
+            "route: owner",
+            "route: owner\nwhen: {routing_key: \"a.b*\"}",
+            C::BadPattern,
+            6,
+        ),
+        (
+            "rule",
+            "route: owner",
+            "route: owner\nwhen: {headers: {x: {matches: \"(\"}}}",
+            C::BadRegex,
+            6,
+        ),
+        (
+            "rule",
+            "route: owner",
+            "route: owner\nwhen: {headers: {x: {matches: \"(a{900}){900}\"}}}",
+            C::BadRegex,
+            6,
+        ),
+        (
+            "rule",
+            "route: owner",
+            "route: owner\ngray: {percent: 5}",
+            C::NotYet,
+            6,
+        ),
+        (
+            "rule",
+            "route: owner",
+            "route: owner\nowner_down: hold",
+            C::NotYet,
+            6,
+        ),
+        (
+            "rule",
+            "route: owner",
+            "route: owner\nowner_absent: {wait: 60s, then: park}",
+            C::NotYet,
+            6,
+        ),
+        (
+            "rule",
+            "route: owner",
+            "route: owner\nin_doubt: park",
+            C::NotYet,
+            6,
+        ),
+        (
+            "rule",
+            "route: owner",
+            "route: owner\npromise: rapid",
+            C::NotYet,
+            6,
+        ),
+        (
+            "rule",
+            "route: owner",
+            "route: owner\nreceipt: true",
+            C::NotYet,
+            6,
+        ),
+        (
+            "rule",
+            "route: owner",
+            "route: owner\ncopies: {now: [sh-1]}",
+            C::NotYet,
+            6,
+        ),
+        (
+            "rule",
+            "route: owner",
+            "route: owner\nmax_lag: {age: 30s, then: alert}",
+            C::NotYet,
+            6,
+        ),
+        ("rule", "order: 100", "order: 1e3", C::WrongType, 4),
+        ("rule", "kind: rule", "kind: rules", C::UnknownKind, 1),
+        (
+            "rule",
+            "name: by-user",
+            "name: by-user\nname: again",
+            C::RepeatedField,
+            3,
+        ),
+        ("rule", "order: 100", "\torder: 100", C::Yaml, 4),
+        ("rule", "order: 100", "order: [100", C::Yaml, 5),
+    ];
+    for (kind, from, to, code, line) in cases {
+        let found = edited(kind, from, to);
+        // A misspelt field is missing and unknown at once; everything else is one fault.
+        assert!(found.contains(&(*code, *line)), "{to:?} gave {found:?}");
+        let most = if *to == "routes: owner" { 2 } else { 1 };
+        assert!(found.len() <= most, "{to:?} gave {found:?}");
+    }
+}
+
+#[test]
+fn a_rule_that_is_never_reached_is_named() {
+    let two = |first: &str, second: &str| {
+        faults(
+            "rule",
+            format!(
+                "{RULE}---\nkind: rule\nname: before\nsource: orders\n{first}route: park\n\
+                 ---\nkind: rule\nname: behind\nsource: orders\n{second}route: drop\n"
+            ),
+        )
+    };
+    let hidden = vec![(FaultCode::HiddenRule, 2)];
+    assert_eq!(
+        two(
+            "order: 1\nwhen: {routing_key: \"#\"}\n",
+            "order: 0\nwhen: {headers: {a: 1}}\n"
+        ),
+        hidden
+    );
+    let same = "when: {headers: {a: 1}}\n";
+    assert_eq!(
+        two(&format!("order: 1\n{same}"), &format!("order: 2\n{same}")),
+        vec![(FaultCode::HiddenRule, 15)]
+    );
+    assert_eq!(
+        two(
+            &format!("order: 1\n{same}"),
+            "order: 1\nwhen: {headers: {a: 2}}\n"
+        ),
+        vec![(FaultCode::EqualOrders, 17)]
+    );
+}
+
+#[test]
+fn a_queue_may_not_be_shared_nor_deliver_to_itself() {
+    let queue = "kind: source\nname: orders\ntake: {queue: q}\ndeliver: {exchange: x}\n";
+    let mut all = files("source", queue);
+    all[1].text = RULE.replace("owner", "shared").into_bytes();
+    let found = validate(&all, &Context::default()).faults;
+    assert_eq!(found[0].code, FaultCode::SharedOnQueue, "{found:?}");
+    let found = faults(
+        "source",
+        queue.replace("exchange: x", "exchange: \"\", routing_key: q"),
+    );
+    assert_eq!(found, vec![(FaultCode::SelfDelivery, 4)]);
+}
+
+#[test]
+fn an_exchange_may_be_shared_with_itself_and_needs_no_deliver() {
+    let mut all = files(
+        "source",
+        SOURCE.replace("deliver: {exchange: orders.local}\n", ""),
+    );
+    all[1].text = RULE.replace("owner", "shared").into_bytes();
+    assert_eq!(validate(&all, &Context::default()).faults, vec![]);
+}
+
+#[test]
+fn all_faults_of_all_files_come_at_once_in_their_order() {
+    let mut all = files("source", SOURCE.replace("header", "heder"));
+    all[0].text = PLACEMENT.replace("60-99", "60-98").into_bytes();
+    all[1].text = RULE
+        .replace("owner", "ownr")
+        .replace("order: 100", "")
+        .into_bytes();
+    let found = validate(&all, &Context::default()).faults;
+    let files: Vec<_> = found.iter().map(|fault| fault.file.as_str()).collect();
+    assert_eq!(
+        files,
+        ["placement", "rule", "rule", "source", "source"],
+        "{found:?}"
+    );
+    assert_eq!(
+        found[2].to_string(),
+        "rule:5:8: `route`, if it isn't {units: [..]}, can't be \"ownr\"; write one of: owner, center, shared, local, park, drop"
+    );
+    assert!(
+        found
+            .iter()
+            .any(|fault| fault.mend == "did you mean `header`?")
+    );
+}
+
+#[test]
+fn a_document_that_cannot_be_read_does_not_hide_the_next() {
+    let text = format!("kind: [\n---\n{}", RULE.replace("route", "rout"));
+    let (documents, found) = parse(&[file("f", text)]);
+    assert!(documents.incomplete);
+    assert_eq!(
+        found
+            .iter()
+            .map(|fault| (fault.code, fault.line))
+            .collect::<Vec<_>>(),
+        [
+            (FaultCode::Yaml, 2),
+            (FaultCode::MissingField, 3),
+            (FaultCode::UnknownField, 7)
+        ],
+        "{found:?}"
+    );
+}
+
+#[test]
+fn a_byte_order_mark_and_carriage_returns_are_no_fault() {
+    let windows = format!("\u{feff}{}", RULE.replace('\n', "\r\n"));
+    assert_eq!(faults("rule", windows), vec![]);
+}
+
+#[test]
+fn what_is_no_text_is_one_fault_with_its_place() {
+    let mut text = RULE.as_bytes().to_vec();
+    text.extend(b"# \xff\n");
+    assert_eq!(faults("rule", text), vec![(FaultCode::NotUtf8, 6)]);
+    assert_eq!(
+        faults("rule", vec![b'#'; FILE_BYTES_MAX + 1]).first(),
+        Some(&(FaultCode::FileTooLarge, 0))
+    );
+}
+
+#[test]
+fn a_yaml_bomb_is_one_fault() {
+    let mut bomb = "a: &a [x,x,x,x,x,x,x,x,x,x]\n".to_owned();
+    for (one, before) in ('b'..='j').zip('a'..) {
+        let list = vec![format!("*{before}"); 10].join(",");
+        bomb.push_str(&format!("{one}: &{one} [{list}]\n"));
+    }
+    assert_eq!(
+        faults("rule", bomb).iter().map(|f| f.0).collect::<Vec<_>>(),
+        [FaultCode::Yaml]
+    );
+    let deep = format!("a: {}{}", "[".repeat(10_000), "]".repeat(10_000));
+    assert_eq!(faults("rule", deep), vec![(FaultCode::Yaml, 1)]);
+}
+
+#[test]
+fn an_empty_folder_lacks_topology_and_placement() {
+    let found = validate(&[], &Context::default()).faults;
+    assert!(
+        found
+            .iter()
+            .all(|fault| fault.code == FaultCode::MissingDocument)
+    );
+    assert_eq!(found.len(), 2);
+}
+
+#[test]
+fn documents_of_another_space_are_refused() {
+    let space = SpaceId::parse("bank").unwrap();
+    let context = Context {
+        space: Some(&space),
+        ..Context::default()
+    };
+    let found = validate(&files("", ""), &context).faults;
+    assert_eq!(found[0].code, FaultCode::WrongSpace);
+}
+
+#[test]
+fn the_live_placement_wins_and_drift_is_a_warning() {
+    let live = PLACEMENT.replace("0-59", "0-49").replace("60-99", "50-99");
+    let context = Context {
+        live_placement: Some(live.as_bytes()),
+        ..Context::default()
+    };
+    let found = validate(&files("", ""), &context);
+    assert_eq!(found.faults, vec![]);
+    assert_eq!(found.warnings[0].code, FaultCode::PlacementDrift);
+    let split = PLACEMENT.replace(
+        "  - {slots: 0-59, unit: sh-1}\n",
+        "  - {slots: 10-59, unit: sh-1}\n  - {slots: 0-9, unit: sh-1}\n",
+    );
+    assert_eq!(
+        validate(
+            &files("placement", split),
+            &Context {
+                live_placement: Some(PLACEMENT.as_bytes()),
+                ..Context::default()
+            }
+        ),
+        Validation::default()
+    );
+    let more = PLACEMENT
+        .replace("slots: 100", "slots: 200")
+        .replace("60-99", "60-199");
+    let found = validate(&files("placement", more), &context).faults;
+    assert_eq!(found[0].code, FaultCode::SlotsChanged);
+    // Whoever makes a space once may delete the wish: the live one is enough.
+    let without: Vec<_> = files("", "")
+        .into_iter()
+        .filter(|one| one.name != "placement")
+        .collect();
+    assert_eq!(validate(&without, &context), Validation::default());
+}
+
+#[test]
+fn the_key_of_a_source_in_force_may_not_change() {
+    let in_force = files("", "");
+    let context = Context {
+        in_force: Some(&in_force),
+        ..Context::default()
+    };
+    let changed = files("source", SOURCE.replace("uid", "user"));
+    let found = validate(&changed, &context).faults;
+    assert_eq!(found[0].code, FaultCode::KeyChanged);
+}
+
+#[test]
+fn more_files_than_a_transaction_takes_are_refused_by_name_of_the_flag() {
+    let mut all = files("", "");
+    all.extend((0..70).map(|n| file(&format!("empty-{n}"), "# nothing\n")));
+    let found = validate(&all, &Context::default()).faults;
+    assert_eq!(found[0].code, FaultCode::TransactionTooLarge);
+    assert!(found[0].mend.contains("--max-txn-ops"));
+    let unchanged = Context {
+        in_force: Some(&all),
+        ..Context::default()
+    };
+    assert_eq!(validate(&all, &unchanged).faults, vec![]);
+}
+
+#[test]
+fn what_is_not_yet_is_a_warning_for_an_operator_who_only_looks() {
+    let all = files("rule", format!("{RULE}receipt: true\n"));
+    let context = Context {
+        not_yet: NotYet::Warn,
+        ..Context::default()
+    };
+    let found = validate(&all, &context);
+    assert_eq!((found.faults.len(), found.warnings.len()), (0, 1));
+}
+
+#[test]
+fn a_difference_is_told_in_words() {
+    let old = files("", "");
+    let mut new = files("rule", RULE.replace("owner", "center"));
+    new[2].text.extend(b"# a comment\n");
+    new.push(file("zoo", "kind: source\nname: zoo\ntake: {queue: z}\n"));
+    let found = diff(&old, &new);
+    let changes: Vec<_> = found
+        .documents
+        .iter()
+        .map(|one| format!("{} {}", one.file, one.change))
+        .collect();
+    assert_eq!(changes, ["rule changed", "source changed", "zoo added"]);
+    assert_eq!(
+        found.effects,
+        [
+            "source zoo added: takes queue z, delivers to the taken exchange, key from header x-set-key by hash",
+            "rule by-user changed: route owner → center",
+        ]
+    );
+    assert_eq!(diff(&new, &new), Diff::default());
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_the_reader_panic(text in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let _ = parse(&[file("f", text)]);
+    }
+
+    #[test]
+    fn no_edit_of_good_documents_makes_the_validator_panic(
+        kind in 0usize..4, at in 0usize..400, with in "[\\PC\n]{0,6}"
+    ) {
+        let mut all = files("", "");
+        let text = String::from_utf8(all[kind].text.clone()).unwrap();
+        let at = at.min(text.len());
+        all[kind].text = format!("{}{with}{}", &text[..at], &text[at..]).into_bytes();
+        let _ = validate(&all, &Context::default());
+        let _ = diff(&files("", ""), &all);
+    }
+}

@@ -1,0 +1,199 @@
+//! Whether the documents fit together, and with what is in force.
+//!
+//! Owns the order of the checks and who is told what. Promises all faults of all documents at once, in the order of
+//! files and lines. A fault keeps documents out of force; a warning doesn't. What `validate` warns of as *not yet*,
+//! `apply` and gateways refuse.
+
+use super::checks;
+use super::documents::{Documents, parse};
+use super::fault::{Fault, FaultCode, Place};
+use super::placement::Placement;
+use super::tree::DocumentFile;
+use crate::model::SpaceId;
+use serde::{Deserialize, Serialize};
+
+/// What documents are judged against.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Context<'a> {
+    /// The space that the gateway, or the command, works for.
+    pub space: Option<&'a SpaceId>,
+    /// The live placement, as etcd has it; it wins over the folder's.
+    pub live_placement: Option<&'a [u8]>,
+    /// What is in force, where something is.
+    pub in_force: Option<&'a [DocumentFile]>,
+    /// What becomes of fields that this version knows and doesn't enforce.
+    pub not_yet: NotYet,
+}
+
+/// What becomes of fields that this version knows and doesn't enforce.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum NotYet {
+    /// A warning: an operator looks.
+    Warn,
+    /// A fault: the documents would act.
+    #[default]
+    Refuse,
+}
+
+/// What is wrong, and what is only worth knowing.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Validation {
+    /// They keep the documents out of force.
+    pub faults: Vec<Fault>,
+    /// They don't.
+    pub warnings: Vec<Fault>,
+}
+
+/// Documents that were judged, and the placement that counts for them.
+#[derive(Debug, Default)]
+pub(crate) struct Examined {
+    pub(crate) documents: Documents,
+    /// The live one, or the folder's where none is live.
+    pub(crate) placement: Option<Placement>,
+    pub(crate) validation: Validation,
+}
+
+/// The name under which faults of the live placement are reported; it is its key in etcd.
+const LIVE_PLACEMENT: &str = "placement";
+
+/// The name under which faults of the folder as a whole are reported.
+const FOLDER: &str = "(all files)";
+
+/// Judges documents.
+pub fn validate(files: &[DocumentFile], context: &Context<'_>) -> Validation {
+    examine(files, context).validation
+}
+
+/// Judges documents and keeps what was read.
+pub(crate) fn examine(files: &[DocumentFile], context: &Context<'_>) -> Examined {
+    let (documents, mut found) = parse(files);
+    let mut warnings = Vec::new();
+    let folder = Place::whole(FOLDER);
+    let live = context
+        .live_placement
+        .and_then(|text| read_live(text, &mut found));
+    let own = documents.placement.as_ref().map(|placed| &placed.value);
+    if let (Some(live), Some(own)) = (&live, own) {
+        compare_placements(live, own, &mut found, &mut warnings);
+    }
+    if !documents.incomplete {
+        let missing = |what: &str| {
+            Fault::at(
+                &folder,
+                FaultCode::MissingDocument,
+                format!("there is no {what}"),
+                format!("add a document of `kind: {what}`"),
+            )
+        };
+        if documents.topology.is_none() {
+            found.push(missing("topology"));
+        }
+        if own.is_none() && context.live_placement.is_none() {
+            found.push(missing("placement"));
+        }
+    }
+    let placement = live.or_else(|| own.cloned());
+    checks::topology(&documents, context.space, &mut found);
+    checks::placement(&documents, placement.as_ref(), &mut found);
+    checks::sources(&documents, placement.as_ref(), &mut found, &mut warnings);
+    checks::rules(&documents, &mut found);
+    if let Some(in_force) = context.in_force {
+        checks::keys_kept(&documents, &parse(in_force).0, &mut found);
+    }
+    checks::transaction(files, context.in_force.unwrap_or(&[]), &folder, &mut found);
+    let (faults, later) = match context.not_yet {
+        NotYet::Refuse => (found, Vec::new()),
+        NotYet::Warn => found
+            .into_iter()
+            .partition(|fault| fault.code != FaultCode::NotYet),
+    };
+    warnings.extend(later);
+    Examined {
+        documents,
+        placement,
+        validation: Validation {
+            faults: in_order(faults, files),
+            warnings: in_order(warnings, files),
+        },
+    }
+}
+
+fn read_live(text: &[u8], faults: &mut Vec<Fault>) -> Option<Placement> {
+    let file = DocumentFile {
+        name: LIVE_PLACEMENT.to_owned(),
+        text: text.to_vec(),
+    };
+    let (documents, found) = parse(&[file]);
+    faults.extend(found);
+    if documents.placement.is_none() && !documents.incomplete {
+        faults.push(Fault::at(
+            &Place::whole(LIVE_PLACEMENT),
+            FaultCode::MissingDocument,
+            "the live placement is no document of `kind: placement`",
+            "put back what it was; moves alone change it",
+        ));
+    }
+    documents.placement.map(|placed| placed.value)
+}
+
+fn compare_placements(
+    live: &Placement,
+    own: &Placement,
+    faults: &mut Vec<Fault>,
+    warnings: &mut Vec<Fault>,
+) {
+    if live.slots != own.slots {
+        faults.push(Fault::at(
+            &own.slots.place,
+            FaultCode::SlotsChanged,
+            format!(
+                "the space was created with {} slots, and this says {}",
+                live.slots.value, own.slots.value
+            ),
+            format!(
+                "write `slots: {}`; the count is fixed for the life of a space",
+                live.slots.value
+            ),
+        ));
+    } else if owners(live) != owners(own) {
+        warnings.push(Fault::at(
+            &own.place.place,
+            FaultCode::PlacementDrift,
+            "the placement here isn't the live one, and the live one counts",
+            "write the live one back with `setgate rules get`, or move slots with `setgate move`",
+        ));
+    }
+}
+
+/// The ranges as they mean, not as they are written: sorted, and neighbours of one unit joined.
+pub(super) fn owners(placement: &Placement) -> Vec<(u32, u32, &str)> {
+    let mut sorted: Vec<_> = placement.ranges.iter().collect();
+    sorted.sort_by_key(|range| range.first);
+    let mut joined: Vec<(u32, u32, &str)> = Vec::new();
+    for range in sorted {
+        let unit = range.unit.as_str();
+        match joined.last_mut() {
+            Some((_, last, before))
+                if *before == unit && last.saturating_add(1) == range.first.0 =>
+            {
+                *last = range.last.0;
+            }
+            _ => joined.push((range.first.0, range.last.0, unit)),
+        }
+    }
+    joined
+}
+
+/// By file, as the files were given, then by line; what concerns no single file comes last.
+fn in_order(mut faults: Vec<Fault>, files: &[DocumentFile]) -> Vec<Fault> {
+    let ranks: std::collections::HashMap<&str, usize> = files
+        .iter()
+        .enumerate()
+        .map(|(n, file)| (file.name.as_str(), n))
+        .collect();
+    faults.sort_by_cached_key(|fault| {
+        let rank = ranks.get(fault.file.as_str()).copied();
+        (rank.unwrap_or(usize::MAX), fault.line, fault.column)
+    });
+    faults
+}

@@ -1,0 +1,200 @@
+//! The sender's end of a stream on the wire.
+//!
+//! Owns the bytes between one [`super::SenderPipe`] and one HTTP/2 stream. Promises that frames keep the lane's order,
+//! that reading answers never waits for writing parcels, and that the lane hears of the stream's end.
+
+use super::body::{chain, next_piece};
+use super::client::LinkBytes;
+use super::pipe::StreamEvent;
+use crate::link::{Batcher, Decoder, Frame};
+use crate::model::{Answer, Parcel};
+use bytes::Bytes;
+use hyper::body::Incoming;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+
+/// Frames that wait for HTTP/2 before no more parcels are taken from the lane.
+const FRAMES_WAITING_MAX: usize = 2;
+
+/// Both channels of a lane, and both directions of its stream.
+pub(super) struct ClientStream {
+    pub(super) parcels: mpsc::Receiver<Parcel>,
+    pub(super) events: mpsc::Sender<StreamEvent>,
+    pub(super) out: mpsc::Sender<Bytes>,
+    pub(super) body: Incoming,
+    pub(super) message_max: usize,
+    pub(super) bytes: Arc<LinkBytes>,
+}
+
+enum Event<'a> {
+    Unwanted,
+    Piece(Option<Result<Bytes, hyper::Error>>),
+    Room(mpsc::Permit<'a, Bytes>),
+    RequestClosed,
+    Parcel(Option<Parcel>),
+    Due,
+}
+
+/// How far the lane's side has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sending {
+    Open,
+    /// No more parcels come; what waits still goes.
+    Flushing,
+    /// The request is closed; answers still come.
+    Closed,
+}
+
+struct State {
+    decoder: Decoder,
+    batcher: Batcher,
+    frames: VecDeque<Bytes>,
+    sending: Sending,
+    ended: bool,
+    events: mpsc::Sender<StreamEvent>,
+    bytes: Arc<LinkBytes>,
+}
+
+impl ClientStream {
+    /// Runs until either side ends it.
+    pub(super) async fn run(self) {
+        let Self {
+            mut parcels,
+            events,
+            out,
+            mut body,
+            message_max,
+            bytes,
+        } = self;
+        let mut out = Some(out);
+        let mut state = State {
+            // Only answers come back: the smallest bound there is.
+            decoder: Decoder::new(0),
+            batcher: Batcher::new(message_max),
+            frames: VecDeque::new(),
+            sending: Sending::Open,
+            ended: false,
+            events: events.clone(),
+            bytes,
+        };
+        while !state.ended {
+            if state.sending == Sending::Closed {
+                out = None;
+            }
+            let taking = state.sending == Sending::Open && state.frames.len() < FRAMES_WAITING_MAX;
+            let deadline = state.batcher.deadline().map(Instant::from_std);
+            let event = tokio::select! {
+                biased;
+                () = events.closed() => Event::Unwanted,
+                piece = next_piece(&mut body) => Event::Piece(piece),
+                room = room(out.as_ref()), if !state.frames.is_empty() => {
+                    room.map_or(Event::RequestClosed, Event::Room)
+                }
+                () = until(deadline) => Event::Due,
+                parcel = parcels.recv(), if taking => Event::Parcel(parcel),
+            };
+            state.handle(event, Instant::now().into_std());
+        }
+    }
+}
+
+async fn room(out: Option<&mpsc::Sender<Bytes>>) -> Option<mpsc::Permit<'_, Bytes>> {
+    out?.reserve().await.ok()
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+impl State {
+    fn handle(&mut self, event: Event<'_>, now: std::time::Instant) {
+        match event {
+            Event::Unwanted => self.ended = true,
+            Event::Piece(Some(Ok(piece))) => {
+                self.bytes.add_in(piece.len());
+                self.decoder.push(&piece);
+                self.read();
+            }
+            Event::Piece(Some(Err(error))) => {
+                self.down(format!("the stream broke: {}", chain(&error)))
+            }
+            Event::Piece(None) => self.down("the receiver ended the stream".to_owned()),
+            Event::Room(permit) => {
+                if let Some(frame) = self.frames.pop_front() {
+                    self.bytes.add_out(frame.len());
+                    permit.send(frame);
+                }
+            }
+            // The peer takes no more; what it still says tells why.
+            Event::RequestClosed => {
+                self.frames.clear();
+                self.sending = Sending::Closed;
+            }
+            Event::Due => self.frames.extend(self.batcher.take()),
+            Event::Parcel(Some(parcel)) => self.send(&parcel, now),
+            Event::Parcel(None) => {
+                self.frames.extend(self.batcher.take());
+                self.sending = Sending::Flushing;
+            }
+        }
+        if self.sending == Sending::Flushing && self.frames.is_empty() {
+            self.sending = Sending::Closed;
+        }
+    }
+
+    fn send(&mut self, parcel: &Parcel, now: std::time::Instant) {
+        let mut full = Vec::new();
+        let pushed = self.batcher.push(parcel, now, &mut full);
+        self.frames.extend(full);
+        if let Err(unsendable) = pushed {
+            self.tell(StreamEvent::Answers(vec![(
+                unsendable.number,
+                Answer::Refused {
+                    reason: unsendable.reason,
+                    cause: unsendable.cause,
+                },
+            )]));
+        }
+    }
+
+    fn read(&mut self) {
+        while !self.ended {
+            match self.decoder.frame() {
+                Ok(None) => return,
+                Ok(Some(Frame::Welcome(welcome))) => self.tell(StreamEvent::Up {
+                    receiver: welcome.gateway,
+                    credit: welcome.credit,
+                }),
+                Ok(Some(Frame::Answers(answers))) => self.tell(StreamEvent::Answers(answers)),
+                Ok(Some(Frame::Refusal(refusal))) => {
+                    self.tell(StreamEvent::Refused {
+                        reason: refusal.reason,
+                        cause: refusal.cause,
+                    });
+                    self.ended = true;
+                }
+                Ok(Some(
+                    Frame::Hello(_) | Frame::Batch(_) | Frame::Canary(_) | Frame::CanaryEcho(_),
+                )) => self.down("the receiver sent a frame that has no place there".to_owned()),
+                Err(error) => self.down(format!("the receiver sent garbage: {}", chain(&error))),
+            }
+        }
+    }
+
+    /// A lane that keeps to its credit leaves room for every word; a peer that says more than it may is cut off.
+    fn tell(&mut self, event: StreamEvent) {
+        if self.events.try_send(event).is_err() {
+            self.ended = true;
+        }
+    }
+
+    fn down(&mut self, cause: String) {
+        self.tell(StreamEvent::Down { cause });
+        self.ended = true;
+    }
+}

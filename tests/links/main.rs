@@ -1,0 +1,228 @@
+//! Links between gateways keep their promises: order, answers, credits, and who may come in.
+
+mod admission;
+mod harness;
+
+use harness::{
+    Authority, Client, MESSAGE_MAX, Port, Proxy, accept_all, credit, event, hello, parcel,
+    send_all, welcome, within,
+};
+use setgate::link::{Credit, LinkState, RefusalReason};
+use setgate::model::{Answer, ParcelNumber, Reason};
+use setgate::wire::{LinkError, LinkSecurity, StreamEvent, local_pipe};
+use std::time::Duration;
+use tokio_util::task::TaskTracker;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_parcels_cross_in_order_and_each_is_answered_once() {
+    let authority = Authority::new();
+    let mut port = Port::open("bj-1", authority.security("bj-1")).await;
+    let client = Client::start("sh-1", "bj-1", port.address, authority.security("sh-1"));
+    client.up().await;
+    let mut pipe = client.open(hello("sh-1", "bj-1")).await;
+    let received = port.stream().await;
+    assert_eq!(received.hello, hello("sh-1", "bj-1"));
+    let receiver = TaskTracker::new().spawn(accept_all(received));
+    send_all(&mut pipe, 10_000, 512).await;
+    drop(pipe.parcels);
+    let seen = within("the receiver's end", receiver).await.unwrap();
+    assert_eq!(seen, (1..=10_000).collect::<Vec<_>>());
+    assert!(matches!(
+        event_or_end(pipe.events).await,
+        StreamEvent::Down { .. }
+    ));
+}
+
+async fn event_or_end(mut events: tokio::sync::mpsc::Receiver<StreamEvent>) -> StreamEvent {
+    within("the stream's end", events.recv()).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_local_stream_speaks_the_same_words() {
+    let (mut sender, receiver) = local_pipe(hello("bj-1", "bj-1"));
+    let receiver = TaskTracker::new().spawn(accept_all(receiver));
+    send_all(&mut sender, 10_000, 512).await;
+    drop(sender.parcels);
+    assert_eq!(within("the end", receiver).await.unwrap().len(), 10_000);
+    assert_eq!(within("the end", sender.events.recv()).await, None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stalled_lane_does_not_hold_up_another() {
+    let mut port = Port::open("bj-1", LinkSecurity::Insecure).await;
+    let client = Client::start("sh-1", "bj-1", port.address, LinkSecurity::Insecure);
+    client.up().await;
+    let mut stalled = client.open(hello("sh-1", "bj-1")).await;
+    let never_answers = port.stream().await;
+    welcome(&never_answers).await;
+    let granted = credit(&mut stalled).await;
+    assert!(granted.bytes <= Credit::MAX.bytes);
+    for number in 0..(granted.bytes / (64 * 1024 + 1024)) as u64 {
+        within(
+            "room within the credit",
+            stalled.parcels.send(parcel(number, 64 * 1024)),
+        )
+        .await
+        .unwrap();
+    }
+    let mut other = client.open(hello("sh-1", "bj-1")).await;
+    let receiver = TaskTracker::new().spawn(accept_all(port.stream().await));
+    send_all(&mut other, 2_000, 10_000).await;
+    drop(other);
+    assert_eq!(within("the end", receiver).await.unwrap().len(), 2_000);
+    drop(never_answers);
+}
+
+#[tokio::test]
+async fn a_large_parcel_crosses_alone_and_one_above_the_bound_is_refused_at_home() {
+    let mut port = Port::open("bj-1", LinkSecurity::Insecure).await;
+    let client = Client::start("sh-1", "bj-1", port.address, LinkSecurity::Insecure);
+    client.up().await;
+    let mut pipe = client.open(hello("sh-1", "bj-1")).await;
+    let mut received = port.stream().await;
+    welcome(&received).await;
+    credit(&mut pipe).await;
+    pipe.parcels.send(parcel(1, 2 * MESSAGE_MAX)).await.unwrap();
+    pipe.parcels.send(parcel(2, MESSAGE_MAX)).await.unwrap();
+    let Some(StreamEvent::Answers(answers)) = event(&mut pipe).await else {
+        panic!("no answer for the parcel that is too large");
+    };
+    assert!(matches!(
+        answers.as_slice(),
+        [(
+            ParcelNumber(1),
+            Answer::Refused {
+                reason: Reason::TooLarge,
+                ..
+            }
+        )]
+    ));
+    let arrived = within("the other parcel", received.parcels.recv())
+        .await
+        .unwrap();
+    assert_eq!(arrived, parcel(2, MESSAGE_MAX));
+}
+
+#[tokio::test]
+async fn who_sends_beyond_its_credit_is_cut_off() {
+    let mut port = Port::open("bj-1", LinkSecurity::Insecure).await;
+    let client = Client::start("sh-1", "bj-1", port.address, LinkSecurity::Insecure);
+    client.up().await;
+    let mut pipe = client.open(hello("sh-1", "bj-1")).await;
+    let received = port.stream().await;
+    welcome(&received).await;
+    let granted = credit(&mut pipe).await;
+    for number in 0..=(granted.bytes / (512 * 1024)) as u64 {
+        // Fails once the stream has been ended, which is what we are after.
+        let _ = pipe.parcels.send(parcel(number, 512 * 1024)).await;
+    }
+    let Some(StreamEvent::Refused { reason, .. }) = event(&mut pipe).await else {
+        panic!("not cut off");
+    };
+    assert_eq!(reason, RefusalReason::Credit);
+    assert_eq!(port.refused.of(RefusalReason::Credit), 1);
+}
+
+#[tokio::test]
+async fn each_side_hears_of_the_others_end() {
+    let mut port = Port::open("bj-1", LinkSecurity::Insecure).await;
+    let client = Client::start("sh-1", "bj-1", port.address, LinkSecurity::Insecure);
+    client.up().await;
+
+    let pipe = client.open(hello("sh-1", "bj-1")).await;
+    let mut received = port.stream().await;
+    drop(pipe);
+    assert_eq!(
+        within("the sender's end", received.parcels.recv()).await,
+        None
+    );
+
+    let mut pipe = client.open(hello("sh-1", "bj-1")).await;
+    drop(port.stream().await);
+    assert!(matches!(
+        event(&mut pipe).await,
+        Some(StreamEvent::Down { .. })
+    ));
+    assert_eq!(event(&mut pipe).await, None);
+
+    let mut pipe = client.open(hello("sh-1", "bj-1")).await;
+    let received = port.stream().await;
+    let busy = StreamEvent::Refused {
+        reason: RefusalReason::LaneBusy,
+        cause: "another receiver holds the lock".into(),
+    };
+    received.words.send(busy.clone()).await.unwrap();
+    assert_eq!(event(&mut pipe).await, Some(busy));
+    assert_eq!(event(&mut pipe).await, None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cut_is_noticed_within_seconds_and_a_new_stream_opens_after_it() {
+    let authority = Authority::new();
+    let mut port = Port::open("bj-1", authority.security("bj-1")).await;
+    let proxy = Proxy::before(port.address).await;
+    let client = Client::start("sh-1", "bj-1", proxy.address, authority.security("sh-1"));
+    client.up().await;
+    let mut pipe = client.open(hello("sh-1", "bj-1")).await;
+    let mut received = port.stream().await;
+    welcome(&received).await;
+    credit(&mut pipe).await;
+
+    let before = tokio::time::Instant::now();
+    proxy.cut();
+    client.down_because("no canary came back").await;
+    assert!(
+        before.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        before.elapsed()
+    );
+    assert!(matches!(
+        event(&mut pipe).await,
+        Some(StreamEvent::Down { .. })
+    ));
+    assert!(matches!(
+        client.link.open_stream(hello("sh-1", "bj-1")).await,
+        Err(LinkError::NotUp { .. })
+    ));
+    assert_eq!(
+        within("the sender's end", received.parcels.recv()).await,
+        None
+    );
+
+    proxy.heal();
+    client.up().await;
+    let mut pipe = client.open(hello("sh-1", "bj-1")).await;
+    let receiver = TaskTracker::new().spawn(accept_all(port.stream().await));
+    send_all(&mut pipe, 100, 100).await;
+    drop(pipe);
+    within("the end", receiver).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_link_measures_its_round_trip_and_tells_the_peers_table() {
+    let port = Port::open("bj-1", LinkSecurity::Insecure).await;
+    let client = Client::start("sh-1", "bj-1", port.address, LinkSecurity::Insecure);
+    client.up().await;
+    let status = client.link.status().borrow().clone();
+    assert!(
+        status
+            .round_trip
+            .is_some_and(|trip| trip < Duration::from_secs(5))
+    );
+    assert_eq!(status.peer.map(|peer| peer.epoch.0), Some(3));
+}
+
+#[tokio::test]
+async fn an_absent_peer_is_tried_again_with_the_cause_shown() {
+    let port = Port::open("bj-1", LinkSecurity::Insecure).await;
+    let address = port.address;
+    drop(port);
+    let client = Client::start("sh-1", "bj-1", address, LinkSecurity::Insecure);
+    let mut status = client.link.status();
+    let thrice = status.wait_for(
+        |status| matches!(&status.state, LinkState::Down { attempt, .. } if *attempt >= 3),
+    );
+    let status = within("three attempts", thrice).await.unwrap().clone();
+    let cause = status.state.cause().unwrap();
+    assert!(cause.contains(&address.to_string()), "{cause}");
+}
