@@ -214,7 +214,13 @@ fn every_fault_of_the_list_is_named_with_its_line() {
             5,
         ),
         ("source", "orders.local", "orders", C::SelfDelivery, 4),
-        ("source", "\nkey:", "\nunits: [gz-1]\nkey:", C::UnknownUnit, 5),
+        (
+            "source",
+            "\nkey:",
+            "\nunits: [gz-1]\nkey:",
+            C::UnknownUnit,
+            5,
+        ),
         ("source", "\nkey:", "\npartitions: 4\nkey:", C::NotYet, 5),
         (
             "source",
