@@ -57,7 +57,10 @@ route: shared
 "##;
 
 fn table() -> Table {
-    let files = [DocumentFile { name: "all.yaml".into(), text: DOCUMENTS.into() }];
+    let files = [DocumentFile {
+        name: "all.yaml".into(),
+        text: DOCUMENTS.into(),
+    }];
     Table::compile(TableInputs {
         files: &files,
         placement: None,
@@ -100,8 +103,14 @@ impl World {
             here: unit("sh-1"),
             source: source.clone(),
             partition: Partition(0),
-            limits: Limits { body_bytes_max: 1 << 20, rounds_max: 4 },
-            window: Window { deliveries, bytes: 64 << 20 },
+            limits: Limits {
+                body_bytes_max: 1 << 20,
+                rounds_max: 4,
+            },
+            window: Window {
+                deliveries,
+                bytes: 64 << 20,
+            },
             duplicates: Duplicates::default(),
         });
         Self {
@@ -118,7 +127,10 @@ impl World {
     }
 
     fn at() -> Moment {
-        Moment { now: tokio::time::Instant::now().into_std(), unix_seconds: 1 }
+        Moment {
+            now: tokio::time::Instant::now().into_std(),
+            unix_seconds: 1,
+        }
     }
 
     fn take(&mut self, tag: u64, message: Message) {
@@ -127,7 +139,9 @@ impl World {
             source: self.table.source(&self.source).unwrap(),
             keys: &self.keys,
         };
-        let actions = self.lane.take(DeliveryTag(tag), message, routing, Self::at());
+        let actions = self
+            .lane
+            .take(DeliveryTag(tag), message, routing, Self::at());
         self.apply(actions);
     }
 
@@ -137,7 +151,9 @@ impl World {
             source: self.table.source(&self.source).unwrap(),
             keys: &self.keys,
         };
-        let actions = self.lane.answered(target, vec![(number, answer)], routing, Self::at());
+        let actions = self
+            .lane
+            .answered(target, vec![(number, answer)], routing, Self::at());
         self.apply(actions);
     }
 
@@ -216,12 +232,17 @@ fn a_returned_message_is_parked_before_it_is_settled() {
     assert_eq!(world.settled, 0, "settled though it is nowhere");
     world.lane.stream_up(&Target::Park, 1 << 20, 100);
     let parked = world.next(&Target::Park).unwrap();
-    assert_eq!(parked.properties.header(X_SET_REASON), Some(&FieldValue::str("unroutable")));
+    assert_eq!(
+        parked.properties.header(X_SET_REASON),
+        Some(&FieldValue::str("unroutable"))
+    );
     assert_eq!(&parked.address.routing_key[..], b"setgate.trade.park");
     assert_eq!(&parked.body[..], b"body");
     world.answer(&Target::Park, parked.number, Answer::Accepted);
     assert_eq!(world.settled, 1);
-    assert!(world.notes.contains(&Note::Parked { reason: Reason::Unroutable }));
+    assert!(world.notes.contains(&Note::Parked {
+        reason: Reason::Unroutable
+    }));
 }
 
 #[test]
@@ -233,15 +254,28 @@ fn a_message_without_a_key_is_parked_and_one_that_a_rule_drops_is_settled() {
     world.take(3, bare("order.created.twice"));
     world.lane.stream_up(&Target::Park, 1 << 20, 100);
     let reasons: Vec<_> = std::iter::from_fn(|| world.next(&Target::Park))
-        .map(|parcel| (parcel.number, parcel.properties.header(X_SET_REASON).cloned()))
+        .map(|parcel| {
+            (
+                parcel.number,
+                parcel.properties.header(X_SET_REASON).cloned(),
+            )
+        })
         .collect();
-    let texts: Vec<_> = reasons.iter().map(|(_, reason)| reason.clone().unwrap()).collect();
-    assert_eq!(texts, [FieldValue::str("key_absent"), FieldValue::str("no_rule")]);
+    let texts: Vec<_> = reasons
+        .iter()
+        .map(|(_, reason)| reason.clone().unwrap())
+        .collect();
+    assert_eq!(
+        texts,
+        [FieldValue::str("key_absent"), FieldValue::str("no_rule")]
+    );
     for (number, _) in reasons {
         world.answer(&Target::Park, number, Answer::Accepted);
     }
     assert_eq!(world.settled, 3);
-    assert!(world.notes.contains(&Note::Dropped { reason: Reason::Rule }));
+    assert!(world.notes.contains(&Note::Dropped {
+        reason: Reason::Rule
+    }));
 }
 
 #[test]
@@ -262,7 +296,10 @@ fn after_a_lost_stream_all_that_is_unanswered_goes_again_in_order_and_marked() {
     assert_eq!(numbers, [1, 3, 4]);
     let doubt: Vec<_> = again.iter().map(|parcel| parcel.sent_before).collect();
     assert_eq!(doubt, [true, true, false]);
-    assert!(again[0].properties.header(X_SET_IN_DOUBT).is_none(), "the receiver's to say");
+    assert!(
+        again[0].properties.header(X_SET_IN_DOUBT).is_none(),
+        "the receiver's to say"
+    );
 }
 
 #[test]
@@ -271,11 +308,26 @@ fn later_keeps_the_parcel_and_gives_the_stream_up() {
     world.take(1, order(70, 1));
     world.lane.stream_up(&there(), 1 << 20, 100);
     let parcel = world.next(&there()).unwrap();
-    world.answer(&there(), parcel.number, Answer::Later { cause: "the queue is full".into() });
+    world.answer(
+        &there(),
+        parcel.number,
+        Answer::Later {
+            cause: "the queue is full".into(),
+        },
+    );
     assert_eq!((world.closed.clone(), world.settled), (vec![there()], 0));
     world.lane.stream_down(&there(), "the stream ended".into());
-    let view = world.lane.views().find(|(target, _)| **target == there()).unwrap().1;
-    assert_eq!(view.cause.as_deref(), Some("the queue is full"), "the cause that says more");
+    let view = world
+        .lane
+        .views()
+        .find(|(target, _)| **target == there())
+        .unwrap()
+        .1;
+    assert_eq!(
+        view.cause.as_deref(),
+        Some("the queue is full"),
+        "the cause that says more"
+    );
     world.lane.stream_up(&there(), 1 << 20, 100);
     assert_eq!(world.next(&there()).unwrap().number, parcel.number);
 }
@@ -284,7 +336,11 @@ fn later_keeps_the_parcel_and_gives_the_stream_up() {
 fn a_shared_copy_goes_to_every_other_unit_and_not_back() {
     let mut world = World::new("catalog", 100);
     world.take(1, message("catalog", "item.1", Properties::default()));
-    assert_eq!(world.opened, BTreeSet::from([there()]), "here it is already");
+    assert_eq!(
+        world.opened,
+        BTreeSet::from([there()]),
+        "here it is already"
+    );
     world.lane.stream_up(&there(), 1 << 20, 100);
     let copy = world.next(&there()).unwrap();
     let mut arrived = World::new("catalog", 100);
@@ -293,12 +349,31 @@ fn a_shared_copy_goes_to_every_other_unit_and_not_back() {
         here: unit("bj-1"),
         source: arrived.source.clone(),
         partition: Partition(0),
-        limits: Limits { body_bytes_max: 1 << 20, rounds_max: 4 },
-        window: Window { deliveries: 10, bytes: 1 << 20 },
+        limits: Limits {
+            body_bytes_max: 1 << 20,
+            rounds_max: 4,
+        },
+        window: Window {
+            deliveries: 10,
+            bytes: 1 << 20,
+        },
         duplicates: Duplicates::default(),
     });
-    let Parcel { address, properties, body, .. } = copy;
-    arrived.take(1, Message { address, properties, body, redelivered: false });
+    let Parcel {
+        address,
+        properties,
+        body,
+        ..
+    } = copy;
+    arrived.take(
+        1,
+        Message {
+            address,
+            properties,
+            body,
+            redelivered: false,
+        },
+    );
     assert_eq!((arrived.settled, arrived.opened.len()), (1, 0));
 }
 
@@ -322,7 +397,11 @@ fn a_target_gets_no_more_than_its_credit() {
     assert_eq!(std::iter::from_fn(|| world.next(&there())).count(), 1);
     world.lane.stream_down(&there(), "cut".into());
     world.lane.stream_up(&there(), 1, 100);
-    assert_eq!(std::iter::from_fn(|| world.next(&there())).count(), 1, "one larger than the credit");
+    assert_eq!(
+        std::iter::from_fn(|| world.next(&there())).count(),
+        1,
+        "one larger than the credit"
+    );
 }
 
 #[derive(Debug, Clone)]

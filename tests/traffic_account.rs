@@ -2,6 +2,8 @@
 //!
 //! No gateway takes part: a relay of the test's own carries raw messages from one unit to another, and errs as told.
 
+#![allow(clippy::unwrap_used)] // tests and their helpers panic at what must hold
+
 use bytes::Bytes;
 use setgate::amqp::{FieldTable, FieldValue, Properties};
 use setgate::lab::checker::Account;

@@ -24,7 +24,7 @@ pub(super) struct Brokers {
     settings: Settings,
     management: Option<Management>,
     vhosts: Mutex<HashMap<Option<String>, Vhost>>,
-    status: Arc<StatusHub>,
+    status: StatusHub,
     metrics: Metrics,
     tracker: TaskTracker,
     cancel: CancellationToken,
@@ -35,7 +35,7 @@ impl Brokers {
     pub(super) fn new(
         settings: Settings,
         management_urls: Vec<String>,
-        status: Arc<StatusHub>,
+        status: StatusHub,
         metrics: Metrics,
         tracker: TaskTracker,
         cancel: CancellationToken,
@@ -76,7 +76,7 @@ impl Brokers {
             self.tracker.spawn(async move { run.run(cancel).await });
             self.tracker.spawn(report(
                 connection.clone(),
-                Arc::clone(&self.status),
+                self.status.clone(),
                 self.metrics.clone(),
                 self.cancel.clone(),
             ));
@@ -89,7 +89,7 @@ impl Brokers {
 /// Writes a connection's changes of state to status page and metrics.
 async fn report(
     connection: Connection,
-    status: Arc<StatusHub>,
+    status: StatusHub,
     metrics: Metrics,
     cancel: CancellationToken,
 ) {

@@ -39,7 +39,7 @@ pub(super) struct LinksSettings {
 pub(super) struct Links {
     settings: LinksSettings,
     running: Mutex<BTreeMap<Name, Running>>,
-    status: Arc<StatusHub>,
+    status: StatusHub,
     metrics: Metrics,
     tracker: TaskTracker,
 }
@@ -47,7 +47,7 @@ pub(super) struct Links {
 impl Links {
     pub(super) fn new(
         settings: LinksSettings,
-        status: Arc<StatusHub>,
+        status: StatusHub,
         metrics: Metrics,
         tracker: TaskTracker,
     ) -> Self {
@@ -115,7 +115,7 @@ impl Links {
         self.tracker.spawn(async move { run.run(until).await });
         self.tracker.spawn(report(
             Arc::clone(&client),
-            Arc::clone(&self.status),
+            self.status.clone(),
             self.metrics.clone(),
             cancel.clone(),
         ));
@@ -170,7 +170,7 @@ const REPORT_EVERY: Duration = Duration::from_secs(1);
 
 async fn report(
     client: Arc<LinkClient>,
-    status: Arc<StatusHub>,
+    status: StatusHub,
     metrics: Metrics,
     cancel: CancellationToken,
 ) {

@@ -81,17 +81,13 @@ impl Gateway {
             unit: config.unit.clone(),
             gateway: config.gateway.clone(),
         };
-        let status = Arc::new(StatusHub::new(
-            here.space.clone(),
-            here.unit.clone(),
-            here.gateway.clone(),
-        ));
+        let status = StatusHub::new(here.space.clone(), here.unit.clone(), here.gateway.clone());
         let tracker = TaskTracker::new();
         let connections = CancellationToken::new();
         let brokers = Brokers::new(
             broker_settings(&config, &here)?,
             config.broker.management.clone(),
-            Arc::clone(&status),
+            status.clone(),
             metrics.clone(),
             tracker.clone(),
             connections.clone(),
@@ -115,7 +111,7 @@ impl Gateway {
                 standing: standing_seen,
                 via: config.link.via.clone(),
             },
-            Arc::clone(&status),
+            status.clone(),
             metrics.clone(),
             tracker.clone(),
         );
@@ -162,8 +158,8 @@ impl Gateway {
     }
 
     /// What the admin endpoint shows.
-    pub fn status(&self) -> Arc<StatusHub> {
-        Arc::clone(&self.shared.status)
+    pub fn status(&self) -> StatusHub {
+        self.shared.status.clone()
     }
 
     /// What the admin endpoint counts.

@@ -16,7 +16,7 @@ use std::time::Duration;
 /// Debian's and RabbitMQ's own place; the wrapper in `/usr/sbin` changes the user, which a lab must not.
 const SERVER: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
 /// Five nodes booting on two cores take 40 s.
-const READY: Duration = Duration::from_secs(180);
+const READY: Duration = Duration::from_mins(3);
 /// One scheduler per node and no busy waiting: nodes of a lab share few cores.
 const ERLANG: &str = "+S 1:1 +SDio 8 +sbwt none +sbwtdcpu none +sbwtdio none \
     -kernel inet_dist_use_interface {127,0,0,1}";

@@ -7,6 +7,7 @@ use super::process::{ProcessState, end_leftovers};
 use super::profile::RulesFrom;
 use super::{Fabric, LabError, Node, Place, Reporter, Ways, detach};
 use clap::{Args, Subcommand, ValueEnum};
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -465,7 +466,7 @@ fn render(status: &Status) -> String {
         status.lab.space, status.pid
     );
     for cut in &status.cuts {
-        text.push_str(&format!("cut: {} -> {}\n", cut.from, cut.to));
+        let _ = writeln!(text, "cut: {} -> {}", cut.from, cut.to);
     }
     text
 }

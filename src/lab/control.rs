@@ -20,7 +20,7 @@ const REQUEST_BYTES_MAX: u64 = 4096;
 /// Commands that wait for the supervisor; people type them.
 const WAITING_MAX: usize = 16;
 /// A supervisor that starts a broker again takes a minute on a loaded machine.
-const PATIENCE: Duration = Duration::from_secs(240);
+const PATIENCE: Duration = Duration::from_mins(4);
 
 /// What the supervisor is asked.
 #[derive(Debug, Serialize, Deserialize)]

@@ -43,11 +43,10 @@ pub(super) async fn run(dir: &Path, args: &[String]) -> Result<(), LabError> {
             });
         }
         // It opens its ear when everything is up.
-        if let Ok(Reply::Status(status)) = control::ask(&dir, &Request::Status).await {
-            if status.pid == child.id() {
-                show(&mut shown);
-                return Ok(());
-            }
+        let heard = control::ask(&dir, &Request::Status).await;
+        if matches!(heard, Ok(Reply::Status(status)) if status.pid == child.id()) {
+            show(&mut shown);
+            return Ok(());
         }
         tokio::time::sleep(POLL).await;
     }

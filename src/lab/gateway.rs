@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// It connects, reads its table and declares its lanes; a loaded machine with five brokers takes its time.
-const READY: Duration = Duration::from_secs(60);
+const READY: Duration = Duration::from_mins(1);
 
 /// One gateway.
 #[derive(Debug, Clone)]

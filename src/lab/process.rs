@@ -24,6 +24,12 @@ const MARK: &str = "SETGATE_LAB_OWNER";
 /// How often a state is looked at again while it is waited for.
 pub(crate) const POLL: Duration = Duration::from_millis(50);
 
+/// A killed process is gone within milliseconds, unless the disk holds it; its ports and files are needed next. These
+/// two make three seconds at most, and are synchronous because `drop` is.
+const LEFTOVER_LOOKS: u32 = 150;
+/// See above.
+const LEFTOVER_PAUSE: Duration = Duration::from_millis(20);
+
 /// What to start.
 #[derive(Debug, Clone)]
 pub struct Launch {
@@ -292,12 +298,14 @@ impl Processes {
 
     fn signal(&self, node: &Node, signal: Signal) -> Result<(), LabError> {
         let Some(pid) = self.pid(node) else {
-            return Err(match self.entries.contains_key(node) {
-                true => LabError::State {
-                    node: node.clone(),
+            let node = node.clone();
+            return Err(if self.entries.contains_key(&node) {
+                LabError::State {
+                    node,
                     state: "is not running",
-                },
-                false => LabError::NoSuchNode(node.clone()),
+                }
+            } else {
+                LabError::NoSuchNode(node)
             });
         };
         // A group that has just ended is what the caller finds out next.
@@ -401,12 +409,18 @@ pub(crate) fn end_leftovers(dir: &Path) -> Result<(), LabError> {
         let recorded: Vec<Recorded> = serde_json::from_slice(&bytes).unwrap_or_default();
         suspects.extend(recorded.iter().map(|line| line.pid));
     }
-    for pid in suspects {
-        if pid != std::process::id() && is_marked(pid, dir) {
-            if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+    suspects.retain(|pid| *pid != std::process::id());
+    for _ in 0..LEFTOVER_LOOKS {
+        suspects.retain(|pid| is_marked(*pid, dir));
+        if suspects.is_empty() {
+            break;
+        }
+        for pid in &suspects {
+            if let Some(pid) = i32::try_from(*pid).ok().and_then(Pid::from_raw) {
                 let _ = kill_process(pid, Signal::KILL);
             }
         }
+        std::thread::sleep(LEFTOVER_PAUSE);
     }
     match std::fs::remove_file(&path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

@@ -193,7 +193,10 @@ pub(super) fn read_files(dir: &Path) -> Result<Vec<(String, String)>, LabError> 
         let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
             continue;
         };
-        if name.ends_with(".yaml") && !name.ends_with(".test.yaml") && path.is_file() {
+        let is_yaml = path
+            .extension()
+            .is_some_and(|extension| extension == "yaml");
+        if is_yaml && !name.ends_with(".test.yaml") && path.is_file() {
             let text = std::fs::read_to_string(&path).map_err(LabError::file("read", &path))?;
             files.push((name.to_owned(), text));
         }

@@ -182,11 +182,14 @@ pub fn test_lab_dir() -> PathBuf {
     target_dir().join("test-lab")
 }
 
-/// cargo's target folder: the running program lies in `<target>/<profile>/`, or in `<target>/<profile>/deps/`. An
-/// installed program uses `target` where it is run.
+/// cargo's target folder: the running program lies in `<target>/<profile>/`, or, as a test, in `<target>/<profile>/deps/`.
+/// An installed program uses `target` where it is run.
 fn target_dir() -> PathBuf {
     let program = std::env::current_exe().unwrap_or_default();
-    let tagged = |dir: &&Path| dir.join("CACHEDIR.TAG").is_file();
-    let found = program.ancestors().skip(2).take(2).find(tagged);
-    found.map_or_else(|| PathBuf::from("target"), Path::to_owned)
+    // cargo's own notes lie in the profile's folder.
+    let built = |dir: &&Path| dir.join(".fingerprint").is_dir();
+    let profile = program.ancestors().skip(1).take(2).find(built);
+    profile
+        .and_then(Path::parent)
+        .map_or_else(|| PathBuf::from("target"), Path::to_owned)
 }

@@ -345,7 +345,13 @@ mod tests {
     fn snapshot(entries: &[(&str, &str, i64)]) -> Snapshot {
         let entry = |(key, value, at): &(&str, &str, i64)| {
             let value = value.as_bytes().to_vec();
-            ((*key).to_owned(), Entry { value, mod_revision: Revision(*at) })
+            (
+                (*key).to_owned(),
+                Entry {
+                    value,
+                    mod_revision: Revision(*at),
+                },
+            )
         };
         Snapshot {
             cluster_id: ClusterId(1),
@@ -358,8 +364,16 @@ mod tests {
         let seats = format!(r#"{{"lineage": "{lineage}", "epoch": {epoch}}}"#);
         let seal = r#"{"seal": "00112233445566778899aabbccddeeff", "verify": []}"#;
         snapshot(&[
-            ("documents/all.yaml", &format!("{TOPOLOGY}---\n{PLACEMENT}"), at),
-            ("in-force/all.yaml", &format!("{TOPOLOGY}---\n{PLACEMENT}"), at),
+            (
+                "documents/all.yaml",
+                &format!("{TOPOLOGY}---\n{PLACEMENT}"),
+                at,
+            ),
+            (
+                "in-force/all.yaml",
+                &format!("{TOPOLOGY}---\n{PLACEMENT}"),
+                at,
+            ),
             ("placement", PLACEMENT, 1),
             ("seats", &seats, 1),
             ("seal", seal, 1),
@@ -396,8 +410,16 @@ mod tests {
 
     #[test]
     fn another_life_an_older_epoch_or_revision_and_another_cluster_are_refused() {
-        let other_cluster = Snapshot { cluster_id: ClusterId(2), ..made("one", 5, 50) };
-        for refused in [made("two", 9, 90), made("one", 4, 90), made("one", 5, 49), other_cluster] {
+        let other_cluster = Snapshot {
+            cluster_id: ClusterId(2),
+            ..made("one", 5, 50)
+        };
+        for refused in [
+            made("two", 9, 90),
+            made("one", 4, 90),
+            made("one", 5, 49),
+            other_cluster,
+        ] {
             let judgement = judged(&refused, Some(&known()));
             assert!(judgement.accepted.is_none() && judgement.proposal.is_none());
             assert!(judgement.trouble.unwrap().refuses());
@@ -409,7 +431,10 @@ mod tests {
         let text = format!("{TOPOLOGY}---\n{PLACEMENT}");
         let blank = snapshot(&[("documents/all.yaml", &text, 3)]);
         let judgement = judged(&blank, None);
-        assert!(matches!(judgement.proposal, Some(Proposal::Create(_))), "{judgement:?}");
+        assert!(
+            matches!(judgement.proposal, Some(Proposal::Create(_))),
+            "{judgement:?}"
+        );
         let judgement = judged(&blank, Some(&known()));
         assert!(matches!(judgement.trouble, Some(Trouble::Blank(_))));
         assert!(judgement.proposal.is_none());
@@ -418,20 +443,36 @@ mod tests {
     #[test]
     fn a_broken_seal_is_named_and_never_shown() {
         let mut broken = made("one", 5, 50);
-        let entry = Entry { value: b"s3cret".to_vec(), mod_revision: Revision(60) };
+        let entry = Entry {
+            value: b"s3cret".to_vec(),
+            mod_revision: Revision(60),
+        };
         broken.entries.insert("seal".to_owned(), entry);
         let trouble = judged(&broken, None).trouble.unwrap().to_string();
-        assert!(trouble.contains("seal") && !trouble.contains("s3cret"), "{trouble}");
+        assert!(
+            trouble.contains("seal") && !trouble.contains("s3cret"),
+            "{trouble}"
+        );
     }
 
     #[test]
     fn a_faulty_wish_is_not_proposed_and_what_is_in_force_stays() {
         let mut wished = made("one", 5, 50);
-        let entry = Entry { value: b"kind: nonsense".to_vec(), mod_revision: Revision(70) };
-        wished.entries.insert("documents/more.yaml".to_owned(), entry);
+        let entry = Entry {
+            value: b"kind: nonsense".to_vec(),
+            mod_revision: Revision(70),
+        };
+        wished
+            .entries
+            .insert("documents/more.yaml".to_owned(), entry);
         let judgement = judged(&wished, Some(&known()));
         assert!(judgement.proposal.is_none() && judgement.accepted.is_some());
         assert_eq!(judgement.rejected, Some(Revision(70)));
-        assert!(judgement.faults.iter().all(|fault| fault.file == "more.yaml"));
+        assert!(
+            judgement
+                .faults
+                .iter()
+                .all(|fault| fault.file == "more.yaml")
+        );
     }
 }

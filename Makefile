@@ -1,0 +1,71 @@
+# setgate: build, demonstrate, test. `make` alone says what there is.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# cargo's own folder, wherever it is told to be.
+export TARGET := $(or $(CARGO_TARGET_DIR),target)
+TEST_LAB := $(TARGET)/test-lab
+LAB := $(TARGET)/debug/setgate-lab
+
+.PHONY: help
+help: ## What there is
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+.PHONY: setup
+setup: ## Install what is missing: RabbitMQ, etcd, protoc, promtool, a C compiler (by apt-get, where it is there)
+	@scripts/setup
+
+.PHONY: build
+build: setup ## Build both binaries, optimized
+	cargo build --release --locked
+
+.PHONY: demo
+demo: setup ## Three RabbitMQ clusters in two cities, gateways between, 30,000 messages, and the account of them
+	@echo "demo: building (some minutes the first time, seconds afterwards)"
+	cargo build --release --locked
+	$(TARGET)/release/setgate-lab demo
+
+.PHONY: lint
+lint: ## Format, clippy, and the alert rules of deploy/
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	@shopt -s nullglob; \
+	for file in deploy/*rules*.y*ml deploy/prometheus/*rules*.y*ml; do promtool check rules "$$file"; done; \
+	for file in deploy/prometheus*.y*ml deploy/prometheus/prometheus*.y*ml; do \
+		case "$$file" in *rules*) ;; *) promtool check config "$$file" ;; esac; \
+	done
+
+.PHONY: test
+test: setup nextest ## Everything: lints, unit tests, and integration tests on real RabbitMQ and etcd
+	@echo "test: building (some minutes the first time)"
+	cargo build --locked --bins
+	@$(MAKE) --no-print-directory lint
+	cargo nextest run --locked --no-run
+	@$(MAKE) --no-print-directory test-lab
+	@trap '$(LAB) down --dir $(TEST_LAB) >/dev/null 2>&1' EXIT; cargo nextest run --locked
+
+.PHONY: test-lab
+test-lab: setup ## Start the brokers and the etcd that tests share; they stay until `make test-lab-down`
+	cargo build --locked --bins
+	@$(LAB) status --dir $(TEST_LAB) >/dev/null 2>&1 || \
+		$(LAB) up --bare --units 3 --dir $(TEST_LAB) --detach
+
+.PHONY: test-lab-down
+test-lab-down: ## End them
+	@$(LAB) down --dir $(TEST_LAB)
+
+.PHONY: nextest
+nextest:
+	@cargo nextest --version >/dev/null 2>&1 || { \
+		echo "test: installing the test runner cargo-nextest (some minutes, once)"; \
+		cargo install cargo-nextest --locked || { \
+			echo "test: cargo-nextest could not be installed; see https://nexte.st for a binary, then run this again"; \
+			exit 1; }; }
+
+.PHONY: clean
+clean: ## End a lab that still runs, and remove what was built
+	@for dir in $(TARGET)/lab $(TEST_LAB) $(TARGET)/demo-lab; do \
+		if [ -d "$$dir" ] && [ -x $(LAB) ]; then $(LAB) down --dir "$$dir" || true; fi; \
+	done
+	cargo clean
