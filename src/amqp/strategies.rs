@@ -14,7 +14,7 @@ fn bytes(len_max: usize) -> impl Strategy<Value = Bytes> {
 /// Few distinct names, so that they repeat, beside any bytes at all.
 fn name() -> impl Strategy<Value = Bytes> {
     prop_oneof![
-        prop::sample::select(&["uid", "x-set-to", ""][..]).prop_map(|name| Bytes::from(name)),
+        prop::sample::select(&["uid", "x-set-to", ""][..]).prop_map(Bytes::from),
         bytes(255),
     ]
 }

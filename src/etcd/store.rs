@@ -144,7 +144,7 @@ impl Store {
         let store = Self { client, asked };
         // A linearizable read, of a key that every user of the space may read: an endpoint without a quorum behind it is
         // as good as none.
-        store.get(&Key::Seats).await?;
+        store.read_key(doing, &Key::Seats).await?;
         Ok(store)
     }
 
@@ -206,12 +206,20 @@ impl Store {
 
     /// One key's value.
     pub async fn get(&self, key: &Key<'_>) -> Result<Option<Vec<u8>>, EtcdError> {
+        self.read_key("reading a key", key).await
+    }
+
+    async fn read_key(
+        &self,
+        doing: &'static str,
+        key: &Key<'_>,
+    ) -> Result<Option<Vec<u8>>, EtcdError> {
         let full = format!("{}{}", self.asked.prefix, key.text());
         let mut kv = self
             .client
             .kv_client()
             .max_decoding_message_size(ANSWER_BYTES_MAX);
-        let answer = self.asked.call("reading a key", kv.get(full, None)).await?;
+        let answer = self.asked.call(doing, kv.get(full, None)).await?;
         Ok(answer.kvs().first().map(|kv| kv.value().to_vec()))
     }
 

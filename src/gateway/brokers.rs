@@ -8,7 +8,6 @@ use super::status::{BrokerRole, StatusHub};
 use crate::broker::{BrokerError, Connection, ConnectionState, Management, Role, Settings};
 use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -24,7 +23,7 @@ pub(super) struct Brokers {
     settings: Settings,
     management: Option<Management>,
     vhosts: Mutex<HashMap<Option<String>, Vhost>>,
-    status: Arc<StatusHub>,
+    status: StatusHub,
     metrics: Metrics,
     tracker: TaskTracker,
     cancel: CancellationToken,
@@ -35,7 +34,7 @@ impl Brokers {
     pub(super) fn new(
         settings: Settings,
         management_urls: Vec<String>,
-        status: Arc<StatusHub>,
+        status: StatusHub,
         metrics: Metrics,
         tracker: TaskTracker,
         cancel: CancellationToken,
@@ -76,7 +75,7 @@ impl Brokers {
             self.tracker.spawn(async move { run.run(cancel).await });
             self.tracker.spawn(report(
                 connection.clone(),
-                Arc::clone(&self.status),
+                self.status.clone(),
                 self.metrics.clone(),
                 self.cancel.clone(),
             ));
@@ -89,7 +88,7 @@ impl Brokers {
 /// Writes a connection's changes of state to status page and metrics.
 async fn report(
     connection: Connection,
-    status: Arc<StatusHub>,
+    status: StatusHub,
     metrics: Metrics,
     cancel: CancellationToken,
 ) {

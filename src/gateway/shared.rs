@@ -34,7 +34,7 @@ pub(super) struct Shared {
     pub(super) links: Links,
     /// Streams to this gateway's receivers, from links and from its own lanes.
     pub(super) incoming: mpsc::Sender<ReceiverPipe>,
-    pub(super) status: Arc<StatusHub>,
+    pub(super) status: StatusHub,
     pub(super) metrics: Metrics,
     pub(super) tracker: TaskTracker,
 }

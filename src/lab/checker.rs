@@ -385,10 +385,9 @@ impl Checker {
 
     /// The account as it stands.
     pub fn account(&self) -> Account {
-        let quantile = |q: f64| match self.latencies.is_empty() {
-            true => 0.0,
-            // Tenths of a millisecond: finer than a consumer's wake-up is no knowledge.
-            false => (self.latencies.value_at_quantile(q) as f64 / 100.0).round() / 10.0,
+        let quantile = |q: f64| {
+            // Tenths of a millisecond: finer than a consumer's wake-up is no knowledge. 0 of an empty histogram is 0.
+            (self.latencies.value_at_quantile(q) as f64 / 100.0).round() / 10.0
         };
         Account {
             confirmed: self.confirmed,

@@ -14,13 +14,13 @@
 //!
 //! | key | `hash` | `crc32` | `digits` | `last_digits: 4` |
 //! |---|---|---|---|---|
-//! | `1` | 1467 | 6583 | 1 | 1 |
-//! | `10086` | HASH_10086 | CRC_10086 | 86 | 86 |
-//! | `-10086` | HASH_M10086 | CRC_M10086 | 86 | 86 |
-//! | `user-20250042` | HASH_USER | CRC_USER | doesn't fit | 42 |
-//! | `123456789` | HASH_123456789 | CRC_123456789 | 6789 | 6789 |
-//! | `340282366920938463463374607431768211457` | HASH_BIG | CRC_BIG | 1457 | 1457 |
-//! | `张三` (UTF-8) | HASH_ZHANG | CRC_ZHANG | doesn't fit | doesn't fit |
+//! | `1` | 3464 | 4583 | 1 | 1 |
+//! | `10086` | 9024 | 4904 | 86 | 86 |
+//! | `-10086` | 1440 | 9550 | 86 | 86 |
+//! | `user-20250042` | 5973 | 3006 | doesn't fit | 42 |
+//! | `123456789` | 6319 | 262 | 6789 | 6789 |
+//! | `340282366920938463463374607431768211457` | 5511 | 4444 | 1457 | 1457 |
+//! | `张三` (UTF-8) | 8802 | 9146 | doesn't fit | doesn't fit |
 
 use crate::amqp::FieldValue;
 use crate::model::{Message, Slot};
@@ -151,27 +151,60 @@ fn remainder(digits: &[u8], wide: u64) -> Option<u64> {
 mod tests {
     use super::*;
 
+    const SLOTS: u32 = 10_000;
+
     #[test]
-    fn print_vectors() {
-        for key in [
-            "",
-            "abc",
-            "1",
-            "10086",
-            "-10086",
-            "user-20250042",
-            "123456789",
-            "340282366920938463463374607431768211457",
-            "张三",
-        ] {
-            println!(
-                "{key} {:x} {:?} {:?} {:?} {:?}",
-                xxhash_rust::xxh3::xxh3_64(key.as_bytes()),
-                slot(key.as_bytes(), KeyMap::Hash, 10000),
-                slot(key.as_bytes(), KeyMap::Crc32, 10000),
-                slot(key.as_bytes(), KeyMap::Digits, 10000),
-                slot(key.as_bytes(), KeyMap::LastDigits(4), 10000)
-            );
+    fn the_published_vectors_hold() {
+        type Vector = (&'static str, u32, u32, Option<u32>, Option<u32>);
+        let vectors: &[Vector] = &[
+            ("1", 3464, 4583, Some(1), Some(1)),
+            ("10086", 9024, 4904, Some(86), Some(86)),
+            ("-10086", 1440, 9550, Some(86), Some(86)),
+            ("user-20250042", 5973, 3006, None, Some(42)),
+            ("123456789", 6319, 262, Some(6789), Some(6789)),
+            (
+                "340282366920938463463374607431768211457",
+                5511,
+                4444,
+                Some(1457),
+                Some(1457),
+            ),
+            ("张三", 8802, 9146, None, None),
+        ];
+        for (key, hash, crc32, digits, last) in vectors {
+            let slot = |map| slot(key.as_bytes(), map, SLOTS).map(|slot| slot.0);
+            assert_eq!(slot(KeyMap::Hash), Some(*hash), "{key}");
+            assert_eq!(slot(KeyMap::Crc32), Some(*crc32), "{key}");
+            assert_eq!(slot(KeyMap::Digits), *digits, "{key}");
+            assert_eq!(slot(KeyMap::LastDigits(4)), *last, "{key}");
         }
+    }
+
+    /// Values that the algorithms' authors publish: should a library change, the owner of every key would.
+    #[test]
+    fn the_hashes_are_those_of_their_authors() {
+        assert_eq!(xxhash_rust::xxh3::xxh3_64(b""), 0x2D06_8005_38D3_94C2);
+        assert_eq!(xxhash_rust::xxh3::xxh3_64(b"abc"), 0x78AF_5F94_892F_3950);
+        assert_eq!(crc32fast::hash(b"123456789"), 0xCBF4_3926);
+    }
+
+    #[test]
+    fn digits_take_signs_and_leading_zeros_and_nothing_else() {
+        let digits = |key: &str| slot(key.as_bytes(), KeyMap::Digits, SLOTS).map(|slot| slot.0);
+        assert_eq!(digits("+0042"), Some(42));
+        assert_eq!(digits(&"9".repeat(255)), Some(9999));
+        for unfit in ["", "+", "-", "--1", "1-", " 1", "1.0", "１"] {
+            assert_eq!(digits(unfit), None, "{unfit:?}");
+        }
+    }
+
+    #[test]
+    fn a_key_that_ends_in_fewer_digits_counts_with_those_it_has() {
+        let last =
+            |key: &str| slot(key.as_bytes(), KeyMap::LastDigits(4), SLOTS).map(|slot| slot.0);
+        assert_eq!(last("user-7"), last("user-0007"));
+        assert_eq!(last("123450007"), Some(7));
+        assert_eq!(last("user7x"), None);
+        assert_eq!(last(""), None);
     }
 }

@@ -15,3 +15,6 @@ pub use explain::{Explanation, Published, explain};
 pub use key::{Candidate, Unfit, slot};
 pub use steps::{Recorded, Step, StepName, Steps, Unrecorded};
 pub use table::{Source, Table, TableInputs, Unit};
+
+#[cfg(test)]
+mod tests;

@@ -150,15 +150,18 @@ fn read_pins(node: Node, faults: &mut Vec<Fault>) {
 fn check_cover(slots: u32, ranges: &[Range], list: &Place, faults: &mut Vec<Fault>) {
     let mut sorted: Vec<&Range> = ranges.iter().collect();
     sorted.sort_by_key(|range| range.first);
+    let several = |first: u32, last: u32| {
+        if first == last {
+            format!("slot {first}")
+        } else {
+            format!("slots {first}-{last}")
+        }
+    };
     let gap = |first: u32, last: u32| {
         Fault::at(
             list,
             FaultCode::RangeGap,
-            if first == last {
-                format!("no range covers slot {first}")
-            } else {
-                format!("no range covers the slots {first}-{last}")
-            },
+            format!("no range covers {}", several(first, last)),
             "give them to a unit: ranges cover every slot once",
         )
     };
@@ -186,9 +189,8 @@ fn check_cover(slots: u32, ranges: &[Range], list: &Place, faults: &mut Vec<Faul
                 &range.place.place,
                 FaultCode::RangeOverlap,
                 format!(
-                    "the slots {}-{} are in another range too",
-                    range.first,
-                    range.last.0.min(next - 1)
+                    "another range covers {} too",
+                    several(range.first.0, range.last.0.min(next - 1))
                 ),
                 "leave each slot in one range",
             ));

@@ -149,7 +149,7 @@ pub(super) fn read(mut fields: Fields, faults: &mut Vec<Fault>) -> Option<Topolo
     let space = fields.must("space", faults, |node, faults| {
         fields::name(node, "the space", SpaceId::parse, faults)
     });
-    let cities = fields.or("cities", Vec::new(), faults, |node, faults| {
+    let cities = fields.or("cities", Some(Vec::new()), faults, |node, faults| {
         Some(named(
             node,
             "a city",
@@ -159,10 +159,10 @@ pub(super) fn read(mut fields: Fields, faults: &mut Vec<Fault>) -> Option<Topolo
         ))
     });
     let sites = fields.must("sites", faults, |node, faults| {
-        Some(named(node, "a site", SiteId::parse, faults, read_site))
+        named(node, "a site", SiteId::parse, faults, read_site)
     });
     let units = fields.must("units", faults, |node, faults| {
-        Some(named(node, "a unit", UnitId::parse, faults, read_unit))
+        named(node, "a unit", UnitId::parse, faults, read_unit)
     });
     let center = fields
         .optional("center")
@@ -193,7 +193,7 @@ pub(super) fn read(mut fields: Fields, faults: &mut Vec<Fault>) -> Option<Topolo
     }
     Some(Topology {
         space: space?,
-        cities,
+        cities: cities?,
         sites: sites?,
         units,
         center,
@@ -220,25 +220,28 @@ impl Failover {
     }
 }
 
-/// The entries of a mapping from names to mappings, each through a reader. An entry may be null: all defaults.
+/// The entries of a mapping from names to mappings, each through a reader. An entry may be null: all defaults. `None` when
+/// one couldn't be read: without it, those that name it would be called wrong.
 fn named<N, T>(
     node: Node,
     what: &str,
     parse: impl Fn(&str) -> Result<N, crate::model::NameError>,
     faults: &mut Vec<Fault>,
     read: impl Fn(Placed<N>, &mut Fields, &mut Vec<Fault>) -> Option<T>,
-) -> Vec<T> {
+) -> Option<Vec<T>> {
     let entries = match node.value {
         Value::Map(entries) => entries,
         other => {
             let what = format!("what lists {what}");
             faults.push(fields::wrong_type(&node.place, &what, &other, "a mapping"));
-            return Vec::new();
+            return None;
         }
     };
+    let mut complete = true;
     let mut found = Vec::new();
     for (key, value) in entries {
         let Some(name) = fields::name_of(&key, what, &parse, faults) else {
+            complete = false;
             continue;
         };
         let value = match value.value {
@@ -249,14 +252,16 @@ fn named<N, T>(
             _ => value,
         };
         let Some(mut inner) = Fields::of(value, format!("{what} ({})", key.value), faults) else {
+            complete = false;
             continue;
         };
-        if let Some(one) = read(name, &mut inner, faults) {
-            found.push(one);
+        match read(name, &mut inner, faults) {
+            Some(one) => found.push(one),
+            None => complete = false,
         }
         inner.end(faults);
     }
-    found
+    complete.then_some(found)
 }
 
 fn read_site(name: Placed<SiteId>, fields: &mut Fields, faults: &mut Vec<Fault>) -> Option<Site> {
@@ -302,7 +307,7 @@ fn read_failover(node: Node, faults: &mut Vec<Fault>) -> Option<Failover> {
     };
     let time = |name, fields: &mut Fields, default, faults: &mut Vec<Fault>| {
         fields.or(name, default, faults, |node, faults| {
-            fields::duration(node, &format!("`{name}`"), faults)
+            fields::duration(&node, &format!("`{name}`"), faults)
         })
     };
     let within_city = takeover("within_city", &mut fields, default.within_city, faults);

@@ -11,8 +11,7 @@ use super::pipe::{PARCELS_CAPACITY, SenderPipe, WORDS_CAPACITY};
 use super::server::{CONTROL_PATH, KEEP_ALIVE, LANE_PATH};
 use super::tls::{LinkSecurity, client_cause};
 use crate::link::{
-    Backoff, Canary, Decoder, Frame, Hello, Here, LinkEvent, LinkState, SMALL_FRAME_BYTES_MAX,
-    STREAMS_MAX, Standing,
+    Backoff, Canary, Decoder, Frame, Hello, Here, LinkEvent, LinkState, STREAMS_MAX, Standing,
 };
 use crate::model::{Epoch, GatewayId, Lineage, UnitId};
 use bytes::Bytes;
@@ -42,8 +41,8 @@ const CANARY_EVERY: Duration = Duration::from_secs(1);
 /// A connection on which no canary came back for this long is dead.
 const CANARY_LOST_AFTER: Duration = Duration::from_secs(5);
 
-/// What a peer may send ahead of our reading: answers, which are small. Twice the largest frame of them.
-const ANSWERS_WINDOW_BYTES: u32 = 2 * SMALL_FRAME_BYTES_MAX as u32;
+/// What a peer may send ahead of our reading: answers, which are small. Twice the bound of a frame of them.
+const ANSWERS_WINDOW_BYTES: u32 = 1_024 * 1_024;
 
 /// Whom a link goes to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -183,15 +182,13 @@ impl LinkClient {
                 () = cancel.cancelled() => None,
             };
             *self.data.lock() = None;
-            match lost {
-                Some(cause) => self.change(LinkEvent::Lost { cause }),
-                None => {
-                    self.change(LinkEvent::Drain);
-                    return self.change(LinkEvent::Lost {
-                        cause: "this gateway is going down".to_owned(),
-                    });
-                }
-            }
+            let Some(cause) = lost else {
+                self.change(LinkEvent::Drain);
+                return self.change(LinkEvent::Lost {
+                    cause: "this gateway is going down".to_owned(),
+                });
+            };
+            self.change(LinkEvent::Lost { cause });
         }
     }
 

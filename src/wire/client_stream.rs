@@ -28,6 +28,10 @@ pub(super) struct ClientStream {
     pub(super) bytes: Arc<LinkBytes>,
 }
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one lives on the stack for one turn; a box per parcel would cost more"
+)]
 enum Event<'a> {
     Unwanted,
     Piece(Option<Result<Bytes, hyper::Error>>),
@@ -121,7 +125,7 @@ impl State {
                 self.read();
             }
             Event::Piece(Some(Err(error))) => {
-                self.down(format!("the stream broke: {}", chain(&error)))
+                self.down(format!("the stream broke: {}", chain(&error)));
             }
             Event::Piece(None) => self.down("the receiver ended the stream".to_owned()),
             Event::Room(permit) => {

@@ -284,11 +284,13 @@ impl<'p> LaneStream<'p> {
             ),
             Arrival::Readable(parcel) => {
                 // The window bounds what lies in the channel; a closed one is seen at `words`.
-                if let Some(Err(mpsc::error::TrySendError::Full(_))) = self
-                    .parcels
-                    .as_ref()
-                    .map(|parcels| parcels.try_send(*parcel))
-                {
+                let full = self.parcels.as_ref().is_some_and(|parcels| {
+                    matches!(
+                        parcels.try_send(*parcel),
+                        Err(mpsc::error::TrySendError::Full(_))
+                    )
+                });
+                if full {
                     debug_assert!(false, "a channel smaller than the credit");
                     self.end(Refusal::new(
                         RefusalReason::Credit,

@@ -296,11 +296,14 @@ pub(super) fn identity(certificate: &CertificateDer<'_>) -> Result<Named, String
     use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
     let (_, parsed) = X509Certificate::from_der(certificate)
         .map_err(|error| format!("can't be read: {error}"))?;
-    let names = parsed
+    let alternatives = parsed
         .subject_alternative_name()
         .map_err(|error| format!("has unreadable alternative names: {error}"))?;
     let mut found = None;
-    for name in names.iter().flat_map(|names| &names.value.general_names) {
+    for name in alternatives
+        .iter()
+        .flat_map(|extension| &extension.value.general_names)
+    {
         let GeneralName::URI(uri) = name else {
             continue;
         };

@@ -22,33 +22,32 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub const MESSAGE_MAX: usize = 1024 * 1024;
+pub(crate) const MESSAGE_MAX: usize = 1024 * 1024;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Waits for something that must come.
-pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(PATIENCE, future).await {
-        Ok(value) => value,
-        Err(_) => panic!("{what} didn't happen within {PATIENCE:?}"),
-    }
+pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    let Ok(value) = tokio::time::timeout(PATIENCE, future).await else {
+        panic!("{what} didn't happen within {PATIENCE:?}");
+    };
+    value
 }
 
 /// A certificate authority with a folder for what it issues.
-pub struct Authority {
+pub(crate) struct Authority {
     folder: tempfile::TempDir,
     issuer: Issuer<'static, KeyPair>,
-    pub pem: String,
 }
 
 /// Dates of a certificate.
 #[derive(Clone, Copy)]
-pub enum Dates {
+pub(crate) enum Dates {
     Current,
     Past,
 }
 
 impl Authority {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(vec![]).unwrap();
@@ -57,20 +56,19 @@ impl Authority {
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let pem = params.self_signed(&key).unwrap().pem();
-        std::fs::write(folder.path().join("ca.pem"), &pem).unwrap();
+        write(&folder.path().join("ca.pem"), &pem);
         Self {
             folder,
             issuer: Issuer::new(params, key),
-            pem,
         }
     }
 
-    pub fn path(&self, name: &str) -> std::path::PathBuf {
+    pub(crate) fn path(&self, name: &str) -> std::path::PathBuf {
         self.folder.path().join(name)
     }
 
     /// Certificate and key for a name, as PEM.
-    pub fn issue(&self, uri: &str, dates: Dates) -> (String, String) {
+    pub(crate) fn issue(&self, uri: &str, dates: Dates) -> (String, String) {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(vec![]).unwrap();
         params.subject_alt_names = vec![SanType::URI(uri.try_into().unwrap())];
@@ -83,7 +81,7 @@ impl Authority {
     }
 
     /// The same in files named after the unit.
-    pub fn files(&self, space: &str, unit: &str, dates: Dates) -> TlsFiles {
+    pub(crate) fn files(&self, space: &str, unit: &str, dates: Dates) -> TlsFiles {
         let (cert, key) = self.issue(&format!("spiffe://setgate/{space}/{unit}"), dates);
         let files = TlsFiles {
             ca: self.path("ca.pem"),
@@ -95,17 +93,17 @@ impl Authority {
         files
     }
 
-    pub fn security(&self, unit: &str) -> LinkSecurity {
+    pub(crate) fn security(&self, unit: &str) -> LinkSecurity {
         let files = self.files("trade", unit, Dates::Current);
         LinkSecurity::Mutual(Arc::new(TlsIdentity::load(files, here(unit)).unwrap()))
     }
 }
 
-pub fn write(path: &Path, text: &str) {
+pub(crate) fn write(path: &Path, text: &str) {
     std::fs::write(path, text).unwrap();
 }
 
-pub fn here(unit: &str) -> Here {
+pub(crate) fn here(unit: &str) -> Here {
     Here {
         space: "trade".parse().unwrap(),
         unit: unit.parse().unwrap(),
@@ -113,7 +111,7 @@ pub fn here(unit: &str) -> Here {
     }
 }
 
-pub fn standing() -> watch::Receiver<Option<Arc<Standing>>> {
+pub(crate) fn standing() -> watch::Receiver<Option<Arc<Standing>>> {
     let (sender, receiver) = watch::channel(Some(Arc::new(Standing {
         lineage: Lineage("one".into()),
         epoch: Epoch(3),
@@ -127,7 +125,7 @@ pub fn standing() -> watch::Receiver<Option<Arc<Standing>>> {
     receiver
 }
 
-pub fn hello(from: &str, to: &str) -> Hello {
+pub(crate) fn hello(from: &str, to: &str) -> Hello {
     Hello {
         protocol: PROTOCOL,
         space: "trade".parse().unwrap(),
@@ -143,7 +141,7 @@ pub fn hello(from: &str, to: &str) -> Hello {
     }
 }
 
-pub fn parcel(number: u64, body_bytes: usize) -> Parcel {
+pub(crate) fn parcel(number: u64, body_bytes: usize) -> Parcel {
     let mut body = number.to_be_bytes().to_vec();
     body.resize(body_bytes.max(8), 0);
     Parcel {
@@ -168,10 +166,10 @@ pub fn parcel(number: u64, body_bytes: usize) -> Parcel {
 }
 
 /// A gateway's link port.
-pub struct Port {
-    pub address: SocketAddr,
-    pub refused: Arc<RefusedCounts>,
-    pub incoming: mpsc::Receiver<ReceiverPipe>,
+pub(crate) struct Port {
+    pub(crate) address: SocketAddr,
+    pub(crate) refused: Arc<RefusedCounts>,
+    pub(crate) incoming: mpsc::Receiver<ReceiverPipe>,
     cancel: CancellationToken,
 }
 
@@ -182,11 +180,15 @@ impl Drop for Port {
 }
 
 impl Port {
-    pub async fn open(unit: &str, security: LinkSecurity) -> Self {
+    pub(crate) async fn open(unit: &str, security: LinkSecurity) -> Self {
         Self::open_with(unit, security, 64).await
     }
 
-    pub async fn open_with(unit: &str, security: LinkSecurity, connections_max: usize) -> Self {
+    pub(crate) async fn open_with(
+        unit: &str,
+        security: LinkSecurity,
+        connections_max: usize,
+    ) -> Self {
         let settings = ServerSettings {
             here: here(unit),
             security,
@@ -208,14 +210,14 @@ impl Port {
         }
     }
 
-    pub async fn stream(&mut self) -> ReceiverPipe {
+    pub(crate) async fn stream(&mut self) -> ReceiverPipe {
         within("a stream", self.incoming.recv()).await.unwrap()
     }
 }
 
 /// A link to a port.
-pub struct Client {
-    pub link: Arc<LinkClient>,
+pub(crate) struct Client {
+    pub(crate) link: Arc<LinkClient>,
     cancel: CancellationToken,
 }
 
@@ -226,7 +228,7 @@ impl Drop for Client {
 }
 
 impl Client {
-    pub fn start(unit: &str, to: &str, address: SocketAddr, security: LinkSecurity) -> Self {
+    pub(crate) fn start(unit: &str, to: &str, address: SocketAddr, security: LinkSecurity) -> Self {
         let settings = ClientSettings {
             here: here(unit),
             target: LinkTarget {
@@ -247,7 +249,7 @@ impl Client {
         Self { link, cancel }
     }
 
-    pub async fn up(&self) {
+    pub(crate) async fn up(&self) {
         let mut status = self.link.status();
         within(
             "the link's coming up",
@@ -258,7 +260,7 @@ impl Client {
     }
 
     /// The cause of a failed attempt that contains a text.
-    pub async fn down_because(&self, text: &str) {
+    pub(crate) async fn down_because(&self, text: &str) {
         let mut status = self.link.status();
         let down = status.wait_for(|status| {
             status
@@ -271,13 +273,13 @@ impl Client {
             .unwrap();
     }
 
-    pub async fn open(&self, hello: Hello) -> SenderPipe {
+    pub(crate) async fn open(&self, hello: Hello) -> SenderPipe {
         self.link.open_stream(hello).await.unwrap()
     }
 }
 
 /// Welcomes, accepts everything, and gives the numbers in the order in which they came, when the sender is gone.
-pub async fn accept_all(mut pipe: ReceiverPipe) -> Vec<u64> {
+pub(crate) async fn accept_all(mut pipe: ReceiverPipe) -> Vec<u64> {
     welcome(&pipe).await;
     let mut seen = Vec::new();
     let mut parcels = Vec::new();
@@ -299,7 +301,7 @@ pub async fn accept_all(mut pipe: ReceiverPipe) -> Vec<u64> {
     seen
 }
 
-pub async fn welcome(pipe: &ReceiverPipe) {
+pub(crate) async fn welcome(pipe: &ReceiverPipe) {
     let up = StreamEvent::Up {
         receiver: "bj-1-a".parse().unwrap(),
         credit: pipe.credit,
@@ -307,11 +309,11 @@ pub async fn welcome(pipe: &ReceiverPipe) {
     pipe.words.send(up).await.unwrap();
 }
 
-pub async fn event(pipe: &mut SenderPipe) -> Option<StreamEvent> {
+pub(crate) async fn event(pipe: &mut SenderPipe) -> Option<StreamEvent> {
     within("an event", pipe.events.recv()).await
 }
 
-pub async fn credit(pipe: &mut SenderPipe) -> Credit {
+pub(crate) async fn credit(pipe: &mut SenderPipe) -> Credit {
     match event(pipe).await {
         Some(StreamEvent::Up { credit, .. }) => credit,
         other => panic!("not welcomed: {other:?}"),
@@ -319,7 +321,7 @@ pub async fn credit(pipe: &mut SenderPipe) -> Credit {
 }
 
 /// Sends parcels within the credit until all are answered; panics unless each is accepted once.
-pub async fn send_all(pipe: &mut SenderPipe, count: u64, body_bytes: usize) {
+pub(crate) async fn send_all(pipe: &mut SenderPipe, count: u64, body_bytes: usize) {
     let mut window = CreditWindow::new(credit(pipe).await);
     let mut next = 1;
     let mut answered = 0;
@@ -348,8 +350,8 @@ pub async fn send_all(pipe: &mut SenderPipe, count: u64, body_bytes: usize) {
 }
 
 /// Forwards connections; while cut, it takes them and passes nothing on, as a lost path does.
-pub struct Proxy {
-    pub address: SocketAddr,
+pub(crate) struct Proxy {
+    pub(crate) address: SocketAddr,
     flow: watch::Sender<bool>,
     cancel: CancellationToken,
 }
@@ -361,7 +363,7 @@ impl Drop for Proxy {
 }
 
 impl Proxy {
-    pub async fn before(target: SocketAddr) -> Self {
+    pub(crate) async fn before(target: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (flow, flowing) = watch::channel(true);
@@ -392,11 +394,11 @@ impl Proxy {
         }
     }
 
-    pub fn cut(&self) {
+    pub(crate) fn cut(&self) {
         self.flow.send_replace(false);
     }
 
-    pub fn heal(&self) {
+    pub(crate) fn heal(&self) {
         self.flow.send_replace(true);
     }
 }

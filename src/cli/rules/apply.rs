@@ -43,12 +43,12 @@ pub(super) async fn apply(args: &ApplyArgs, printer: &Printer) -> Result<Ended, 
         return Err(Failure::Faulty(validation));
     }
     let diff = rules::diff(&document_files(&documents), &document_files(&wanted));
-    printer.diff(&diff);
     for name in wanted.keys().filter(|name| !folder.contains_key(*name)) {
         printer.say(format_args!(
             "  kept     {name} (not in the folder; --prune removes it)"
         ));
     }
+    printer.diff(&diff);
 
     let transaction = transaction(args, &snapshot, &wanted)?;
     let mut applied = false;

@@ -6,9 +6,11 @@
 
 mod assemble;
 mod hub;
+mod ready;
 
 pub use assemble::assemble;
 pub use hub::StatusHub;
+pub use ready::{Readiness, readiness};
 
 use crate::model::{
     Epoch, GatewayId, Lineage, Partition, Revision, SiteId, SourceName, SpaceId, UnitId,

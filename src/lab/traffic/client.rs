@@ -120,11 +120,11 @@ pub(super) async fn connect(unit: &UnitPlan, purpose: &str) -> Result<Connected,
             )),
         }
     }
+    if causes.is_empty() {
+        causes.push("the lab names no broker of it".to_owned());
+    }
     Err(TrafficError::Connect {
         unit: unit.name.clone(),
-        cause: match causes.is_empty() {
-            true => "the lab names no broker of it".to_owned(),
-            false => causes.join("; "),
-        },
+        cause: causes.join("; "),
     })
 }

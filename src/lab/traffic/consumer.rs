@@ -9,10 +9,11 @@ use crate::model::{Epoch, Why};
 use futures_util::StreamExt;
 use lapin::message::Delivery;
 use lapin::options::{
-    BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueBindOptions, QueueDeclareOptions,
+    BasicAckOptions, BasicConsumeOptions, BasicQosOptions, ExchangeDeclareOptions,
+    QueueBindOptions, QueueDeclareOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{Channel, Consumer as Deliveries};
+use lapin::{Channel, Consumer as Deliveries, ExchangeKind};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
@@ -119,6 +120,20 @@ impl Consumer {
         // The broker's 404 has closed that channel.
         let failed = at.failed("declaring an application queue");
         let channel = at.connection.create_channel().await.map_err(&failed)?;
+        // Before the queue: one that is left without its binding would be found, and believed, by the next run.
+        let there = ExchangeDeclareOptions {
+            passive: true,
+            ..ExchangeDeclareOptions::default()
+        };
+        channel
+            .exchange_declare(
+                short(&self.exchange),
+                ExchangeKind::Topic,
+                there,
+                FieldTable::default(),
+            )
+            .await
+            .map_err(&failed)?;
         channel
             .queue_declare(
                 short(&self.queue()),
@@ -172,9 +187,10 @@ impl Consumer {
             .headers()
             .as_ref()
             .map_or_else(Marks::default, read_marks);
-        let handed = match delivery.redelivered {
-            true => Handed::Again,
-            false => Handed::First,
+        let handed = if delivery.redelivered {
+            Handed::Again
+        } else {
+            Handed::First
         };
         self.shared
             .delivered(self.unit, &delivery.data, &marks, handed);

@@ -131,7 +131,10 @@ async fn range(url: &str, prefix: &str) -> Result<BTreeMap<String, String>, Stri
         .body(Full::new(Bytes::from(question.to_string())))
         .map_err(|error| error.to_string())?;
     let client = Client::builder(TokioExecutor::new()).build_http();
-    let answer = client.request(request).await.map_err(in_full)?;
+    let answer = client
+        .request(request)
+        .await
+        .map_err(|error| in_full(&error))?;
     let status = answer.status();
     let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX);
     let body = body.collect().await.map_err(|error| error.to_string())?;
@@ -152,9 +155,9 @@ async fn range(url: &str, prefix: &str) -> Result<BTreeMap<String, String>, Stri
 }
 
 /// hyper-util's `Display` says "client error (Connect)"; the reason is in its sources.
-fn in_full(error: hyper_util::client::legacy::Error) -> String {
+fn in_full(error: &hyper_util::client::legacy::Error) -> String {
     let mut text = error.to_string();
-    let mut cause = std::error::Error::source(&error);
+    let mut cause = std::error::Error::source(error);
     while let Some(inner) = cause {
         text = format!("{text}: {inner}");
         cause = inner.source();

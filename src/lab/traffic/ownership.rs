@@ -111,16 +111,15 @@ pub(super) enum Rest {
 
 /// The seat of a key: pins before ranges, a stand-in for its home.
 fn owner_of<'a>(placed: &'a Placed, map: KeyMap, key: &str) -> Option<&'a str> {
-    let home = match placed.pins.get(key) {
-        Some(unit) => unit,
-        None => {
-            let slot = slot_of(map, key, placed.slots)?;
-            let range = placed
-                .ranges
-                .iter()
-                .find(|(first, last, _)| (*first..=*last).contains(&slot))?;
-            &range.2
-        }
+    let home = if let Some(unit) = placed.pins.get(key) {
+        unit
+    } else {
+        let slot = slot_of(map, key, placed.slots)?;
+        let range = placed
+            .ranges
+            .iter()
+            .find(|(first, last, _)| (*first..=*last).contains(&slot))?;
+        &range.2
     };
     Some(placed.stand_ins.get(home).unwrap_or(home))
 }

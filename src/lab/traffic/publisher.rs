@@ -21,7 +21,7 @@ use tokio::time::Instant;
 const UNCONFIRMED_MAX: usize = 500;
 
 /// A unit without any broker for so long gets no more of this run's messages: the account then says how few it is of.
-const AWAY_TIME_MAX: Duration = Duration::from_secs(60);
+const AWAY_TIME_MAX: Duration = Duration::from_mins(1);
 
 /// What one publisher has to do.
 pub(super) struct Publisher {
@@ -35,7 +35,8 @@ pub(super) struct Publisher {
 
 /// What a publisher's loop wakes up for.
 enum Event {
-    Answer(Tag, lapin::Result<Confirmation>),
+    /// Boxed: a returned message inside is half a KiB.
+    Answer(Tag, Box<lapin::Result<Confirmation>>),
     Due,
 }
 
@@ -91,18 +92,19 @@ impl Publisher {
         let begun = Instant::now();
         let mut sent = 0u64;
         while self.left > 0 || !unconfirmed.is_empty() {
-            let due = match self.rate > 0.0 {
-                true => begun + Duration::from_secs_f64(sent as f64 / self.rate),
-                false => begun,
+            let due = if self.rate > 0.0 {
+                begun + Duration::from_secs_f64(sent as f64 / self.rate)
+            } else {
+                begun
             };
             let may_publish = self.left > 0 && unconfirmed.len() < UNCONFIRMED_MAX;
             let event = tokio::select! {
                 biased;
-                Some((tag, answer)) = unconfirmed.next() => Event::Answer(tag, answer),
+                Some((tag, answer)) = unconfirmed.next() => Event::Answer(tag, Box::new(answer)),
                 () = tokio::time::sleep_until(due), if may_publish => Event::Due,
             };
             match event {
-                Event::Answer(tag, answer) => self.note(tag, answer.map_err(&failed)?),
+                Event::Answer(tag, answer) => self.note(tag, (*answer).map_err(&failed)?),
                 Event::Due => {
                     let key = self.next_key();
                     self.left -= 1;

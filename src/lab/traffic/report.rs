@@ -50,10 +50,11 @@ pub(super) fn print_json(account: &Account) {
     }
 }
 
-fn verdict(account: &Account) -> String {
-    match account.is_clean() {
-        true => "every promise was kept".to_owned(),
-        false => "a promise was broken: see the rows marked with !".to_owned(),
+fn verdict(account: &Account) -> &'static str {
+    if account.is_clean() {
+        "every promise was kept"
+    } else {
+        "a promise was broken: see the rows marked with !"
     }
 }
 
@@ -110,7 +111,7 @@ fn table(account: &Account) -> Table {
         ("invented", account.invented, "published by nobody"),
     ];
     let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+    table.load_style(presets::NOTHING);
     let right = |text: String| Cell::new(text).set_alignment(CellAlignment::Right);
     for (name, count, note) in counts {
         table.add_row(vec![

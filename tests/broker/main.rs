@@ -1,0 +1,11 @@
+//! The broker's shell against a real RabbitMQ: outcomes, locks, declarations, and what happens when the broker dies.
+//!
+//! Each test starts a node of its own, on free ports, in a folder of its own, and ends it.
+
+// The fixture's helpers are tests too, which clippy's own exception doesn't see.
+#![allow(clippy::unwrap_used)]
+
+mod death;
+mod messages;
+mod node;
+mod queues;

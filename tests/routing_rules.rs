@@ -1,0 +1,55 @@
+//! The rule folders that ship with the project are valid as they stand, and each makes a table.
+
+use setgate::model::{Epoch, Lineage, Revision, Seats, SpaceId};
+use setgate::routing::{Table, TableInputs};
+use setgate::rules::{Context, DocumentFile, NotYet, Validation, validate};
+use std::path::Path;
+
+fn folder(name: &str) -> Vec<DocumentFile> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("routing-rules")
+        .join(name);
+    let mut files: Vec<_> = std::fs::read_dir(path)
+        .unwrap()
+        .map(|entry| {
+            let entry = entry.unwrap();
+            DocumentFile {
+                name: entry.file_name().into_string().unwrap(),
+                text: std::fs::read(entry.path()).unwrap(),
+            }
+        })
+        .collect();
+    files.sort_by(|a, b| a.name.cmp(&b.name));
+    files
+}
+
+#[test]
+fn every_example_is_valid_and_makes_a_table() {
+    let space = SpaceId::parse("trade").unwrap();
+    for (name, units) in [
+        ("single", 1),
+        ("active-active", 3),
+        ("two-sites-three-centers", 3),
+    ] {
+        let files = folder(name);
+        let context = Context {
+            space: Some(&space),
+            not_yet: NotYet::Warn,
+            ..Context::default()
+        };
+        assert_eq!(validate(&files, &context), Validation::default(), "{name}");
+        let table = Table::compile(TableInputs {
+            files: &files,
+            placement: None,
+            seats: Seats {
+                lineage: Lineage("first".to_owned()),
+                epoch: Epoch(1),
+                stand_ins: std::collections::BTreeMap::new(),
+            },
+            revision: Revision(1),
+            space: &space,
+        })
+        .unwrap();
+        assert_eq!(table.units().len(), units, "{name}");
+    }
+}
