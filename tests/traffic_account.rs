@@ -7,9 +7,9 @@
 use bytes::Bytes;
 use setgate::amqp::{FieldTable, FieldValue, Properties};
 use setgate::lab::checker::Account;
+use setgate::lab::fabric::test_lab_dir;
 use setgate::lab::raw::{RawClient, RawConfirm, RawMessage};
 use setgate::lab::traffic::{Plan, UnitPlan, measure, units_of_lab};
-use std::path::PathBuf;
 use std::time::Duration;
 use tokio::task::JoinHandle;
 
@@ -21,10 +21,7 @@ const VICTIM: usize = 10;
 
 /// The brokers that `make test-lab` has started.
 fn units() -> Vec<UnitPlan> {
-    let target =
-        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| "target".into(), PathBuf::from);
-    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    let units = units_of_lab(&root.join(target).join("test-lab")).unwrap();
+    let units = units_of_lab(&test_lab_dir()).unwrap();
     assert!(units.len() >= 2, "these tests need two units");
     units
 }

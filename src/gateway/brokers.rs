@@ -8,7 +8,6 @@ use super::status::{BrokerRole, StatusHub};
 use crate::broker::{BrokerError, Connection, ConnectionState, Management, Role, Settings};
 use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 

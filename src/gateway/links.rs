@@ -60,7 +60,7 @@ impl Links {
         }
     }
 
-    /// Makes the links that run the links that `peers` want.
+    /// Makes the links that run the links that `peers` want. A link that is up ends only when its peer does.
     pub(super) fn reconcile(&self, peers: &Peers, cancel: &CancellationToken) {
         let mut running = self.running.lock();
         let wanted: BTreeMap<Name, String> = peers
@@ -76,7 +76,11 @@ impl Links {
             })
             .collect();
         running.retain(|name, link| {
-            let keep = wanted.get(name) == Some(&link.client.target().address);
+            let keep = match wanted.get(name) {
+                Some(address) => *address == link.client.target().address,
+                // Leases are granted anew after etcd was away: who is gone from there may be well.
+                None => link.client.status().borrow().state.is_up(),
+            };
             if !keep {
                 link.cancel.cancel();
                 self.status.drop_link(&name.0, &name.1);

@@ -6,13 +6,15 @@ pub mod metrics;
 pub mod status;
 
 mod brokers;
+mod follow;
 mod lane_task;
 mod lanes;
 mod links;
 mod outlets;
 mod receiver;
 mod receivers;
+mod report;
 mod run;
 mod shared;
 
-pub use run::{Gateway, RunError, broker_settings, etcd_config, security};
+pub use run::{Gateway, RunError, broker_settings, security};

@@ -4,27 +4,24 @@
 //! etcd or peer doesn't: it goes on trying, and says so.
 
 use super::brokers::Brokers;
-use super::config::{self, Config, EtcdPart, LinkPart, RulesFrom};
-use super::feed::{EtcdState, Feed, FeedFrom, FeedHandle, FeedSettings, FeedState};
+use super::config::{self, Config, LinkPart, RulesFrom};
+use super::feed::{Feed, FeedFrom, FeedHandle, FeedSettings};
 use super::links::{Links, LinksSettings};
 use super::metrics::{Metrics, MetricsError};
 use super::shared::{Rules, Shared};
-use super::status::{LaneState, StatusFault, StatusHub, TableFacts, UnitFacts, UpDown};
-use super::{lanes, receivers};
+use super::status::StatusHub;
+use super::{follow, lanes, receivers, report};
 use crate::broker::{BrokerError, Settings, Tls};
-use crate::etcd::{BrokerHealth, EtcdConfig, EtcdCredentials, EtcdTls, GatewayRecord, LaneRecord};
+use crate::etcd::{BrokerHealth, EtcdConfig, GatewayRecord};
 use crate::lane::Limits;
 use crate::link::{Here, Standing};
-use crate::model::{Epoch, Revision, UnitId};
-use crate::routing::Table;
-use crate::wire::{
-    LinkError, LinkSecurity, LinkServer, RefusedCounts, ServerSettings, TlsFiles, TlsIdentity,
-};
+use crate::model::{Epoch, Revision};
+use crate::wire::{LinkError, LinkSecurity, LinkServer, ServerSettings, TlsFiles, TlsIdentity};
 use secrecy::SecretString;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, MissedTickBehavior, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -37,9 +34,6 @@ const INCOMING_MAX: usize = 64;
 
 /// What tasks may take to end once lanes have settled.
 const FAREWELL: Duration = Duration::from_secs(3);
-
-/// How often this gateway's record for etcd and the slow metrics are looked at.
-const REPORT_EVERY: Duration = Duration::from_millis(500);
 
 /// Why a gateway can't run.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +63,7 @@ pub struct Gateway {
     rules: watch::Sender<Option<Arc<Rules>>>,
     standing: watch::Sender<Option<Arc<Standing>>>,
     own: watch::Sender<GatewayRecord>,
+    security: LinkSecurity,
     connections: CancellationToken,
 }
 
@@ -106,7 +101,7 @@ impl Gateway {
         let links = Links::new(
             LinksSettings {
                 here: here.clone(),
-                security,
+                security: security.clone(),
                 message_max,
                 standing: standing_seen,
                 via: config.link.via.clone(),
@@ -153,6 +148,7 @@ impl Gateway {
             rules,
             standing,
             own,
+            security,
             connections,
         })
     }
@@ -188,6 +184,7 @@ impl Gateway {
             rules,
             standing,
             own,
+            security,
             connections,
             ..
         } = self;
@@ -201,17 +198,22 @@ impl Gateway {
             tracker.clone(),
             under_lanes.clone(),
         ));
-        tracker.spawn(follow(
+        tracker.spawn(follow::follow(
             Arc::clone(&shared),
             handle,
             rules,
             standing,
             under_lanes.clone(),
         ));
-        tracker.spawn(report(
+        tracker.spawn(report::report(
             Arc::clone(&shared),
             own,
             refused,
+            under_lanes.clone(),
+        ));
+        tracker.spawn(report::renew(
+            security,
+            shared.status.clone(),
             under_lanes.clone(),
         ));
         let receivers = tracker.spawn(receivers::run(
@@ -228,157 +230,6 @@ impl Gateway {
         if timeout(FAREWELL, tracker.wait()).await.is_err() {
             tracing::warn!(left = tracker.len(), "some tasks did not end in time");
         }
-    }
-}
-
-/// Takes each new table of the feed into force: routing rules, what links say of it, links, status, metrics.
-async fn follow(
-    shared: Arc<Shared>,
-    handle: FeedHandle,
-    rules: watch::Sender<Option<Arc<Rules>>>,
-    standing: watch::Sender<Option<Arc<Standing>>>,
-    cancel: CancellationToken,
-) {
-    let mut states = handle.watch();
-    loop {
-        let state = states.borrow_and_update().clone();
-        if let (Some(table), Some(keys)) = (&state.table, &state.seal) {
-            let fresh = rules
-                .borrow()
-                .as_ref()
-                .is_none_or(|old| !Arc::ptr_eq(&old.table, table));
-            if fresh {
-                standing.send_replace(Some(Arc::new(standing_of(table))));
-                shared.status.set_table(facts(table));
-                shared
-                    .metrics
-                    .table_in_force(table.revision(), table.epoch());
-                let in_force = Rules {
-                    table: Arc::clone(table),
-                    keys: Arc::clone(keys),
-                };
-                rules.send_replace(Some(Arc::new(in_force)));
-            }
-        }
-        show(&shared, &state);
-        let known = |unit: &UnitId| {
-            state
-                .table
-                .as_ref()
-                .is_some_and(|table| table.unit(unit).is_some())
-        };
-        let mut peers = (*state.peers).clone();
-        peers.retain(|unit, _| known(unit));
-        shared.links.reconcile(&peers, &cancel);
-        tokio::select! {
-            () = cancel.cancelled() => return,
-            changed = states.changed() => if changed.is_err() { return },
-        }
-    }
-}
-
-fn show(shared: &Shared, state: &FeedState) {
-    match &state.etcd {
-        EtcdState::Unused | EtcdState::Up { .. } => shared.status.etcd_up(),
-        EtcdState::Connecting => shared.status.etcd_down("not reached yet"),
-        EtcdState::Down { cause, .. } => shared.status.etcd_down(cause.clone()),
-    }
-    let faults = state.faults.iter().map(|fault| StatusFault {
-        subject: format!("{}:{}", fault.file, fault.line),
-        message: fault.message.clone(),
-        mend: fault.mend.clone(),
-    });
-    let trouble = state.trouble.iter().map(|trouble| StatusFault {
-        subject: "etcd".to_owned(),
-        message: trouble.to_string(),
-        mend: "see docs/install.md, \"etcd\"".to_owned(),
-    });
-    shared
-        .status
-        .set_faults("documents", faults.chain(trouble).collect());
-    let rejected = state.rejected.is_some() || state.trouble.is_some();
-    shared.metrics.table_rejected().set(i64::from(rejected));
-    let current = matches!(state.etcd, EtcdState::Up { .. } | EtcdState::Unused) && !rejected;
-    shared.metrics.table_is_current(current, Instant::now());
-}
-
-/// Keeps what this gateway says of itself in etcd, and metrics that nobody else moves, up to date.
-async fn report(
-    shared: Arc<Shared>,
-    own: watch::Sender<GatewayRecord>,
-    refused: Arc<RefusedCounts>,
-    cancel: CancellationToken,
-) {
-    let mut tick = tokio::time::interval(REPORT_EVERY);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            () = cancel.cancelled() => return,
-            _ = tick.tick() => {}
-        }
-        for (reason, count) in refused.snapshot() {
-            let counter = shared.metrics.link_refused(reason.as_str());
-            counter.inc_by(count.saturating_sub(counter.get()));
-        }
-        let now = shared.status.snapshot();
-        let broker = if now.brokers.iter().any(|line| line.blocked.is_some()) {
-            BrokerHealth::Blocked
-        } else if !now.brokers.is_empty() && now.brokers.iter().all(|line| line.state == UpDown::Up)
-        {
-            BrokerHealth::Up
-        } else {
-            BrokerHealth::Down
-        };
-        let holds = |state| matches!(state, LaneState::Taking | LaneState::Held);
-        let lanes: Vec<_> = now
-            .lanes
-            .iter()
-            .filter(|lane| holds(lane.facts.state))
-            .map(|lane| LaneRecord {
-                source: lane.source.clone(),
-                partition: lane.partition,
-            })
-            .collect();
-        own.send_if_modified(|record| {
-            let changed = record.broker != broker || record.lanes != lanes;
-            record.broker = broker;
-            record.lanes = lanes;
-            changed
-        });
-    }
-}
-
-fn standing_of(table: &Table) -> Standing {
-    Standing {
-        lineage: table.lineage().clone(),
-        epoch: table.epoch(),
-        revision: table.revision(),
-        units: table.units().iter().map(|unit| unit.name.clone()).collect(),
-    }
-}
-
-fn facts(table: &Table) -> TableFacts {
-    let seats = table.seats();
-    let units = table.units();
-    let seat_of = |unit: &UnitId| -> Vec<UnitId> {
-        let homes = units.iter().map(|home| &home.name);
-        homes
-            .filter(|home| seats.seat_of(home) == unit)
-            .cloned()
-            .collect()
-    };
-    TableFacts {
-        lineage: table.lineage().clone(),
-        epoch: table.epoch(),
-        revision: table.revision(),
-        units: units
-            .iter()
-            .map(|unit| UnitFacts {
-                unit: unit.name.clone(),
-                site: unit.site.clone(),
-                seat_of: seat_of(&unit.name),
-            })
-            .collect(),
     }
 }
 
@@ -435,28 +286,10 @@ fn feed_settings(config: &Config) -> FeedSettings {
         unit: config.unit.clone(),
         gateway: config.gateway.clone(),
         from: match &config.rules {
-            RulesFrom::Etcd(part) => FeedFrom::Etcd(etcd_config(part)),
+            RulesFrom::Etcd(part) => FeedFrom::Etcd(EtcdConfig::from(part)),
             RulesFrom::Dir(folder) => FeedFrom::Folder(folder.clone()),
         },
         state_dir: config.state_dir.clone(),
-    }
-}
-
-/// The etcd part of the configuration, as etcd's shell wants it.
-pub fn etcd_config(part: &EtcdPart) -> EtcdConfig {
-    EtcdConfig {
-        endpoints: part.endpoints.clone(),
-        credentials: part.username.as_ref().map(|username| EtcdCredentials {
-            username: username.clone(),
-            password: part
-                .password
-                .clone()
-                .unwrap_or_else(|| SecretString::from("")),
-        }),
-        tls: part.tls.as_ref().map(|tls| EtcdTls {
-            ca: tls.ca.clone(),
-            identity: tls.identity.clone(),
-        }),
     }
 }
 

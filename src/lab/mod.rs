@@ -9,6 +9,7 @@ pub mod ca;
 pub mod checker;
 pub mod commands;
 mod control;
+mod demo;
 mod detach;
 mod error;
 pub mod etcd;
@@ -24,6 +25,7 @@ pub mod proxy;
 pub mod raw;
 mod report;
 mod spec;
+mod supervisor;
 pub mod traffic;
 mod units;
 

@@ -166,7 +166,7 @@ impl Table {
             space: inputs.space.clone(),
             revision: inputs.revision,
             center: topology.center().map_or(UnitIndex(0), &find),
-            homes: homes(placement, &find),
+            homes: homes(placement, find),
             seat_of_home: units
                 .iter()
                 .map(|unit| find(inputs.seats.seat_of(&unit.name)))

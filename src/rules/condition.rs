@@ -211,7 +211,7 @@ impl Regex {
                     let last = drawn.lines().last().unwrap_or_default();
                     last.trim_start_matches("error: ").to_owned()
                 }
-                None => format!("it is too large once compiled ({error})"),
+                None => "it is too large once compiled".to_owned(),
             })?;
         Ok(Self {
             text: text.to_owned(),

@@ -7,7 +7,8 @@ use super::fault::{Fault, FaultCode, Place, Placed};
 use super::fields::{self, Fields};
 use super::placement::{self, Placement};
 use super::rule::{self, Rule};
-use super::source::{self, Source};
+use super::source::Source;
+use super::source_read;
 use super::topology::{self, Topology};
 use super::tree::{self, DocumentFile, Node, Value};
 
@@ -122,7 +123,7 @@ fn read_kind(
         }
         Kind::Source => documents
             .sources
-            .push(at(source::read(fields, faults), place)?),
+            .push(at(source_read::read(fields, faults), place)?),
         Kind::Rule => documents.rules.push(at(rule::read(fields, faults), place)?),
     }
     Some(())

@@ -174,13 +174,19 @@ pub(super) fn bad_value(
     Fault::at(place, FaultCode::BadValue, message, mend)
 }
 
+/// The default of a field that is best left out.
+pub(super) const NOTHING: &str = "nothing";
+
 /// The fault of what this version knows and doesn't do yet.
 pub(super) fn not_yet(place: &Place, what: &str, default: &str) -> Fault {
     Fault::at(
         place,
         FaultCode::NotYet,
         format!("{what} isn't in this version yet"),
-        format!("leave it out, or at its default: {default}"),
+        match default {
+            NOTHING => "leave it out".to_owned(),
+            default => format!("leave it out, or at its default: {default}"),
+        },
     )
 }
 
@@ -347,7 +353,7 @@ pub(super) fn word<T: Copy>(
 }
 
 /// A time such as `500ms`, `10s`, `15m`, `2h`, `7d`.
-pub(super) fn duration(node: Node, what: &str, faults: &mut Vec<Fault>) -> Option<Duration> {
+pub(super) fn duration(node: &Node, what: &str, faults: &mut Vec<Fault>) -> Option<Duration> {
     const UNITS: [(&str, u64); 5] = [
         ("ms", 1),
         ("s", 1_000),
@@ -360,7 +366,7 @@ pub(super) fn duration(node: Node, what: &str, faults: &mut Vec<Fault>) -> Optio
 }
 
 /// A size such as `10GiB`.
-pub(super) fn bytes(node: Node, what: &str, faults: &mut Vec<Fault>) -> Option<u64> {
+pub(super) fn bytes(node: &Node, what: &str, faults: &mut Vec<Fault>) -> Option<u64> {
     const UNITS: [(&str, u64); 5] = [
         ("KiB", 1 << 10),
         ("MiB", 1 << 20),
@@ -372,13 +378,12 @@ pub(super) fn bytes(node: Node, what: &str, faults: &mut Vec<Fault>) -> Option<u
 }
 
 fn amount(
-    node: Node,
+    node: &Node,
     what: &str,
     units: &[(&str, u64)],
     examples: &str,
     faults: &mut Vec<Fault>,
 ) -> Option<u64> {
-    let place = node.place.clone();
     let parsed = match &node.value {
         Value::Text(text) => {
             let digits = text.bytes().take_while(u8::is_ascii_digit).count();
@@ -392,7 +397,7 @@ fn amount(
     };
     if parsed.is_none() {
         faults.push(bad_value(
-            &place,
+            &node.place,
             format!("{what} needs a whole number with its unit"),
             format!("write it like {examples}"),
         ));

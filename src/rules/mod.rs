@@ -13,6 +13,7 @@ mod fields;
 mod placement;
 mod rule;
 mod source;
+mod source_read;
 mod topic;
 mod topology;
 mod tree;

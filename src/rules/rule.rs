@@ -6,7 +6,8 @@
 use super::condition::{self, When};
 use super::fault::{Fault, Placed};
 use super::fields::{self, Fields};
-use super::source::{Deliver, read_deliver};
+use super::source::Deliver;
+use super::source_read::read_deliver;
 use super::tree::{Node, Value};
 use crate::model::{RuleName, SourceName, UnitId};
 use std::fmt;
@@ -170,13 +171,13 @@ fn read_route(node: Node, faults: &mut Vec<Fault>) -> Option<Placed<Route>> {
 fn refuse_later(fields: &mut Fields, faults: &mut Vec<Fault>) {
     let text = |text: &str| Value::Text(text.to_owned());
     let later: [(&'static str, Option<Value>, &str); 7] = [
-        ("gray", None, "nothing"),
+        ("gray", None, fields::NOTHING),
         ("owner_down", Some(text("standby")), "standby"),
         ("in_doubt", Some(text("resend")), "resend"),
         ("promise", Some(text("confirmed")), "confirmed"),
         ("receipt", Some(Value::Bool(false)), "false"),
-        ("copies", None, "nothing"),
-        ("max_lag", None, "nothing"),
+        ("copies", None, fields::NOTHING),
+        ("max_lag", None, fields::NOTHING),
     ];
     for (name, default, words) in later {
         if let Some(node) = fields.optional(name)
@@ -202,7 +203,7 @@ fn read_owner_absent(node: Node, faults: &mut Vec<Fault>) {
     };
     let wait = fields
         .optional("wait")
-        .and_then(|node| fields::duration(node, "`wait`", faults));
+        .and_then(|node| fields::duration(&node, "`wait`", faults));
     let then = fields.optional("then").and_then(|node| {
         fields::word(node, "`then`", &[("park", true), ("center", false)], faults)
     });

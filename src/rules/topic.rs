@@ -70,7 +70,7 @@ impl TopicPattern {
         loop {
             match self.words.get(at) {
                 Some(Word::Many) => {
-                    retry = Some((at + 1, rest));
+                    retry = Some((at + 1, rest.clone()));
                     at += 1;
                     continue;
                 }
@@ -97,7 +97,7 @@ impl TopicPattern {
                     if from.next().is_none() {
                         return false;
                     }
-                    (at, rest) = (*behind, *from);
+                    (at, rest) = (*behind, from.clone());
                 }
                 None => return false,
             }
@@ -106,7 +106,7 @@ impl TopicPattern {
 }
 
 /// The words of a routing key that are left; a copy remembers a place.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(crate) struct Words<'a> {
     left: Option<&'a [u8]>,
 }
@@ -125,16 +125,9 @@ impl<'a> Iterator for Words<'a> {
 
     fn next(&mut self) -> Option<&'a [u8]> {
         let left = self.left?;
-        match left.iter().position(|byte| *byte == b'.') {
-            Some(dot) => {
-                self.left = Some(&left[dot + 1..]);
-                Some(&left[..dot])
-            }
-            None => {
-                self.left = None;
-                Some(left)
-            }
-        }
+        let dot = left.iter().position(|byte| *byte == b'.');
+        self.left = dot.map(|dot| &left[dot + 1..]);
+        Some(&left[..dot.unwrap_or(left.len())])
     }
 }
 

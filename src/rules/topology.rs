@@ -307,7 +307,7 @@ fn read_failover(node: Node, faults: &mut Vec<Fault>) -> Option<Failover> {
     };
     let time = |name, fields: &mut Fields, default, faults: &mut Vec<Fault>| {
         fields.or(name, default, faults, |node, faults| {
-            fields::duration(node, &format!("`{name}`"), faults)
+            fields::duration(&node, &format!("`{name}`"), faults)
         })
     };
     let within_city = takeover("within_city", &mut fields, default.within_city, faults);

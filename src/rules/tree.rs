@@ -92,7 +92,7 @@ pub(super) fn read(file: &DocumentFile, faults: &mut Vec<Fault>) -> Vec<Option<N
         Ok(text) => text.strip_prefix('\u{feff}').unwrap_or(text),
         Err(error) => {
             let before = &file.text[..error.valid_up_to()];
-            let line = before.iter().filter(|b| **b == b'\n').count() + 1;
+            let line = before.split(|b| *b == b'\n').count();
             let column = before.iter().rev().take_while(|b| **b != b'\n').count() + 1;
             let place = Place {
                 line: small(line as u64),
@@ -193,16 +193,20 @@ fn syntax_fault(file: &Arc<str>, chunk: &Chunk<'_>, error: &serde_saphyr::Error)
     let (line, column) = error
         .location()
         .map_or((1, 1), |at| (at.line().max(1), at.column().max(1)));
-    let place = Place {
+    let at = |line: u64, column: u64| Place {
         file: Arc::clone(file),
         line: small(chunk.lines_before + line),
         column: small(column),
     };
-    let tabbed = usize::try_from(line)
-        .ok()
-        .and_then(|line| chunk.text.lines().nth(line - 1))
-        .is_some_and(|line| line.trim_start_matches(' ').starts_with('\t'));
-    if tabbed {
+    // The parser names the end of what it read before the tab, which is often in the line above.
+    let tabbed = [line, line + 1].into_iter().find_map(|line| {
+        let index = usize::try_from(line).ok()?.checked_sub(1)?;
+        let text = chunk.text.lines().nth(index)?;
+        let spaces = text.bytes().take_while(|byte| *byte == b' ').count() as u64;
+        let text = text.trim_start_matches(' ');
+        text.starts_with('\t').then(|| at(line, spaces + 1))
+    });
+    if let Some(place) = tabbed {
         return Fault::at(
             &place,
             FaultCode::Yaml,
@@ -213,7 +217,7 @@ fn syntax_fault(file: &Arc<str>, chunk: &Chunk<'_>, error: &serde_saphyr::Error)
     let text = error.without_snippet().to_string();
     let text = text.split(" at line ").next().unwrap_or(&text);
     Fault::at(
-        &place,
+        &at(line, column),
         FaultCode::Yaml,
         format!("this isn't readable as YAML: {text}"),
         "correct the line, or the indentation around it",

@@ -80,7 +80,7 @@ impl EtcdArgs {
 fn from_config(path: &std::path::Path) -> Result<(EtcdConfig, SpaceId), Failure> {
     let config = Config::load(path, &crate::cli::surroundings()).map_err(Failure::Config)?;
     match config.rules {
-        RulesFrom::Etcd(part) => Ok((part.into(), config.space)),
+        RulesFrom::Etcd(part) => Ok(((&part).into(), config.space)),
         RulesFrom::Dir(dir) => Err(Failure::Refused(format!(
             "{} takes its rules from the folder {}, not from etcd; edit the files there and restart the gateway",
             path.display(),

@@ -61,18 +61,19 @@ pub enum FeedFrom {
     Folder(PathBuf),
 }
 
-impl From<EtcdPart> for EtcdConfig {
-    fn from(part: EtcdPart) -> Self {
+impl From<&EtcdPart> for EtcdConfig {
+    fn from(part: &EtcdPart) -> Self {
         let credentials = part
             .username
-            .zip(part.password)
+            .clone()
+            .zip(part.password.clone())
             .map(|(username, password)| EtcdCredentials { username, password });
-        let tls = part.tls.map(|paths| EtcdTls {
+        let tls = part.tls.clone().map(|paths| EtcdTls {
             ca: paths.ca,
             identity: paths.identity,
         });
         Self {
-            endpoints: part.endpoints,
+            endpoints: part.endpoints.clone(),
             credentials,
             tls,
         }

@@ -54,7 +54,7 @@ pub struct Args {
     #[arg(long, default_value = "uid", value_name = "NAME")]
     pub header: String,
     /// Folder of the running lab
-    #[arg(long, default_value = "target/lab", value_name = "DIR")]
+    #[arg(long, default_value_os_t = super::fabric::default_dir(), value_name = "DIR")]
     pub dir: PathBuf,
     /// Seconds without anything new after which what is missing counts as lost
     #[arg(long, default_value_t = 15, value_name = "SECS")]

@@ -1,0 +1,124 @@
+//! Takes each new table into force: the rules that lanes route by, what links say of it, which links run, the status page.
+//!
+//! A reconciler: it takes no hint of what changed, and runs on a timer too.
+
+use super::feed::{EtcdState, FeedHandle, FeedState};
+use super::shared::{Rules, Shared};
+use super::status::{StatusFault, TableFacts, UnitFacts};
+use crate::link::Standing;
+use crate::model::UnitId;
+use crate::routing::Table;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// Links are compared with the registered gateways this often, besides at every change.
+const RECONCILE_EVERY: Duration = Duration::from_secs(5);
+
+/// Takes each new table of the feed into force: routing rules, what links say of it, links, status, metrics.
+pub(super) async fn follow(
+    shared: Arc<Shared>,
+    handle: FeedHandle,
+    rules: watch::Sender<Option<Arc<Rules>>>,
+    standing: watch::Sender<Option<Arc<Standing>>>,
+    cancel: CancellationToken,
+) {
+    let mut states = handle.watch();
+    loop {
+        let state = states.borrow_and_update().clone();
+        if let (Some(table), Some(keys)) = (&state.table, &state.seal) {
+            let fresh = rules
+                .borrow()
+                .as_ref()
+                .is_none_or(|old| !Arc::ptr_eq(&old.table, table));
+            if fresh {
+                standing.send_replace(Some(Arc::new(standing_of(table))));
+                shared.status.set_table(facts(table));
+                shared
+                    .metrics
+                    .table_in_force(table.revision(), table.epoch());
+                let in_force = Rules {
+                    table: Arc::clone(table),
+                    keys: Arc::clone(keys),
+                };
+                rules.send_replace(Some(Arc::new(in_force)));
+            }
+        }
+        show(&shared, &state);
+        let known = |unit: &UnitId| {
+            state
+                .table
+                .as_ref()
+                .is_some_and(|table| table.unit(unit).is_some())
+        };
+        let mut peers = (*state.peers).clone();
+        peers.retain(|unit, _| known(unit));
+        shared.links.reconcile(&peers, &cancel);
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            () = tokio::time::sleep(RECONCILE_EVERY) => {}
+            changed = states.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+fn show(shared: &Shared, state: &FeedState) {
+    match &state.etcd {
+        EtcdState::Unused | EtcdState::Up { .. } => shared.status.etcd_up(),
+        EtcdState::Connecting => shared.status.etcd_down("not reached yet"),
+        EtcdState::Down { cause, .. } => shared.status.etcd_down(cause.clone()),
+    }
+    let faults = state.faults.iter().map(|fault| StatusFault {
+        subject: format!("{}:{}", fault.file, fault.line),
+        message: fault.message.clone(),
+        mend: fault.mend.clone(),
+    });
+    let trouble = state.trouble.iter().map(|trouble| StatusFault {
+        subject: "etcd".to_owned(),
+        message: trouble.to_string(),
+        mend: "see docs/install.md, \"etcd\"".to_owned(),
+    });
+    shared
+        .status
+        .set_faults("documents", faults.chain(trouble).collect());
+    let rejected = state.rejected.is_some() || state.trouble.is_some();
+    shared.metrics.table_rejected().set(i64::from(rejected));
+    let current = matches!(state.etcd, EtcdState::Up { .. } | EtcdState::Unused) && !rejected;
+    shared.metrics.table_is_current(current, Instant::now());
+}
+
+fn standing_of(table: &Table) -> Standing {
+    Standing {
+        lineage: table.lineage().clone(),
+        epoch: table.epoch(),
+        revision: table.revision(),
+        units: table.units().iter().map(|unit| unit.name.clone()).collect(),
+    }
+}
+
+fn facts(table: &Table) -> TableFacts {
+    let seats = table.seats();
+    let units = table.units();
+    let seat_of = |unit: &UnitId| -> Vec<UnitId> {
+        let homes = units.iter().map(|home| &home.name);
+        homes
+            .filter(|home| seats.seat_of(home) == unit)
+            .cloned()
+            .collect()
+    };
+    TableFacts {
+        lineage: table.lineage().clone(),
+        epoch: table.epoch(),
+        revision: table.revision(),
+        units: units
+            .iter()
+            .map(|unit| UnitFacts {
+                unit: unit.name.clone(),
+                site: unit.site.clone(),
+                seat_of: seat_of(&unit.name),
+            })
+            .collect(),
+    }
+}

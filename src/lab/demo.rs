@@ -1,0 +1,91 @@
+//! The demonstration: a lab, traffic through it, the account, and everything ended again.
+
+use super::commands::{ProfileName, exit_code};
+use super::fabric::{FabricSpec, default_dir};
+use super::supervisor::{Signals, start};
+use super::{Fabric, LabError, Reporter, traffic};
+use clap::{Args, Parser};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Arguments of `demo`.
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// Messages to publish, over all units
+    #[arg(long, value_name = "N", default_value_t = 30_000)]
+    pub messages: u64,
+    /// Round trip between units, in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 30)]
+    pub rtt: u64,
+    /// The lab's folder
+    #[arg(long, value_name = "DIR", default_value_os_t = demo_dir())]
+    pub dir: PathBuf,
+}
+
+/// The traffic's own arguments, with its own defaults.
+#[derive(Debug, Parser)]
+struct Traffic {
+    #[command(flatten)]
+    args: traffic::Args,
+}
+
+/// Beside a lab that may be up meanwhile.
+fn demo_dir() -> PathBuf {
+    default_dir().with_file_name("demo-lab")
+}
+
+/// Runs it; the exit code is the account's.
+pub(super) async fn run(args: &DemoArgs) -> ExitCode {
+    let report = Reporter::lines();
+    match play(args, report).await {
+        Ok(code) => code,
+        Err(error) => exit_code(Err(error)),
+    }
+}
+
+async fn play(args: &DemoArgs, report: Reporter) -> Result<ExitCode, LabError> {
+    let mut signals = Signals::take()?;
+    let spec = FabricSpec::profile(ProfileName::TwoSitesThreeCenters.folder())
+        .dir(&args.dir)
+        .rtt(Duration::from_millis(args.rtt));
+    let Some(mut fabric) = start(spec, report, &mut signals).await? else {
+        return Ok(ExitCode::FAILURE);
+    };
+    introduce(&mut fabric, args);
+    let code = tokio::select! {
+        code = send(&args.dir, args.messages) => code?,
+        () = signals.any() => ExitCode::FAILURE,
+    };
+    report.say("going down");
+    fabric.down().await?;
+    report.say("everything is ended; start a lab that stays with `setgate-lab up`");
+    Ok(code)
+}
+
+/// Says what the account will be about.
+fn introduce(fabric: &mut Fabric, args: &DemoArgs) {
+    let units: Vec<String> = fabric
+        .lab()
+        .units
+        .iter()
+        .map(|unit| format!("{} at {}", unit.unit, unit.site))
+        .collect();
+    anstream::eprintln!(
+        "\n  Units: {}; {} ms between them.\n  {} messages are now published in all of them, each \
+         with a user's id as its key. Gateways carry\n  each to the one unit that owns its key, \
+         by the placement in etcd. The account says what arrived.\n",
+        units.join(", "),
+        args.rtt,
+        args.messages
+    );
+}
+
+async fn send(dir: &Path, messages: u64) -> Result<ExitCode, LabError> {
+    let (messages, dir) = (messages.to_string(), dir.display().to_string());
+    let words = ["traffic", "--messages", &messages, "--dir", &dir];
+    match Traffic::try_parse_from(words) {
+        Ok(traffic) => Ok(traffic::run(traffic.args).await),
+        Err(error) => Err(LabError::Refused(error.to_string())),
+    }
+}
