@@ -27,15 +27,23 @@ async fn eventually<F: Future<Output = bool>>(
 }
 
 async fn status(fabric: &Fabric, admin: &str) -> Option<Value> {
-    let (_, body) = fabric.http().get(&format!("http://{admin}/v1/status"), None).await.ok()?;
+    let (_, body) = fabric
+        .http()
+        .get(&format!("http://{admin}/v1/status"), None)
+        .await
+        .ok()?;
     serde_json::from_slice(&body).ok()
 }
 
 /// Whether this gateway's lane of a source takes messages.
 async fn takes(fabric: &Fabric, admin: &str, source: &str) -> bool {
-    let Some(status) = status(fabric, admin).await else { return false };
+    let Some(status) = status(fabric, admin).await else {
+        return false;
+    };
     status["lanes"].as_array().is_some_and(|lanes| {
-        lanes.iter().any(|lane| lane["source"] == source && lane["state"] == "taking")
+        lanes
+            .iter()
+            .any(|lane| lane["source"] == source && lane["state"] == "taking")
     })
 }
 
@@ -58,7 +66,14 @@ async fn account(traffic: Child) -> Value {
 }
 
 fn assert_clean(account: &Value) {
-    for fault in ["lost", "duplicates", "reordered", "wrong_unit", "two_owner", "parked"] {
+    for fault in [
+        "lost",
+        "duplicates",
+        "reordered",
+        "wrong_unit",
+        "two_owner",
+        "parked",
+    ] {
         assert_eq!(account[fault], 0, "{fault} in {account}");
     }
     assert_eq!(account["confirmed"], account["delivered"], "{account}");
@@ -76,10 +91,17 @@ async fn a_killed_gateway_loses_nothing_and_its_lanes_move_to_the_other_within_f
     let mut fabric = Fabric::borrowed("gateway-killed", spec(2)).await.unwrap();
     let first = fabric.gateway("sh-1-a").unwrap().admin;
     let second = fabric.gateway("sh-1-b").unwrap().admin;
-    let traffic = traffic(fabric.dir(), &["--messages", "6000", "--keys", "500", "--rate", "600"]);
-    eventually("a gateway of sh-1 takes orders", Duration::from_secs(20), || async {
-        takes(&fabric, &first, "orders").await || takes(&fabric, &second, "orders").await
-    })
+    let traffic = traffic(
+        fabric.dir(),
+        &["--messages", "6000", "--keys", "500", "--rate", "600"],
+    );
+    eventually(
+        "a gateway of sh-1 takes orders",
+        Duration::from_secs(20),
+        || async {
+            takes(&fabric, &first, "orders").await || takes(&fabric, &second, "orders").await
+        },
+    )
     .await;
     let (victim, heir) = if takes(&fabric, &first, "orders").await {
         ("sh-1-a", second)
@@ -88,9 +110,11 @@ async fn a_killed_gateway_loses_nothing_and_its_lanes_move_to_the_other_within_f
     };
     let killed: Node = format!("gateway/{victim}").parse().unwrap();
     fabric.kill(&killed).await.unwrap();
-    eventually("the other gateway takes orders", Duration::from_secs(5), || {
-        takes(&fabric, &heir, "orders")
-    })
+    eventually(
+        "the other gateway takes orders",
+        Duration::from_secs(5),
+        || takes(&fabric, &heir, "orders"),
+    )
     .await;
     assert_clean(&account(traffic).await);
     fabric.down().await.unwrap();
@@ -101,21 +125,31 @@ async fn without_etcd_a_restarted_gateway_serves_from_its_disk() {
     let mut fabric = Fabric::borrowed("etcd-gone", spec(1)).await.unwrap();
     let admin = fabric.gateway("sh-1-a").unwrap().admin;
     eventually("its links are up", Duration::from_secs(20), || async {
-        let Some(status) = status(&fabric, &admin).await else { return false };
+        let Some(status) = status(&fabric, &admin).await else {
+            return false;
+        };
         let links = status["links"].as_array().cloned().unwrap_or_default();
         links.len() == 2 && links.iter().all(|link| link["state"] == "up")
     })
     .await;
     let etcd: Place = "etcd".parse().unwrap();
     for unit in ["sh-1", "sh-2", "bj-1"] {
-        fabric.cut(&unit.parse().unwrap(), &etcd, Ways::Both).unwrap();
+        fabric
+            .cut(&unit.parse().unwrap(), &etcd, Ways::Both)
+            .unwrap();
     }
     let node: Node = "gateway/sh-1-a".parse().unwrap();
     fabric.kill(&node).await.unwrap();
     fabric.start(&node, Await::Ready).await.unwrap();
-    eventually("the status page says that etcd is down", Duration::from_secs(20), || async {
-        status(&fabric, &admin).await.is_some_and(|status| status["etcd"] == "down")
-    })
+    eventually(
+        "the status page says that etcd is down",
+        Duration::from_secs(20),
+        || async {
+            status(&fabric, &admin)
+                .await
+                .is_some_and(|status| status["etcd"] == "down")
+        },
+    )
     .await;
     let traffic = traffic(fabric.dir(), &["--messages", "1500", "--keys", "200"]);
     assert_clean(&account(traffic).await);
@@ -132,15 +166,23 @@ async fn a_cut_link_holds_its_messages_says_why_and_delivers_them_after_healing(
         fabric.dir(),
         &["--messages", "900", "--keys", "200", "--from", "sh-1"],
     );
-    eventually("the status page says what holds the lane", Duration::from_secs(30), || async {
-        let Some(status) = status(&fabric, &admin).await else { return false };
-        let lanes = status["lanes"].as_array().cloned().unwrap_or_default();
-        lanes.iter().any(|lane| {
-            lane["source"] == "orders"
-                && lane["state"] == "held"
-                && lane["cause"].as_str().is_some_and(|cause| cause.contains("bj-1"))
-        })
-    })
+    eventually(
+        "the status page says what holds the lane",
+        Duration::from_secs(30),
+        || async {
+            let Some(status) = status(&fabric, &admin).await else {
+                return false;
+            };
+            let lanes = status["lanes"].as_array().cloned().unwrap_or_default();
+            lanes.iter().any(|lane| {
+                lane["source"] == "orders"
+                    && lane["state"] == "held"
+                    && lane["cause"]
+                        .as_str()
+                        .is_some_and(|cause| cause.contains("bj-1"))
+            })
+        },
+    )
     .await;
     fabric.heal(&near, &far, Ways::Both).unwrap();
     assert_clean(&account(traffic).await);
