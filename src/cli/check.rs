@@ -7,9 +7,9 @@ use super::failure::Failure;
 use super::rules::Format;
 use super::{block_on, load_config, tables};
 use crate::broker::{Connection, ConnectionState, Role};
-use crate::etcd::Store;
+use crate::etcd::{EtcdConfig, Store};
 use crate::gateway::config::{Config, RulesFrom};
-use crate::gateway::{broker_settings, etcd_config, security};
+use crate::gateway::{broker_settings, security};
 use crate::link::Here;
 use anstream::println;
 use serde::Serialize;
@@ -278,7 +278,7 @@ async fn rules(config: &Config) -> Vec<Line> {
     let mut lines = Vec::new();
     let table = match &config.rules {
         RulesFrom::Dir(folder) => tables::of_folder(folder, Some(&config.space)),
-        RulesFrom::Etcd(part) => match Store::connect(&etcd_config(part), &config.space).await {
+        RulesFrom::Etcd(part) => match Store::connect(&EtcdConfig::from(part), &config.space).await {
             Ok(store) => {
                 lines.push(Line::ok("etcd", store.endpoint().to_owned()));
                 tables::of_etcd(&store, &config.space).await
