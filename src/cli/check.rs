@@ -278,7 +278,8 @@ async fn rules(config: &Config) -> Vec<Line> {
     let mut lines = Vec::new();
     let table = match &config.rules {
         RulesFrom::Dir(folder) => tables::of_folder(folder, Some(&config.space)),
-        RulesFrom::Etcd(part) => match Store::connect(&EtcdConfig::from(part), &config.space).await {
+        RulesFrom::Etcd(part) => match Store::connect(&EtcdConfig::from(part), &config.space).await
+        {
             Ok(store) => {
                 lines.push(Line::ok("etcd", store.endpoint().to_owned()));
                 tables::of_etcd(&store, &config.space).await

@@ -64,7 +64,9 @@ pub(super) fn run(args: &Args) -> ExitCode {
 
 fn start_log(log: &LogPart) {
     // The configuration has checked the level; what a later version of the filter refuses is no reason not to run.
-    let filter = EnvFilter::try_new(&log.level).unwrap_or_else(|_| EnvFilter::new("info"));
+    // The client library shouts what the gateway says itself, and shows whole returned messages, bodies and all.
+    let level = format!("lapin=off,{}", log.level);
+    let filter = EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("lapin=off,info"));
     let output = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

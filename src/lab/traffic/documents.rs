@@ -126,11 +126,15 @@ fn saved(path: &Path, prefix: &str) -> Option<Documents> {
     let text = std::fs::read(path).ok()?;
     let table: SavedTable = serde_json::from_slice(&text).ok()?;
     let files = table.files.into_iter();
-    let mut entries: BTreeMap<_, _> =
-        files.map(|(name, text)| (format!("{prefix}in-force/{name}"), text)).collect();
+    let mut entries: BTreeMap<_, _> = files
+        .map(|(name, text)| (format!("{prefix}in-force/{name}"), text))
+        .collect();
     entries.insert(format!("{prefix}placement"), table.placement);
     entries.insert(format!("{prefix}seats"), table.seats.to_string());
-    Some(Documents { prefix: prefix.to_owned(), entries })
+    Some(Documents {
+        prefix: prefix.to_owned(),
+        entries,
+    })
 }
 
 #[derive(Deserialize)]
