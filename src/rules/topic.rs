@@ -142,8 +142,9 @@ mod tests {
             (None, None) => true,
             (None, Some(_)) => false,
             (Some((&"#", rest)), _) => (0..=key.len()).any(|taken| naive(rest, &key[taken..])),
-            (Some((&"*", rest)), Some((_, left))) => naive(rest, left),
-            (Some((word, rest)), Some((found, left))) => word == found && naive(rest, left),
+            (Some((word, rest)), Some((found, left))) => {
+                (*word == "*" || word == found) && naive(rest, left)
+            }
             (Some(_), None) => false,
         }
     }
