@@ -168,7 +168,7 @@ fn a_faulty_configuration_is_shown_whole_with_places_and_ends_with_1() {
         assert_eq!(output.code, Some(1), "{output:?}");
         for place in [
             ":2:1: unknown field `unti`; did you mean `unit`?",
-            ":3:16:",
+            ":3:17:",
             ":4:9:",
             "`link.listen` is missing",
         ] {

@@ -407,8 +407,8 @@ fn last(path: &str) -> &str {
 fn nearest<'n>(text: &str, names: &[&'n str]) -> Option<&'n str> {
     let distances = names.iter().map(|name| (edits(text, name), *name));
     let (distance, name) = distances.min()?;
-    // Two slips of the finger in a word; in a short one, one.
-    (distance <= if name.len() > 4 { 2 } else { 1 }).then_some(name)
+    // Two slips of the finger, or two letters that changed places; in a short word, one slip.
+    (distance <= if name.len() > 3 { 2 } else { 1 }).then_some(name)
 }
 
 /// Levenshtein's distance.
