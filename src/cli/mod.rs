@@ -1,3 +1,101 @@
 //! The operator's commands.
+//!
+//! Owns the command line, the exit codes (0 done, 1 refused, faulty or different, 2 wrong usage, 3 unreachable) and what
+//! is printed. Promises that each error is a line that says what was being done, with which address or file, and the
+//! mend, and that `-o json` prints one JSON document on the last line of standard output. Never shows a secret.
 
+mod ask;
+mod check;
+mod explain;
+mod failure;
 pub mod rules;
+mod run;
+mod status;
+mod tables;
+
+use crate::gateway::config::{Config, Surroundings};
+use failure::Failure;
+use std::path::Path;
+use std::process::ExitCode;
+
+/// Routes RabbitMQ messages between data centers to the unit that owns their key.
+#[derive(Debug, clap::Parser)]
+#[command(
+    name = "setgate",
+    version,
+    max_term_width = 100,
+    propagate_version = true
+)]
+#[command(
+    after_help = "Exit codes: 0 done, 1 refused, faulty or different, 2 wrong usage, 3 unreachable (try again)."
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Run a gateway until SIGTERM or SIGINT.
+    Run(run::Args),
+    /// Check a gateway's configuration and everything that it needs, and change nothing.
+    Check(check::Args),
+    /// Check, compare, apply and read back routing documents.
+    Rules(rules::Args),
+    /// Say where a message would go, and why.
+    Explain(explain::Args),
+    /// Show units, gateways, links and lanes of a space.
+    Status(status::Args),
+}
+
+/// Runs a command to its exit code.
+pub fn run(cli: Cli) -> ExitCode {
+    match cli.command {
+        Command::Run(args) => run::run(&args),
+        Command::Check(args) => ended(&check::run(&args), args.output),
+        Command::Rules(args) => rules::run(args),
+        Command::Explain(args) => ended(&explain::run(&args), args.output),
+        Command::Status(args) => ended(&status::run(&args), args.output),
+    }
+}
+
+fn ended(result: &Result<ExitCode, Failure>, output: rules::Format) -> ExitCode {
+    match result {
+        Ok(code) => *code,
+        Err(failure) => {
+            failure.print(output);
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+/// The process's own environment and host name: read here, an argument everywhere else.
+fn surroundings() -> Surroundings {
+    let text = |text: std::ffi::OsString| text.into_string().ok();
+    Surroundings {
+        variables: std::env::vars_os()
+            .filter_map(|(name, value)| Some((text(name)?, text(value)?)))
+            .collect(),
+        host_name: rustix::system::uname()
+            .nodename()
+            .to_string_lossy()
+            .into_owned(),
+    }
+}
+
+fn load_config(path: &Path) -> Result<Config, Failure> {
+    Config::load(path, &surroundings()).map_err(Failure::Config)
+}
+
+/// These commands are a few round trips: one thread is enough.
+fn block_on<T>(command: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    match runtime {
+        Ok(runtime) => runtime.block_on(command),
+        Err(error) => Err(Failure::Refused(format!(
+            "can't start an event loop: {error}"
+        ))),
+    }
+}

@@ -112,7 +112,7 @@ impl Gateway {
         );
         let own = watch::Sender::new(GatewayRecord {
             link: config.link.advertise.to_string(),
-            admin: config.admin.listen.to_string(),
+            admin: config.admin_address(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             revision: Revision(0),
             epoch: Epoch(0),

@@ -118,7 +118,7 @@ enum Ended {
 
 /// Why it didn't.
 #[derive(Debug, thiserror::Error)]
-enum Failure {
+pub(in crate::cli) enum Failure {
     #[error("{0}")]
     Usage(String),
     #[error(transparent)]
@@ -147,7 +147,7 @@ enum Failure {
 }
 
 impl Failure {
-    fn exit_code(&self) -> u8 {
+    pub(in crate::cli) fn exit_code(&self) -> u8 {
         match self {
             Self::Usage(_) => 2,
             Self::Etcd(error) if error.is_unreachable() => 3,

@@ -2,7 +2,7 @@
 
 use super::Failure;
 use crate::etcd::{EtcdConfig, EtcdCredentials};
-use crate::gateway::config::{Config, RulesFrom, Surroundings};
+use crate::gateway::config::{Config, RulesFrom};
 use crate::model::SpaceId;
 use std::path::PathBuf;
 
@@ -42,7 +42,12 @@ pub struct EtcdArgs {
 }
 
 impl EtcdArgs {
-    pub(super) fn resolve(&self) -> Result<(EtcdConfig, SpaceId), Failure> {
+    /// The configuration, when it was named.
+    pub(in crate::cli) fn config(&self) -> Option<&std::path::Path> {
+        self.config.as_deref()
+    }
+
+    pub(in crate::cli) fn resolve(&self) -> Result<(EtcdConfig, SpaceId), Failure> {
         if let Some(path) = &self.config {
             return from_config(path);
         }
@@ -73,17 +78,7 @@ impl EtcdArgs {
 }
 
 fn from_config(path: &std::path::Path) -> Result<(EtcdConfig, SpaceId), Failure> {
-    let text = |text: std::ffi::OsString| text.into_string().ok();
-    let around = Surroundings {
-        variables: std::env::vars_os()
-            .filter_map(|(name, value)| Some((text(name)?, text(value)?)))
-            .collect(),
-        host_name: rustix::system::uname()
-            .nodename()
-            .to_string_lossy()
-            .into_owned(),
-    };
-    let config = Config::load(path, &around).map_err(Failure::Config)?;
+    let config = Config::load(path, &crate::cli::surroundings()).map_err(Failure::Config)?;
     match config.rules {
         RulesFrom::Etcd(part) => Ok(((&part).into(), config.space)),
         RulesFrom::Dir(dir) => Err(Failure::Refused(format!(

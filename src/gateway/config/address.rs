@@ -87,7 +87,9 @@ impl BrokerUri {
         } else {
             format!("{host}:{default_port}")
         };
-        let authority = HostPort::parse(&authority)?;
+        // Not quoted: without an '@', what looks like host and port may be user and password.
+        let authority = HostPort::parse(&authority)
+            .map_err(|_| "what stands before the vhost is no user@host:port".to_owned())?;
         if vhost.is_empty() || vhost.len() > 255 {
             return Err("its vhost has to have 1 to 255 bytes (the default one is %2f)".to_owned());
         }
@@ -151,7 +153,9 @@ pub(super) fn check_http_url(text: &str) -> Result<(), String> {
     if rest.contains('@') {
         return Err("a user or password doesn't belong into it".to_owned());
     }
-    HostPort::parse(rest).map(|_| ())
+    HostPort::parse(rest)
+        .map(|_| ())
+        .map_err(|_| "what follows is no host:port".to_owned())
 }
 
 fn percent_decode(text: &str) -> Result<String, String> {
@@ -190,6 +194,8 @@ mod tests {
             "http://u:hunter2@h/",
             "amqp://u:hunter2@/",
             "amqp://u:hunter2@h/%zz",
+            "amqp://u:hunter2",
+            "amqp://u:hunter2/%2f",
         ] {
             let error = BrokerUri::parse(wrong).unwrap_err();
             assert!(!error.contains("hunter2"), "{error}");

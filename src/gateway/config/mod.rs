@@ -161,11 +161,27 @@ pub struct Surroundings {
 }
 
 impl Config {
+    /// Where others reach the admin endpoint: its own address, or, where it listens on all of them, the link's host.
+    pub fn admin_address(&self) -> String {
+        let listen = self.admin.listen;
+        if !listen.ip().is_unspecified() {
+            return listen.to_string();
+        }
+        let advertised = self.link.advertise.as_str();
+        let host = advertised
+            .rsplit_once(':')
+            .map_or(advertised, |(host, _)| host);
+        format!("{host}:{}", listen.port())
+    }
+
     /// Reads and judges a file. The error holds every fault found, never none.
     pub fn load(path: &Path, around: &Surroundings) -> Result<Self, Vec<ConfigFault>> {
         let name = path.display().to_string();
         let text = files::read_config(path).map_err(|fault| vec![fault])?;
-        let folder = path.parent().unwrap_or(Path::new("."));
+        let beside = path
+            .parent()
+            .filter(|folder| !folder.as_os_str().is_empty());
+        let folder = beside.unwrap_or(Path::new("."));
         Self::parse(&name, &text, folder, around)
     }
 

@@ -259,11 +259,8 @@ mod tests {
         ];
         let status = assemble(&space(), UpDown::Up, &asked);
         assert_eq!(status.revision, Revision(5));
-        let states: Vec<_> = status.units.iter().map(|unit| unit.state).collect();
-        assert_eq!(
-            states,
-            [UnitState::Down, UnitState::Up, UnitState::Doubtful]
-        );
+        let seen: Vec<_> = status.units.iter().map(|unit| unit.state).collect();
+        assert_eq!(seen, [UnitState::Down, UnitState::Up, UnitState::Doubtful]);
         let sh1 = &status.units[1];
         let to_bj = sh1
             .links

@@ -13,6 +13,7 @@ use hyper_util::rt::TokioExecutor;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// A space's documents are a few hundred KiB; etcd's answer wraps them in base64.
@@ -28,6 +29,9 @@ pub struct EtcdPlace {
     pub urls: Vec<String>,
     /// The space.
     pub space: String,
+    /// Gateways' last good tables on disk, for when no endpoint answers: traffic goes on without etcd, and so must its
+    /// account.
+    pub saved: Vec<PathBuf>,
 }
 
 impl EtcdPlace {
@@ -106,7 +110,31 @@ pub(super) async fn fetch(place: &EtcdPlace) -> Result<Documents, TrafficError> 
             }
         }
     }
-    Err(failure)
+    let saved = place.saved.iter().find_map(|path| saved(path, &prefix));
+    saved.ok_or(failure)
+}
+
+/// The part of a gateway's `table.json` that is read here.
+#[derive(Deserialize)]
+struct SavedTable {
+    files: BTreeMap<String, String>,
+    placement: String,
+    seats: Value,
+}
+
+fn saved(path: &Path, prefix: &str) -> Option<Documents> {
+    let text = std::fs::read(path).ok()?;
+    let table: SavedTable = serde_json::from_slice(&text).ok()?;
+    let files = table.files.into_iter();
+    let mut entries: BTreeMap<_, _> = files
+        .map(|(name, text)| (format!("{prefix}in-force/{name}"), text))
+        .collect();
+    entries.insert(format!("{prefix}placement"), table.placement);
+    entries.insert(format!("{prefix}seats"), table.seats.to_string());
+    Some(Documents {
+        prefix: prefix.to_owned(),
+        entries,
+    })
 }
 
 #[derive(Deserialize)]

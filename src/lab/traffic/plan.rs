@@ -6,7 +6,7 @@ use super::{Args, TrafficError};
 use crate::lab::checker::{Expect, UnitIndex};
 use secrecy::SecretString;
 use serde::Deserialize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// One unit, as the traffic's clients see it.
@@ -117,6 +117,12 @@ impl Plan {
         let etcd = EtcdPlace {
             urls: lab.etcd,
             space: lab.space.clone(),
+            saved: lab
+                .units
+                .iter()
+                .flat_map(|unit| &unit.gateways)
+                .map(|gateway| gateway.config.with_file_name("state").join("table.json"))
+                .collect(),
         };
         let source = documents::fetch(&etcd).await?.source(&args.source)?;
         let units = lab
@@ -169,6 +175,13 @@ struct Lab {
 struct LabUnit {
     unit: String,
     brokers: Vec<LabBroker>,
+    #[serde(default)]
+    gateways: Vec<LabGateway>,
+}
+
+#[derive(Deserialize)]
+struct LabGateway {
+    config: PathBuf,
 }
 
 #[derive(Deserialize)]

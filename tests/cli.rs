@@ -1,0 +1,357 @@
+//! The operator's commands as a person or a script meets them: output, exit codes, and what they say when something is
+//! wrong.
+
+#![allow(clippy::unwrap_used)] // helpers of tests fail as tests do
+#![allow(clippy::disallowed_methods)] // deadlines of real processes
+
+use assert_cmd::Command;
+use serde_json::Value;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+const POLL: Duration = Duration::from_millis(50);
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn setgate(args: &[&str]) -> Output {
+    let output = Command::cargo_bin("setgate")
+        .unwrap()
+        .args(args)
+        .output()
+        .unwrap();
+    Output {
+        code: output.status.code(),
+        out: String::from_utf8(output.stdout).unwrap(),
+        err: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+#[derive(Debug)]
+struct Output {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+impl Output {
+    /// The document on the last line.
+    fn json(&self) -> Value {
+        serde_json::from_str(self.out.lines().last().unwrap()).unwrap()
+    }
+}
+
+fn examples(name: &str) -> String {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    root.join("routing-rules").join(name).display().to_string()
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
+}
+
+/// A gateway without etcd, whose broker isn't there.
+struct Lonely {
+    folder: TempDir,
+    admin: u16,
+}
+
+impl Lonely {
+    fn new() -> Self {
+        let (folder, admin) = (tempfile::tempdir().unwrap(), free_port());
+        let text = format!(
+            "space: trade\nunit: sh-1\ngateway: sh-1-a\nrules: {{dir: {}}}\n\
+             broker: {{uris: [\"amqp://setgate:hunter2@127.0.0.1:{}/%2f\"]}}\n\
+             link: {{listen: \"127.0.0.1:{}\", insecure: true}}\n\
+             admin: {{listen: \"127.0.0.1:{admin}\"}}\nstate_dir: state\n",
+            examples("single"),
+            free_port(),
+            free_port(),
+        );
+        std::fs::write(folder.path().join("gateway.yaml"), text).unwrap();
+        Self { folder, admin }
+    }
+
+    fn config(&self) -> PathBuf {
+        self.folder.path().join("gateway.yaml")
+    }
+
+    fn run(&self) -> Running {
+        let binary = assert_cmd::cargo::cargo_bin("setgate");
+        let mut child = std::process::Command::new(binary)
+            .args(["run", "--config"])
+            .arg(self.config())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = BufReader::new(child.stderr.take().unwrap());
+        let running = Running { child, log };
+        let deadline = Instant::now() + PATIENCE;
+        while TcpStream::connect(("127.0.0.1", self.admin)).is_err() {
+            assert!(
+                Instant::now() < deadline,
+                "the gateway's admin endpoint does not open"
+            );
+            std::thread::sleep(POLL);
+        }
+        running
+    }
+
+    fn get(&self, path: &str) -> (String, String) {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.admin)).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        )
+        .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head.to_owned(), body.to_owned())
+    }
+}
+
+struct Running {
+    child: Child,
+    log: BufReader<std::process::ChildStderr>,
+}
+
+impl Running {
+    /// Asks it to end; gives its exit code and its log.
+    fn end(mut self) -> (Option<i32>, String) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        let mut log = String::new();
+        while self.log.read_line(&mut log).unwrap() > 0 {}
+        (self.child.wait().unwrap().code(), log)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Already gone as a rule.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn wrong_usage_ends_with_2() {
+    for args in [
+        &["no-such-command"][..],
+        &["run"],
+        &["status"],
+        &["explain", "--source", "orders", "--header", "uid"],
+        &[
+            "explain", "--source", "orders", "--rules", "d", "--live", "sh-1",
+        ],
+    ] {
+        let output = setgate(args);
+        assert_eq!(output.code, Some(2), "{args:?}: {output:?}");
+        assert!(!output.err.is_empty());
+    }
+}
+
+#[test]
+fn a_faulty_configuration_is_shown_whole_with_places_and_ends_with_1() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("gateway.yaml");
+    let text =
+        "space: trade\nunti: sh-1\nbroker: {uris: [\"amqp://u:hunter2@/%2f\"]}\nmemory: lots\n";
+    std::fs::write(&path, text).unwrap();
+    for command in ["run", "check"] {
+        let output = setgate(&[command, "--config", path.to_str().unwrap()]);
+        assert_eq!(output.code, Some(1), "{output:?}");
+        for place in [
+            ":2:1: unknown field `unti`; did you mean `unit`?",
+            ":3:17:",
+            ":4:9:",
+            "`link.listen` is missing",
+        ] {
+            assert!(output.err.contains(place), "{place} in\n{}", output.err);
+        }
+        assert!(
+            output.err.lines().all(|line| line.starts_with("error: ")),
+            "{}",
+            output.err
+        );
+        assert!(!output.err.contains("hunter2"), "{}", output.err);
+        assert!(!output.err.contains("panicked"), "{}", output.err);
+    }
+    let absent = setgate(&["run", "--config", "/nowhere/gateway.yaml"]);
+    assert_eq!(absent.code, Some(1));
+    assert!(
+        absent.err.contains("/nowhere/gateway.yaml"),
+        "{}",
+        absent.err
+    );
+}
+
+#[test]
+fn an_etcd_that_is_away_ends_with_3_and_says_so_in_json_too() {
+    let etcd = format!("http://127.0.0.1:{}", free_port());
+    for args in [
+        &["status", "--etcd", &etcd, "--space", "trade", "-o", "json"][..],
+        &[
+            "explain", "--source", "orders", "--from", "sh-1", "--etcd", &etcd, "--space", "trade",
+            "-o", "json",
+        ],
+    ] {
+        let output = setgate(args);
+        assert_eq!(output.code, Some(3), "{output:?}");
+        assert!(output.err.contains(&etcd), "{}", output.err);
+        assert!(output.json()["error"].as_str().unwrap().contains(&etcd));
+    }
+}
+
+#[test]
+fn explain_answers_from_a_folder() {
+    let rules = examples("two-sites-three-centers");
+    let asked = [
+        "explain", "--rules", &rules, "--source", "orders", "--from", "sh-1",
+    ];
+    let with = |more: &[&str]| setgate(&[&asked[..], more, &["-o", "json"]].concat());
+    let output = with(&["--routing-key", "order.cn.created", "--header", "uid=10086"]);
+    assert_eq!(output.code, Some(0), "{output:?}");
+    let json = output.json();
+    for field in [
+        "rule", "key", "slot", "home", "seat", "targets", "why", "epoch", "steps",
+    ] {
+        assert!(json.get(field).is_some(), "{field} in {json}");
+    }
+    assert_eq!(json["key"], "10086");
+    assert_eq!(json["targets"][0], json["seat"]);
+    // An integer is the same key.
+    let typed = with(&[
+        "--routing-key",
+        "order.cn.created",
+        "--header",
+        "uid:=10086",
+    ]);
+    assert_eq!(typed.json()["slot"], json["slot"]);
+    // Without a key: parked, for a reason, and that is an answer.
+    let parked = with(&["--routing-key", "order.cn.created"]);
+    assert_eq!(parked.code, Some(0));
+    assert_eq!(
+        (&parked.json()["why"], &parked.json()["targets"]),
+        (&"park".into(), &Value::Array(Vec::new()))
+    );
+    assert_eq!(parked.json()["reason"], "key_absent");
+    let unknown = setgate(&[
+        "explain", "--rules", &rules, "--source", "ordres", "--from", "sh-1",
+    ]);
+    assert_eq!(unknown.code, Some(1));
+    assert!(unknown.err.contains("orders"), "{}", unknown.err);
+}
+
+#[test]
+fn explain_names_the_faults_of_a_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(
+        folder.path().join("t.yaml"),
+        "kind: topology\nspace: trade\nunits: 5\n",
+    )
+    .unwrap();
+    let rules = folder.path().to_str().unwrap();
+    let output = setgate(&[
+        "explain", "--rules", rules, "--source", "orders", "--from", "sh-1",
+    ]);
+    assert_eq!(output.code, Some(1), "{output:?}");
+    assert!(output.err.contains("t.yaml:"), "{}", output.err);
+}
+
+#[test]
+fn check_names_what_is_faulty_and_what_is_not() {
+    let lonely = Lonely::new();
+    let output = setgate(&[
+        "check",
+        "--config",
+        lonely.config().to_str().unwrap(),
+        "-o",
+        "json",
+    ]);
+    assert_eq!(output.code, Some(3), "{output:?}");
+    let json = output.json();
+    let ok = |check: &str| {
+        let checks = json["checks"].as_array().unwrap();
+        checks
+            .iter()
+            .find(|line| line["check"] == check)
+            .map(|line| line["ok"] == true)
+    };
+    assert_eq!(ok("config"), Some(true));
+    assert_eq!(ok("rules"), Some(true));
+    assert_eq!(ok("broker"), Some(false));
+    assert!(!output.out.contains("hunter2"), "{}", output.out);
+    assert!(
+        !lonely.folder.path().join("state").exists(),
+        "check must not change anything"
+    );
+}
+
+#[test]
+fn a_gateway_without_its_broker_goes_on_and_says_why_it_is_not_ready() {
+    let lonely = Lonely::new();
+    let running = lonely.run();
+    let (head, body) = lonely.get("/readyz");
+    assert!(head.starts_with("HTTP/1.1 503"), "{head}");
+    assert!(body.contains("broker"), "{body}");
+    assert!(lonely.get("/livez").0.starts_with("HTTP/1.1 200"));
+    let (head, body) = lonely.get("/metrics");
+    assert!(
+        head.to_lowercase()
+            .contains("content-type: text/plain; version=0.0.4"),
+        "{head}"
+    );
+    assert!(body.contains("setgate_table_rejected 0"), "{body}");
+    let (_, body) = lonely.get("/v1/explain?source=orders&routing_key=order.a.b&header=uid%3D1");
+    assert!(body.contains("\"targets\":[\"sh-1\"]"), "{body}");
+    assert!(
+        lonely
+            .get("/v1/explain?source=nothing")
+            .0
+            .starts_with("HTTP/1.1 400")
+    );
+    assert!(lonely.get("/no/such/page").0.starts_with("HTTP/1.1 404"));
+
+    let config = lonely.config();
+    let config = config.to_str().unwrap();
+    let status = setgate(&["status", "--config", config, "-o", "json"]);
+    assert_eq!(status.code, Some(0), "{status:?}");
+    let unit = &status.json()["units"][0];
+    assert_eq!(
+        (&unit["unit"], &unit["state"]),
+        (&"sh-1".into(), &"doubtful".into())
+    );
+    let text = setgate(&["status", "--config", config]);
+    assert!(text.out.contains("sh-1-a"), "{}", text.out);
+    assert!(
+        !text.out.contains('\u{1b}'),
+        "no colors where nobody looks: {}",
+        text.out
+    );
+    let live = setgate(&[
+        "explain", "--live", "sh-1", "--config", config, "--source", "orders", "--header", "uid=1",
+        "-o", "json",
+    ]);
+    assert_eq!(live.json()["key"], "1", "{live:?}");
+
+    let second = setgate(&["run", "--config", config]);
+    assert_eq!(second.code, Some(1), "{second:?}");
+    assert!(
+        second.err.contains(&format!("127.0.0.1:{}", lonely.admin)),
+        "{}",
+        second.err
+    );
+
+    let (code, log) = running.end();
+    assert_eq!(code, Some(0), "{log}");
+    assert!(!log.contains("hunter2"), "{log}");
+}

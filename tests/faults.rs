@@ -1,0 +1,190 @@
+//! Gateways and etcd break under traffic; the account stays clean. On the brokers that `make test-lab` has started.
+
+#![allow(clippy::unwrap_used)] // tests and their helpers panic at what must hold
+
+use serde_json::Value;
+use setgate::lab::{Await, Fabric, FabricSpec, Node, Place, Ways};
+use std::future::Future;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+use tokio::process::{Child, Command};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+/// Waits until `state` holds; panics with what was awaited when it doesn't within `deadline`.
+async fn eventually<F: Future<Output = bool>>(
+    what: &str,
+    deadline: Duration,
+    mut state: impl FnMut() -> F,
+) {
+    let end = Instant::now() + deadline;
+    let mut tick = interval(Duration::from_millis(50));
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while !state().await {
+        assert!(Instant::now() < end, "not within {deadline:?}: {what}");
+        tick.tick().await;
+    }
+}
+
+async fn status(fabric: &Fabric, admin: &str) -> Option<Value> {
+    let (_, body) = fabric
+        .http()
+        .get(&format!("http://{admin}/v1/status"), None)
+        .await
+        .ok()?;
+    serde_json::from_slice(&body).ok()
+}
+
+/// Whether this gateway's lane of a source takes messages.
+async fn takes(fabric: &Fabric, admin: &str, source: &str) -> bool {
+    let Some(status) = status(fabric, admin).await else {
+        return false;
+    };
+    status["lanes"].as_array().is_some_and(|lanes| {
+        lanes
+            .iter()
+            .any(|lane| lane["source"] == source && lane["state"] == "taking")
+    })
+}
+
+fn traffic(dir: &Path, words: &[&str]) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_setgate-lab"))
+        .args(["traffic", "-o", "json", "--settle", "40", "--dir"])
+        .arg(dir)
+        .args(words)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap()
+}
+
+async fn account(traffic: Child) -> Value {
+    let output = traffic.wait_with_output().await.unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    serde_json::from_str(text.lines().last().unwrap_or_default()).unwrap()
+}
+
+fn assert_clean(account: &Value) {
+    for fault in [
+        "lost",
+        "duplicates",
+        "reordered",
+        "wrong_unit",
+        "two_owner",
+        "parked",
+    ] {
+        assert_eq!(account[fault], 0, "{fault} in {account}");
+    }
+    assert_eq!(account["confirmed"], account["delivered"], "{account}");
+}
+
+fn spec(gateways: usize) -> FabricSpec {
+    FabricSpec::profile("two-sites-three-centers")
+        .gateways(gateways)
+        .rtt(Duration::from_millis(20))
+        .binary(env!("CARGO_BIN_EXE_setgate"))
+}
+
+#[tokio::test]
+async fn a_killed_gateway_loses_nothing_and_its_lanes_move_to_the_other_within_five_seconds() {
+    let mut fabric = Fabric::borrowed("gateway-killed", spec(2)).await.unwrap();
+    let first = fabric.gateway("sh-1-a").unwrap().admin;
+    let second = fabric.gateway("sh-1-b").unwrap().admin;
+    let traffic = traffic(
+        fabric.dir(),
+        &["--messages", "6000", "--keys", "500", "--rate", "600"],
+    );
+    eventually(
+        "a gateway of sh-1 takes orders",
+        Duration::from_secs(20),
+        || async {
+            takes(&fabric, &first, "orders").await || takes(&fabric, &second, "orders").await
+        },
+    )
+    .await;
+    let (victim, heir) = if takes(&fabric, &first, "orders").await {
+        ("sh-1-a", second)
+    } else {
+        ("sh-1-b", first)
+    };
+    let killed: Node = format!("gateway/{victim}").parse().unwrap();
+    fabric.kill(&killed).await.unwrap();
+    eventually(
+        "the other gateway takes orders",
+        Duration::from_secs(5),
+        || takes(&fabric, &heir, "orders"),
+    )
+    .await;
+    assert_clean(&account(traffic).await);
+    fabric.down().await.unwrap();
+}
+
+#[tokio::test]
+async fn without_etcd_a_restarted_gateway_serves_from_its_disk() {
+    let mut fabric = Fabric::borrowed("etcd-gone", spec(1)).await.unwrap();
+    let admin = fabric.gateway("sh-1-a").unwrap().admin;
+    eventually("its links are up", Duration::from_secs(20), || async {
+        let Some(status) = status(&fabric, &admin).await else {
+            return false;
+        };
+        let links = status["links"].as_array().cloned().unwrap_or_default();
+        links.len() == 2 && links.iter().all(|link| link["state"] == "up")
+    })
+    .await;
+    let etcd: Place = "etcd".parse().unwrap();
+    for unit in ["sh-1", "sh-2", "bj-1"] {
+        fabric
+            .cut(&unit.parse().unwrap(), &etcd, Ways::Both)
+            .unwrap();
+    }
+    let node: Node = "gateway/sh-1-a".parse().unwrap();
+    fabric.kill(&node).await.unwrap();
+    fabric.start(&node, Await::Ready).await.unwrap();
+    eventually(
+        "the status page says that etcd is down",
+        Duration::from_secs(20),
+        || async {
+            status(&fabric, &admin)
+                .await
+                .is_some_and(|status| status["etcd"] == "down")
+        },
+    )
+    .await;
+    let traffic = traffic(fabric.dir(), &["--messages", "1500", "--keys", "200"]);
+    assert_clean(&account(traffic).await);
+    fabric.down().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_cut_link_holds_its_messages_says_why_and_delivers_them_after_healing() {
+    let mut fabric = Fabric::borrowed("link-cut", spec(1)).await.unwrap();
+    let (near, far): (Place, Place) = ("sh-1".parse().unwrap(), "bj-1".parse().unwrap());
+    fabric.cut(&near, &far, Ways::Both).unwrap();
+    let admin = fabric.gateway("sh-1-a").unwrap().admin;
+    let traffic = traffic(
+        fabric.dir(),
+        &["--messages", "900", "--keys", "200", "--from", "sh-1"],
+    );
+    eventually(
+        "the status page says what holds the lane",
+        Duration::from_secs(30),
+        || async {
+            let Some(status) = status(&fabric, &admin).await else {
+                return false;
+            };
+            let lanes = status["lanes"].as_array().cloned().unwrap_or_default();
+            lanes.iter().any(|lane| {
+                lane["source"] == "orders"
+                    && lane["state"] == "held"
+                    && lane["cause"]
+                        .as_str()
+                        .is_some_and(|cause| cause.contains("bj-1"))
+            })
+        },
+    )
+    .await;
+    fabric.heal(&near, &far, Ways::Both).unwrap();
+    assert_clean(&account(traffic).await);
+    fabric.down().await.unwrap();
+}
