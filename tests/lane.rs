@@ -248,6 +248,29 @@ fn a_returned_message_is_parked_before_it_is_settled() {
 }
 
 #[test]
+fn a_message_that_the_park_does_not_take_is_not_settled() {
+    for answer in [
+        Answer::Returned,
+        Answer::Refused {
+            reason: Reason::TooLarge,
+            cause: "too large".to_owned(),
+        },
+    ] {
+        let mut world = World::new("orders", 100);
+        world.take(1, message("orders", "order.created", Properties::default()));
+        world.lane.stream_up(&Target::Park, 1 << 20, 100);
+        let parked = world.next(&Target::Park).unwrap();
+        world.answer(&Target::Park, parked.number, answer);
+        assert_eq!((world.settled, world.lane.in_flight()), (0, 1));
+        world.lane.stream_up(&Target::Park, 1 << 20, 100);
+        let again = world.next(&Target::Park).unwrap();
+        assert_eq!(again.body, parked.body);
+        world.answer(&Target::Park, again.number, Answer::Accepted);
+        assert_eq!((world.settled, world.lane.in_flight()), (1, 0));
+    }
+}
+
+#[test]
 fn a_message_without_a_key_is_parked_and_one_that_a_rule_drops_is_settled() {
     let mut world = World::new("orders", 100);
     let bare = |key| message("orders", key, Properties::default());
