@@ -140,12 +140,11 @@ mod tests {
     fn naive(pattern: &[&str], key: &[&str]) -> bool {
         match (pattern.split_first(), key.split_first()) {
             (None, None) => true,
-            (None, Some(_)) => false,
             (Some((&"#", rest)), _) => (0..=key.len()).any(|taken| naive(rest, &key[taken..])),
             (Some((word, rest)), Some((found, left))) => {
                 (*word == "*" || word == found) && naive(rest, left)
             }
-            (Some(_), None) => false,
+            (None, Some(_)) | (Some(_), None) => false,
         }
     }
 
