@@ -39,9 +39,10 @@ impl Brokers {
         tracker: TaskTracker,
         cancel: CancellationToken,
     ) -> Result<Self, BrokerError> {
-        let management = match management_urls.is_empty() {
-            true => None,
-            false => Some(Management::new(management_urls, &settings)?),
+        let management = if management_urls.is_empty() {
+            None
+        } else {
+            Some(Management::new(management_urls, &settings)?)
         };
         let vhosts = Mutex::default();
         Ok(Self {

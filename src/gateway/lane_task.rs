@@ -177,6 +177,10 @@ struct Taking {
     received_any: bool,
 }
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one at a time, and most are the large one"
+)]
 enum Event {
     Stop,
     Outlet(OutletEvent),
@@ -280,7 +284,7 @@ impl Taking {
         self.received_any = true;
         let rules = self.shared.rules()?;
         let routing = routing(&rules, &self.spec.source)?;
-        let at = self.shared.moment();
+        let at = Shared::moment();
         match event {
             ConsumerEvent::Delivery { tag, message } => {
                 self.largest = self.largest.max(message.body.len());
@@ -315,7 +319,7 @@ impl Taking {
                 let Some(routing) = routing(&rules, &self.spec.source) else {
                     return Vec::new();
                 };
-                let at = self.shared.moment();
+                let at = Shared::moment();
                 self.lane.answered(&target, answers, routing, at)
             }
         }

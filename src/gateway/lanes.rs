@@ -55,7 +55,9 @@ pub(super) async fn run(shared: Arc<Shared>, cancel: CancellationToken) {
             changed = rules.changed() => if changed.is_err() { break },
         }
     }
-    running.values().for_each(|lane| lane.cancel.cancel());
+    for lane in running.values() {
+        lane.cancel.cancel();
+    }
     for (_, lane) in running {
         end(lane).await;
     }

@@ -13,6 +13,7 @@ use crate::model::{GatewayId, UnitId};
 use crate::wire::{ClientSettings, LinkClient, LinkSecurity, LinkStatus, LinkTarget, SenderPipe};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -88,9 +89,9 @@ impl Links {
             keep
         });
         for (name, address) in wanted {
-            if !running.contains_key(&name) {
-                let link = self.start(&name, address, cancel);
-                running.insert(name, link);
+            if let Entry::Vacant(place) = running.entry(name) {
+                let link = self.start(place.key(), address, cancel);
+                place.insert(link);
             }
         }
     }

@@ -53,7 +53,7 @@ impl Shared {
     }
 
     /// Now, by both clocks.
-    pub(super) fn moment(&self) -> Moment {
+    pub(super) fn moment() -> Moment {
         let unix_seconds = u64::try_from(jiff::Timestamp::now().as_second()).unwrap_or(0);
         Moment {
             now: tokio::time::Instant::now().into_std(),

@@ -266,6 +266,7 @@ impl Cluster {
                 ("RABBITMQ_MNESIA_BASE", path("data")),
                 ("RABBITMQ_LOG_BASE", path("log")),
                 ("RABBITMQ_PID_FILE", path("pid")),
+                ("RABBITMQ_LOG", "info,-color".into()),
                 ("RABBITMQ_NODE_IP_ADDRESS", "127.0.0.1".into()),
                 ("RABBITMQ_DIST_PORT", node.distribution.to_string().into()),
                 ("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", ERLANG.into()),

@@ -1,9 +1,8 @@
 //! A supervisor in the background: the same program again, in a session of its own, watched until the lab is up.
 
+use super::LabError;
 use super::control::{self, Reply, Request};
-use super::error::tail;
 use super::process::{POLL, describe, mark};
-use super::{LabError, Node};
 use std::io::{Read as _, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
@@ -34,13 +33,10 @@ pub(super) async fn run(dir: &Path, args: &[String]) -> Result<(), LabError> {
             .map_err(LabError::file("watch", &program))?;
         if let Some(status) = ended {
             show(&mut shown);
-            let (status, tail) = (describe(status), tail(&log));
-            return Err(LabError::Ended {
-                node: Node::Supervisor,
-                status,
-                log,
-                tail,
-            });
+            // Its own last line, just shown, says why.
+            let (how, log) = (describe(status), log.display());
+            let text = format!("the lab did not come up ({how}); all that it said is in {log}");
+            return Err(LabError::Refused(text));
         }
         // It opens its ear when everything is up.
         let heard = control::ask(&dir, &Request::Status).await;

@@ -244,7 +244,9 @@ impl LabError {
 /// The last lines of a log, for an error.
 pub(crate) fn tail(log: &Path) -> String {
     /// Enough for an Erlang crash report's first words, few enough for a terminal.
-    const LINES: usize = 15;
+    const LINES: usize = 12;
+    /// A line of etcd's or Erlang's may have kilobytes.
+    const LINE_CHARACTERS: usize = 240;
     /// Read at most this much of the end: a line is seldom above 1 KiB.
     const BYTES: u64 = 16 * 1024;
     use std::io::{Read as _, Seek as _, SeekFrom};
@@ -262,7 +264,12 @@ pub(crate) fn tail(log: &Path) -> String {
             let lines: Vec<&str> = text.trim_end().lines().collect();
             lines[lines.len().saturating_sub(LINES)..]
                 .iter()
-                .map(|line| format!("  {line}"))
+                .map(|line| {
+                    format!(
+                        "  {}",
+                        line.chars().take(LINE_CHARACTERS).collect::<String>()
+                    )
+                })
                 .collect::<Vec<_>>()
                 .join("\n")
         }

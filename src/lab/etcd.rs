@@ -95,10 +95,7 @@ impl EtcdMember {
             option("listen-peer-urls", self.peer_url()),
             option("initial-advertise-peer-urls", self.peer_url()),
             option("initial-cluster", cluster.to_owned()),
-            option(
-                "initial-cluster-token",
-                format!("setgate-lab-{}", self.client),
-            ),
+            option("initial-cluster-token", format!("setgate-lab {cluster}")),
             option("initial-cluster-state", "new".to_owned()),
             option("logger", "zap".to_owned()),
             option("log-level", "warn".to_owned()),

@@ -18,8 +18,9 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Environment variable that marks what belongs to a lab; its value is the lab's folder.
-const MARK: &str = "SETGATE_LAB_OWNER";
+/// Environment variable that marks what belongs to a lab; its value is the lab's folder. Not `SETGATE_…`: a gateway reads those
+/// as its own configuration.
+const MARK: &str = "LAB_OF_SETGATE";
 
 /// How often a state is looked at again while it is waited for.
 pub(crate) const POLL: Duration = Duration::from_millis(50);

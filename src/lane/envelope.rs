@@ -70,10 +70,10 @@ impl Envelope {
         duplicates: &Duplicates,
         keys: &SealKeys,
         limits: Limits,
-    ) -> Result<Self, (Message, Unreadable)> {
+    ) -> Result<Self, Box<(Message, Unreadable)>> {
         let fault = unreadable(&message, limits);
         if let Some(unreadable) = fault {
-            return Err((message, unreadable));
+            return Err(Box::new((message, unreadable)));
         }
         let id = id_of(&message.properties, duplicates);
         let marks = Marks::read(keys, id.as_ref(), &message.properties, &message.body);
@@ -385,7 +385,7 @@ mod tests {
             .headers_mut()
             .set("pad", FieldValue::str("x".repeat(130_000)));
         let (_, unreadable) =
-            Envelope::decode(large, &Duplicates::default(), &keys(), LIMITS).unwrap_err();
+            *Envelope::decode(large, &Duplicates::default(), &keys(), LIMITS).unwrap_err();
         assert_eq!(unreadable.reason, Reason::TooLarge);
         let mut body = message("orders");
         body.body = Bytes::from(vec![0; (1 << 20) + 1]);

@@ -6,14 +6,14 @@
 
 mod envelope;
 mod expiration;
-mod lane;
 mod ledger;
+mod machine;
 mod outlet;
 mod stamp;
 
 pub use envelope::{Admission, Admitted, Envelope, Limits, PROPERTIES_BYTES_MAX, Unreadable};
 pub use expiration::remaining;
-pub use lane::{Action, Lane, LaneSettings, Moment, Note, Routing, Target, Window};
 pub use ledger::{EntryId, Ledger, Settlement};
+pub use machine::{Action, Lane, LaneSettings, Moment, Note, Routing, Target, Window};
 pub use outlet::{Outlet, OutletView};
 pub use stamp::{Parked, Stamp, WRAPPED_CONTENT_TYPE, stamp, wrap};

@@ -337,3 +337,35 @@ fn address_of(url: &str) -> Result<SocketAddr, LabError> {
         cause: "it is no address of this machine".to_owned(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_with_others_files_is_never_emptied() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("thesis.tex"), "years of work").unwrap();
+        let error = take_folder(dir.path()).unwrap_err();
+        assert!(matches!(error, LabError::Foreign { .. }), "{error}");
+        assert!(dir.path().join("thesis.tex").exists());
+    }
+
+    #[test]
+    fn a_labs_own_folder_is_taken_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let lab = dir.path().join("lab");
+        let first = take_folder(&lab).unwrap();
+        std::fs::create_dir(first.join("units")).unwrap();
+        assert_eq!(take_folder(&lab).unwrap(), first);
+        empty_folder(&first).unwrap();
+        assert!(!first.join("units").exists());
+    }
+
+    #[test]
+    fn each_run_of_a_test_has_a_space_of_its_own() {
+        let name = "a_test_with_a_name_that_is_far_longer_than_any_space_may_be";
+        let (one, other) = (own_space(name).unwrap(), own_space(name).unwrap());
+        assert_ne!(one, other);
+    }
+}

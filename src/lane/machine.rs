@@ -270,7 +270,8 @@ impl Lane {
         let limits = self.settings.limits;
         let envelope = match Envelope::decode(message, &self.settings.duplicates, keys, limits) {
             Ok(envelope) => envelope,
-            Err((message, unreadable)) => {
+            Err(unread) => {
+                let (message, unreadable) = *unread;
                 let parked = self.parked_as_it_is(message, unreadable.reason);
                 return self.park(entry, &parked, unreadable.cause, routing, at, actions);
             }

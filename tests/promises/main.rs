@@ -1,0 +1,13 @@
+//! What setgate promises, on real RabbitMQ and etcd: each test has gateways, vhosts and a space of its own on the
+//! brokers that `make test-lab` has started.
+
+#![allow(clippy::unwrap_used, clippy::panic)] // tests and their helpers panic at what must hold
+
+mod broker;
+mod fidelity;
+mod harness;
+mod live;
+mod loops;
+mod main_job;
+mod parking;
+mod queues;
