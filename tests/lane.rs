@@ -1,5 +1,7 @@
 //! The lane's promises, without a broker: conservation, order, nothing settled early, whatever targets and links do.
 
+#![allow(clippy::unwrap_used)] // tests and their helpers panic at what must hold
+
 use bytes::Bytes;
 use proptest::prelude::*;
 use setgate::amqp::{FieldValue, Properties};
