@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 /// Milliseconds; longer than any run of this test.
 const EXPIRATION: u64 = 600_000;
 
-fn text(text: &'static str) -> Option<Bytes> {
-    Some(Bytes::from_static(text.as_bytes()))
+fn bytes(text: &'static str) -> Bytes {
+    Bytes::from_static(text.as_bytes())
 }
 
 fn table(entries: Vec<(&'static str, FieldValue)>) -> FieldTable {
@@ -77,20 +77,20 @@ fn every_property(uid: i32, id: &str) -> Properties {
     let mut headers = table(every_type());
     headers.set("uid", FieldValue::I32(uid));
     Properties {
-        content_type: text("application/octet-stream"),
-        content_encoding: text("identity"),
+        content_type: Some(bytes("application/octet-stream")),
+        content_encoding: Some(bytes("identity")),
         headers: Some(headers),
         delivery_mode: Some(2),
         priority: Some(7),
-        correlation_id: text("correlation"),
-        reply_to: text("replies"),
+        correlation_id: Some(bytes("correlation")),
+        reply_to: Some(bytes("replies")),
         expiration: Some(EXPIRATION.to_string().into()),
         message_id: Some(id.to_owned().into()),
         timestamp: Some(1_700_000_001),
-        kind: text("order"),
-        user_id: text("app"),
-        app_id: text("shop"),
-        cluster_id: text("cluster"),
+        kind: Some(bytes("order")),
+        user_id: Some(bytes("app")),
+        app_id: Some(bytes("shop")),
+        cluster_id: Some(bytes("cluster")),
     }
 }
 
@@ -169,10 +169,10 @@ fn assert_marks(got: &Received, id: &str, slot: i32, from: &str, to: &str) {
         "x-set-why",
     ];
     assert_eq!(names, due);
-    let path: Vec<FieldValue> = match from == to {
-        true => vec![FieldValue::str(from)],
-        false => vec![FieldValue::str(from), FieldValue::str(to)],
-    };
+    let mut path = vec![FieldValue::str(from)];
+    if to != from {
+        path.push(FieldValue::str(to));
+    }
     for (name, value) in [
         ("x-set-id", FieldValue::str(id)),
         ("x-set-slot", FieldValue::I32(slot)),

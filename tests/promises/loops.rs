@@ -129,14 +129,14 @@ async fn each_once_per_unit(test: &str, units: &[&'static str]) {
 
     let mut published = Vec::new();
     for number in 0..MESSAGES_PER_UNIT {
-        for unit in 0..units.len() {
-            let body = format!("{number} of {}", units[unit]);
+        for (unit, name) in units.iter().enumerate() {
+            let body = format!("{number} of {name}");
             mesh.publish(unit, &keyed(7), &body);
             published.push((unit, body));
         }
     }
-    for unit in 0..units.len() {
-        let body = format!("forged in {}", units[unit]);
+    for (unit, name) in units.iter().enumerate() {
+        let body = format!("forged in {name}");
         mesh.publish(unit, &forged(units), &body);
         published.push((unit, body));
     }
