@@ -1,6 +1,9 @@
 //! The operator's commands as a person or a script meets them: output, exit codes, and what they say when something is
 //! wrong.
 
+#![allow(clippy::unwrap_used)] // helpers of tests fail as tests do
+#![allow(clippy::disallowed_methods)] // deadlines of real processes
+
 use assert_cmd::Command;
 use serde_json::Value;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};

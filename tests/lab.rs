@@ -1,5 +1,7 @@
 //! What the harness itself promises to tests.
 
+#![expect(clippy::unwrap_used, reason = "a fixture that fails is a failed test")]
+
 use setgate::lab::http::{HttpClient, Login, encode};
 use setgate::lab::{Fabric, FabricSpec, LabBroker, LabFile, Node, Ways};
 use std::time::Duration;

@@ -1,5 +1,7 @@
 //! The lane's promises, without a broker: conservation, order, nothing settled early, whatever targets and links do.
 
+#![allow(clippy::unwrap_used)] // tests and their helpers panic at what must hold
+
 use bytes::Bytes;
 use proptest::prelude::*;
 use setgate::amqp::{FieldValue, Properties};
@@ -243,6 +245,29 @@ fn a_returned_message_is_parked_before_it_is_settled() {
     assert!(world.notes.contains(&Note::Parked {
         reason: Reason::Unroutable
     }));
+}
+
+#[test]
+fn a_message_that_the_park_does_not_take_is_not_settled() {
+    for answer in [
+        Answer::Returned,
+        Answer::Refused {
+            reason: Reason::TooLarge,
+            cause: "too large".to_owned(),
+        },
+    ] {
+        let mut world = World::new("orders", 100);
+        world.take(1, message("orders", "order.created", Properties::default()));
+        world.lane.stream_up(&Target::Park, 1 << 20, 100);
+        let parked = world.next(&Target::Park).unwrap();
+        world.answer(&Target::Park, parked.number, answer);
+        assert_eq!((world.settled, world.lane.in_flight()), (0, 1));
+        world.lane.stream_up(&Target::Park, 1 << 20, 100);
+        let again = world.next(&Target::Park).unwrap();
+        assert_eq!(again.body, parked.body);
+        world.answer(&Target::Park, again.number, Answer::Accepted);
+        assert_eq!((world.settled, world.lane.in_flight()), (1, 0));
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Declarations of setgate's own queues.
 //!
-//! Promises to be idempotent, to create nothing but queues under `setgate.` and their bindings, and to say what it found
-//! different. Exchanges are never declared: they are the application's. Each step has a channel of its own, since every
+//! Promises to be idempotent, to create nothing but what is named `setgate.…` and its bindings, and to say what it found
+//! different. The application's exchanges are never declared. Each step has a channel of its own, since every
 //! refusal closes one.
 
 use super::convert::{no_delivery_limit, short, table_to_library};
@@ -9,7 +9,8 @@ use super::error::BrokerError;
 use super::{Channel, Connection};
 use crate::amqp::{FieldTable, FieldValue};
 use bytes::Bytes;
-use lapin::options::{QueueBindOptions, QueueDeclareOptions};
+use lapin::ExchangeKind;
+use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 
 /// The type of a queue that setgate declares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,7 +98,8 @@ pub async fn ensure_lane_queue(
 }
 
 /// Declares a queue of setgate's own (park, diversions, probe): durable, without a delivery limit, and refusing what it
-/// has no room for instead of dropping what it has.
+/// has no room for instead of dropping what it has. In front of it, a fanout exchange of its name: the default exchange
+/// leads to every queue of the vhost, so a user who may write to it may do more than a gateway's should.
 pub async fn ensure_own_queue(
     connection: &Connection,
     queue: &str,
@@ -105,7 +107,13 @@ pub async fn ensure_own_queue(
 ) -> Result<(), DeclareError> {
     let mut arguments = arguments(connection, kind)?;
     arguments.set("x-overflow", FieldValue::str("reject-publish"));
-    ensure(connection, queue, &arguments).await
+    ensure(connection, queue, &arguments).await?;
+    ensure_exchange(connection, queue).await?;
+    let all = Binding {
+        routing_key: Bytes::new(),
+        arguments: FieldTable::new(),
+    };
+    bind(connection, queue, queue, &all).await
 }
 
 /// Messages that are ready in a queue: neither handed out nor acknowledged. Absent queue: `None`.
@@ -174,26 +182,48 @@ async fn ensure(
         durable: true,
         ..QueueDeclareOptions::default()
     };
-    match declare(connection, queue, options, arguments).await {
-        Ok(()) => Ok(()),
-        Err(BrokerError::Refused {
+    let declared = declare(connection, queue, options, arguments).await;
+    declared.map_err(|error| refused(queue, error))
+}
+
+async fn ensure_exchange(connection: &Connection, exchange: &str) -> Result<(), DeclareError> {
+    let doing = || format!("declaring exchange {exchange:?}");
+    let name = encodable(short(exchange.as_bytes(), "the exchange's name"), doing)?;
+    let channel = connection.channel().await?;
+    let options = ExchangeDeclareOptions {
+        durable: true,
+        ..ExchangeDeclareOptions::default()
+    };
+    let none = lapin::types::FieldTable::default();
+    let declare = channel
+        .lapin
+        .exchange_declare(name, ExchangeKind::Fanout, options, none);
+    let declared = channel.call(doing, declare).await;
+    declared.map_err(|error| refused(exchange, error))?;
+    close(channel).await;
+    Ok(())
+}
+
+fn refused(name: &str, error: BrokerError) -> DeclareError {
+    match error {
+        BrokerError::Refused {
             code: 405 | 406,
             text,
             ..
-        }) => Err(DeclareError::Different {
-            queue: queue.to_owned(),
+        } => DeclareError::Different {
+            queue: name.to_owned(),
             text,
-        }),
-        Err(BrokerError::Refused {
+        },
+        BrokerError::Refused {
             code: 403,
             text,
             doing,
-        }) => Err(DeclareError::NotAllowed {
+        } => DeclareError::NotAllowed {
             doing,
             text,
             mend: "grant the gateway's user configure, write and read on ^setgate\\.".to_owned(),
-        }),
-        Err(error) => Err(error.into()),
+        },
+        error => error.into(),
     }
 }
 

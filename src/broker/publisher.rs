@@ -155,6 +155,13 @@ impl LanePublisher {
         })
     }
 
+    /// For the park queue: whatever the broker once took, it takes back, `message_max` or not.
+    #[must_use]
+    pub fn of_any_size(mut self) -> Self {
+        self.body_bytes_max = usize::MAX;
+        self
+    }
+
     /// The connection that it publishes on.
     pub fn epoch(&self) -> Option<ConnectionEpoch> {
         self.channel.as_ref().map(Channel::epoch)

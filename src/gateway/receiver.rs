@@ -102,7 +102,7 @@ pub(super) async fn park(
         return refuse(&pipe.words, RefusalReason::BrokerAway, cause).await;
     }
     let publisher = match LanePublisher::open(connection, None).await {
-        Ok(publisher) => publisher,
+        Ok(publisher) => publisher.of_any_size(),
         Err(error) => {
             return refuse(&pipe.words, RefusalReason::BrokerAway, error.to_string()).await;
         }

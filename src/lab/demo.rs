@@ -59,8 +59,21 @@ async fn play(args: &DemoArgs, report: Reporter) -> Result<ExitCode, LabError> {
     };
     report.say("going down");
     fabric.down().await?;
-    report.say("everything is ended; start a lab that stays with `setgate-lab up`");
+    report.say(format!(
+        "everything is ended; a lab that stays: {} up",
+        program()
+    ));
     Ok(code)
+}
+
+/// This program as a person would type it.
+fn program() -> String {
+    let path = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("setgate-lab"));
+    let here = std::env::current_dir().unwrap_or_default();
+    path.strip_prefix(here)
+        .unwrap_or(&path)
+        .display()
+        .to_string()
 }
 
 /// Says what the account will be about.

@@ -59,7 +59,9 @@ pub(super) async fn up(args: &UpArgs) -> Result<(), LabError> {
     let report = Reporter::lines();
     let mut signals = Signals::take()?;
     let Some(mut fabric) = start(args.spec(), report, &mut signals).await? else {
-        return Ok(());
+        return Err(LabError::Refused(
+            "interrupted before the lab was up".to_owned(),
+        ));
     };
     let tasks = TaskTracker::new();
     let mut ear = Ear::open(fabric.dir(), &tasks)?;

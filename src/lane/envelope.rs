@@ -17,6 +17,9 @@ pub const PROPERTIES_BYTES_MAX: usize = 131_072 - 8 - 12;
 /// an address (2 × 255), a CC that was wrapped is counted with the headers it came from.
 const MARKS_BYTES: usize = 4_096;
 
+/// What a quorum queue adds to a message that it hands out again.
+const X_DELIVERY_COUNT: &str = "x-delivery-count";
+
 /// The id of a message, by its source's document: a header's string or bytes as they are, an integer as its decimal text.
 fn id_of(properties: &Properties, duplicates: &Duplicates) -> Option<MessageId> {
     let Duplicates::ById { id, .. } = duplicates else {
@@ -135,6 +138,12 @@ impl Envelope {
         }
         let mut admitted = admitted;
         marks::strip(&mut admitted.message.properties);
+        // How often the source's quorum queue handed it out: the queue's word, not its publisher's, and false elsewhere.
+        if admitted.message.redelivered
+            && let Some(headers) = &mut admitted.message.properties.headers
+        {
+            headers.remove(X_DELIVERY_COUNT);
+        }
         admitted.message.properties.user_id = None;
         Admission::Go(admitted)
     }
@@ -301,6 +310,24 @@ mod tests {
             properties: parcel.properties,
             body: parcel.body,
             redelivered: false,
+        }
+    }
+
+    #[test]
+    fn the_count_of_the_source_queue_stays_behind_and_a_publishers_own_does_not() {
+        for redelivered in [true, false] {
+            let mut message = message("orders");
+            message.redelivered = redelivered;
+            let count = FieldValue::I64(1);
+            message
+                .properties
+                .headers_mut()
+                .set(X_DELIVERY_COUNT, count.clone());
+            let Admission::Go(admitted) = admit(message, "sh-1") else {
+                panic!("not admitted")
+            };
+            let kept = admitted.message.properties.header(X_DELIVERY_COUNT);
+            assert_eq!(kept, (!redelivered).then_some(&count));
         }
     }
 

@@ -238,6 +238,7 @@ impl Lane {
     ) -> Vec<Action> {
         let mut actions = Vec::new();
         for (number, answer) in answers {
+            let answer = on_trial(target, answer);
             let offered = self
                 .outlets
                 .get_mut(target)
@@ -402,11 +403,12 @@ impl Lane {
                 self.park_undelivered(entry, origin, reason, cause, routing, at, actions);
                 None
             }
-            // The park's publisher answers *accepted* or *later* alone; the outlet keeps what is to come later.
-            (Target::Park, _) => Some(Note::Parked {
+            (Target::Park, Answer::Accepted | Answer::Duplicate) => Some(Note::Parked {
                 reason: parked_reason(&parcel),
             }),
-            (Target::Unit(_), Answer::Moved | Answer::Later { .. }) => None,
+            // The outlet keeps what is to come later.
+            (Target::Park, Answer::Returned | Answer::Refused { .. })
+            | (_, Answer::Moved | Answer::Later { .. }) => None,
         };
         self.ledger.answered(entry);
         actions.extend(note.map(Action::Note));
@@ -463,7 +465,7 @@ impl Lane {
     ) {
         let Routing { table, keys, .. } = routing;
         let (properties, body) = wrap(parked, keys, &self.settings.here, at.unix_seconds);
-        let queue = own_queues::park(table.space());
+        let queue = Bytes::from(own_queues::park(table.space()));
         let number = self.outlet(&Target::Park, actions).next_number();
         let parcel = Parcel {
             number,
@@ -476,9 +478,10 @@ impl Lane {
             slot: None,
             why: Why::Local,
             to: self.settings.here.clone(),
+            // The exchange in front of the park queue has the queue's name.
             address: Address {
-                exchange: Bytes::new(),
-                routing_key: queue.into(),
+                exchange: queue.clone(),
+                routing_key: queue,
             },
             properties,
             body,
@@ -518,6 +521,17 @@ fn parked(admitted: &Admitted, reason: Reason, rule: Option<RuleName>) -> Parked
         reason,
         rule,
         user_id: admitted.user_id.clone(),
+    }
+}
+
+/// There is nowhere to go from the park: what it doesn't take is tried again, in sight of the status page, never settled.
+fn on_trial(target: &Target, answer: Answer) -> Answer {
+    match (target, answer) {
+        (Target::Park, Answer::Returned) => Answer::Later {
+            cause: "nothing is bound to the exchange of the park queue".to_owned(),
+        },
+        (Target::Park, Answer::Refused { cause, .. }) => Answer::Later { cause },
+        (_, answer) => answer,
     }
 }
 

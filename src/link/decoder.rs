@@ -104,8 +104,8 @@ mod tests {
         )
             .prop_map(|(message_id, delivery_mode, headers)| {
                 let mut properties = Properties {
-                    message_id,
                     delivery_mode,
+                    message_id,
                     ..Properties::default()
                 };
                 for (name, text, number) in headers {

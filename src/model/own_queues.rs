@@ -20,7 +20,7 @@ pub fn divert(space: &SpaceId, source: &SourceName, partition: Partition, unit: 
     format!("setgate.{space}.divert.{source}.{partition}.{unit}")
 }
 
-/// Messages that need a person.
+/// Messages that need a person; the fanout exchange in front of it has the same name.
 pub fn park(space: &SpaceId) -> String {
     format!("setgate.{space}.park")
 }

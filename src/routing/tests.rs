@@ -85,18 +85,18 @@ fn seats(stand_ins: &[(&str, &str)]) -> Seats {
 fn documents() -> Vec<DocumentFile> {
     let mut text = DOCUMENTS.to_owned();
     for (n, (name, route)) in ROUTES.iter().enumerate() {
-        text.push_str(&format!(
+        text += &format!(
             "---\nkind: rule\nname: r-{name}\nsource: orders\norder: {n}\n\
              when: {{routing_key: \"{name}.#\"}}\nroute: {route}\n"
-        ));
+        );
     }
     for absent in ["center", "local"] {
-        text.push_str(&format!(
+        text += &format!(
             "---\nkind: rule\nname: absent-{absent}\nsource: orders\norder: 9{}\n\
              when: {{headers: {{absent: {absent}}}}}\nroute: owner\nkey_absent: {absent}\n\
              deliver: {{exchange: orders.vip, routing_key: vip}}\n",
             absent.len()
-        ));
+        );
     }
     vec![DocumentFile {
         name: "all.yaml".to_owned(),

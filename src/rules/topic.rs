@@ -140,11 +140,11 @@ mod tests {
     fn naive(pattern: &[&str], key: &[&str]) -> bool {
         match (pattern.split_first(), key.split_first()) {
             (None, None) => true,
-            (None, Some(_)) => false,
             (Some((&"#", rest)), _) => (0..=key.len()).any(|taken| naive(rest, &key[taken..])),
-            (Some((&"*", rest)), Some((_, left))) => naive(rest, left),
-            (Some((word, rest)), Some((found, left))) => word == found && naive(rest, left),
-            (Some(_), None) => false,
+            (Some((word, rest)), Some((found, left))) => {
+                (*word == "*" || word == found) && naive(rest, left)
+            }
+            (None, Some(_)) | (Some(_), None) => false,
         }
     }
 

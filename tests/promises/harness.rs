@@ -102,7 +102,30 @@ impl World {
     pub(crate) async fn of(test: &str, spec: FabricSpec) -> Self {
         let fabric = Fabric::borrowed(test, spec).await;
         let fabric = fabric.unwrap_or_else(|error| panic!("{error}"));
-        Self { fabric }
+        let mut world = Self { fabric };
+        world.lanes_are_open().await;
+        world
+    }
+
+    /// A gateway is ready before its lanes have bound their queues; what was published before that would be unroutable.
+    async fn lanes_are_open(&mut self) {
+        let mut sources = Vec::new();
+        for entry in std::fs::read_dir(&self.fabric.profile().dir).unwrap() {
+            let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+            let documents: Vec<Value> = serde_saphyr::from_multiple(&text).unwrap();
+            sources.extend(documents.into_iter().filter(|it| it["kind"] == "source"));
+        }
+        for unit in self.fabric.lab().units {
+            let taken = |source: &&Value| {
+                let units = source["units"].as_array();
+                units.is_none_or(|units| units.iter().any(|one| *one == unit.unit.as_str()))
+            };
+            for source in sources.iter().filter(taken) {
+                let name = source["name"].as_str().unwrap();
+                self.lane(unit.unit.as_str(), name, &["taking", "waiting"])
+                    .await;
+            }
+        }
     }
 
     /// Ends gateways and vhosts. A test that fails leaves them to the next run.

@@ -22,6 +22,7 @@ async fn a_keyed_message_of_any_unit_arrives_in_the_owning_unit_once_and_in_orde
         etcd: EtcdPlace {
             urls: lab.etcd.clone(),
             space: lab.space.to_string(),
+            saved: Vec::new(),
         },
         map: KeyMap::Hash,
     };

@@ -1,6 +1,7 @@
 //! A space's status for a terminal of 80 to 120 columns.
 
 use crate::gateway::status::{LaneState, LinkState, SpaceStatus, UnitState, UpDown};
+use crate::model::UnitId;
 use comfy_table::{Cell, Color, ContentArrangement, Table};
 use std::fmt::Write as _;
 
@@ -19,7 +20,7 @@ pub(super) fn text(status: &SpaceStatus) -> String {
         );
         return out;
     }
-    section(&mut out, "units", units(status));
+    section(&mut out, "units", Some(units(status)));
     section(&mut out, "links", links(status));
     section(&mut out, "lanes", lanes(status));
     if !status.faults.is_empty() {
@@ -57,13 +58,13 @@ fn table(header: &[&str]) -> Table {
     table
 }
 
-fn units(status: &SpaceStatus) -> Option<Table> {
+fn units(status: &SpaceStatus) -> Table {
     let mut table = table(&[
         "unit", "site", "state", "serves", "gateway", "", "broker", "revision", "cause",
     ]);
     for unit in &status.units {
         let site = unit.site.as_ref().map_or("-", |site| site.as_str());
-        let serves: Vec<_> = unit.seat_of.iter().map(|home| home.as_str()).collect();
+        let serves: Vec<_> = unit.seat_of.iter().map(UnitId::as_str).collect();
         let head = [
             Cell::new(&unit.unit),
             Cell::new(site),
@@ -92,7 +93,7 @@ fn units(status: &SpaceStatus) -> Option<Table> {
             ]));
         }
     }
-    Some(table)
+    table
 }
 
 fn links(status: &SpaceStatus) -> Option<Table> {

@@ -23,7 +23,7 @@ const MESSAGE_MAX: ByteSize = ByteSize(16 << 20);
 const MESSAGE_MAX_MAX: ByteSize = ByteSize(128 << 20);
 const HOPS_MAX: u32 = 4;
 const DRAIN: Duration = Duration::from_secs(20);
-const DRAIN_MAX: Duration = Duration::from_secs(600);
+const DRAIN_MAX: Duration = Duration::from_mins(10);
 const ADMIN_LISTEN: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 7180);
 /// A message, its copy in a batch, its copy in the socket's buffer, and room for another one.

@@ -149,7 +149,7 @@ impl<'a> Reader<'a> {
         (!matches!(node.kind, Kind::Nothing)).then_some(node)
     }
 
-    fn from_environment(&self, path: &str) -> Option<Found<&'a str>> {
+    fn in_environment(&self, path: &str) -> Option<Found<&'a str>> {
         let value = *self.environment.get(path)?;
         let origin = Origin {
             file: variable(path),
@@ -167,12 +167,12 @@ impl<'a> Reader<'a> {
         };
         self.node(path).is_some()
             || self.environment.contains_key(path)
-            || self.environment.keys().any(|known| below(known))
+            || self.environment.keys().any(below)
     }
 
     /// Where a field stands, or the nearest section around it, or the file.
     pub(super) fn origin(&self, path: &str) -> Origin {
-        if let Some(found) = self.from_environment(path) {
+        if let Some(found) = self.in_environment(path) {
             return found.origin;
         }
         let mut path = path;
@@ -212,7 +212,7 @@ impl<'a> Reader<'a> {
 
     /// The text of a field, if it is there.
     pub(super) fn text(&mut self, path: &str) -> Option<Found<String>> {
-        if let Some(found) = self.from_environment(path) {
+        if let Some(found) = self.in_environment(path) {
             return Some(Found {
                 value: found.value.to_owned(),
                 origin: found.origin,
@@ -240,7 +240,7 @@ impl<'a> Reader<'a> {
 
     /// The items of a list, if it is there.
     pub(super) fn list(&mut self, path: &str) -> Option<Found<Vec<Found<String>>>> {
-        if let Some(found) = self.from_environment(path) {
+        if let Some(found) = self.in_environment(path) {
             let origin = found.origin;
             let items = found
                 .value
@@ -296,7 +296,7 @@ impl<'a> Reader<'a> {
         debug_assert_eq!(field(path).map(|field| field.shape), Some(Shape::Map));
         let mend = format!("write `{}: {{key: \"value\"}}`", last(path));
         let mut pairs = Vec::new();
-        if let Some(found) = self.from_environment(path) {
+        if let Some(found) = self.in_environment(path) {
             for item in found
                 .value
                 .split(',')
@@ -393,8 +393,7 @@ impl<'a> Reader<'a> {
         if self.faults.is_empty() {
             return Ok(self.warnings);
         }
-        self.faults
-            .sort_by(|a, b| (a.line, a.column).cmp(&(b.line, b.column)));
+        self.faults.sort_by_key(|fault| (fault.line, fault.column));
         Err(self.faults)
     }
 }

@@ -35,7 +35,7 @@ pub fn assemble(space: &SpaceId, etcd: UpDown, asked: &[Asked]) -> SpaceStatus {
         etcd,
         units: units
             .into_iter()
-            .map(|(unit, facts)| unit_status(unit, facts, table, asked))
+            .map(|(unit, facts)| unit_status(unit, facts, table, etcd, asked))
             .collect(),
         fences: Vec::new(),
         moves: Vec::new(),
@@ -47,6 +47,7 @@ fn unit_status(
     unit: &UnitId,
     facts: Option<&UnitFacts>,
     table: Option<&TableFacts>,
+    etcd: UpDown,
     asked: &[Asked],
 ) -> UnitStatus {
     let gateways: Vec<GatewayLine> = asked
@@ -60,7 +61,7 @@ fn unit_status(
         .filter_map(|one| one.answer.as_ref().ok())
         .collect();
     let state = if gateways.is_empty() {
-        UnitState::Down
+        unasked(unit, etcd, asked)
     } else if gateways
         .iter()
         .any(|line| line.state == UpDown::Up && line.broker == UpDown::Up)
@@ -90,6 +91,21 @@ fn unit_status(
         gateways,
         links: to.into_iter().map(|to| link_line(to, &own)).collect(),
         lanes: lanes(&own),
+    }
+}
+
+/// A unit none of whose gateways could be asked. With etcd there is none; without it, nobody knows, unless a link is up.
+fn unasked(unit: &UnitId, etcd: UpDown, asked: &[Asked]) -> UnitState {
+    let mut links = asked
+        .iter()
+        .filter_map(|one| one.answer.as_ref().ok())
+        .flat_map(|status| &status.links);
+    match etcd {
+        UpDown::Up => UnitState::Down,
+        UpDown::Down if links.any(|link| link.to == *unit && link.state == LinkState::Up) => {
+            UnitState::Up
+        }
+        UpDown::Down => UnitState::Doubtful,
     }
 }
 
@@ -259,11 +275,8 @@ mod tests {
         ];
         let status = assemble(&space(), UpDown::Up, &asked);
         assert_eq!(status.revision, Revision(5));
-        let states: Vec<_> = status.units.iter().map(|unit| unit.state).collect();
-        assert_eq!(
-            states,
-            [UnitState::Down, UnitState::Up, UnitState::Doubtful]
-        );
+        let seen: Vec<_> = status.units.iter().map(|unit| unit.state).collect();
+        assert_eq!(seen, [UnitState::Down, UnitState::Up, UnitState::Doubtful]);
         let sh1 = &status.units[1];
         let to_bj = sh1
             .links
@@ -286,6 +299,13 @@ mod tests {
             status.units[2].gateways[0].cause.as_deref(),
             Some("no answer within 3s")
         );
+    }
+
+    #[test]
+    fn with_etcd_away_a_unit_is_judged_by_the_links_to_it() {
+        let status = assemble(&space(), UpDown::Down, &[answering("sh-1", "sh-1-a", 4)]);
+        let seen: Vec<_> = status.units.iter().map(|unit| unit.state).collect();
+        assert_eq!(seen, [UnitState::Up, UnitState::Up, UnitState::Doubtful]);
     }
 
     #[test]

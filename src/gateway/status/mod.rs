@@ -33,9 +33,9 @@ pub enum UpDown {
 pub enum UnitState {
     /// Some gateway of it answers and its broker takes messages.
     Up,
-    /// A gateway answers, but its broker doesn't; or none answers though one is registered.
+    /// A gateway answers, but its broker does not; or none answers though one is registered; or nobody can be asked.
     Doubtful,
-    /// No gateway of it is registered, nor answers.
+    /// No gateway of it is registered.
     Down,
     /// Its slots may not be delivered.
     Fenced,

@@ -66,7 +66,9 @@ fn files(kind: &str, changed: impl Into<Vec<u8>>) -> Vec<DocumentFile> {
 fn faults(kind: &str, changed: impl Into<Vec<u8>>) -> Vec<(FaultCode, u32)> {
     let validation = validate(&files(kind, changed), &Context::default());
     let faults = validation.faults;
-    faults.iter().for_each(|fault| println!("{fault}"));
+    for fault in &faults {
+        println!("{fault}");
+    }
     faults
         .iter()
         .map(|fault| (fault.code, fault.line))
@@ -205,7 +207,7 @@ fn a_yaml_bomb_is_one_fault() {
     let mut bomb = "a: &a [x,x,x,x,x,x,x,x,x,x]\n".to_owned();
     for (one, before) in ('b'..='j').zip('a'..) {
         let list = vec![format!("*{before}"); 10].join(",");
-        bomb.push_str(&format!("{one}: &{one} [{list}]\n"));
+        bomb += &format!("{one}: &{one} [{list}]\n");
     }
     assert_eq!(
         faults("rule", bomb).iter().map(|f| f.0).collect::<Vec<_>>(),
