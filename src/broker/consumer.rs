@@ -13,6 +13,10 @@ use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
+use std::time::Duration;
+
+/// The library tells nobody that a channel has ended but whoever reads from it, so one that doesn't looks this often.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// How a queue is kept to one consumer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,6 +137,15 @@ impl Consumer {
         };
         self.lost = Some(cause.clone());
         ConsumerEvent::Lost { cause }
+    }
+
+    /// Returns, with the cause, once the channel has ended, for whoever reads no deliveries for a while: its messages are
+    /// somebody else's from then on.
+    pub async fn ended(&self) -> String {
+        while self.channel.is_open() {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        "the channel was closed, by the broker or with its connection".to_owned()
     }
 
     /// Acknowledges. Written by the connection, not waited for: an acknowledgement that is lost with the connection only

@@ -4,6 +4,7 @@
 //! deliveries, so that finishing work goes before taking work. A lane ends with its channel: whatever is unsettled then
 //! comes again to whoever consumes next, so nothing is carried over.
 
+use super::metrics::MemoryKind;
 use super::outlets::{OutletEvent, What, keep_stream};
 use super::shared::{Rules, Shared};
 use super::status::{LaneFacts, LaneState, TargetLine};
@@ -50,6 +51,7 @@ pub(super) async fn run(shared: Arc<Shared>, spec: LaneSpec, cancel: Cancellatio
     let backoff = Backoff::new(fastrand::u64(..));
     let mut attempt = 0;
     let mut prefetch = DELIVERIES_MAX;
+    let subject = format!("lane {}/{}", spec.source, spec.partition);
     loop {
         let began = Instant::now();
         let ended = tokio::select! {
@@ -58,6 +60,9 @@ pub(super) async fn run(shared: Arc<Shared>, spec: LaneSpec, cancel: Cancellatio
             consumer = open(&shared, &spec, prefetch) => match consumer {
                 Ok((consumer, kind)) => {
                     tracing::info!(source = %spec.source, queue = consumer.queue(), "a lane takes");
+                    shared.status.clear_fault(&subject);
+                    let waiting = LaneFacts { state: LaneState::Waiting, ..LaneFacts::opening() };
+                    shared.status.set_lane(&spec.source, spec.partition, waiting);
                     let mut taking = Taking::new(Arc::clone(&shared), &spec, prefetch);
                     taking.run(consumer, kind, &cancel).await
                 }
@@ -74,6 +79,11 @@ pub(super) async fn run(shared: Arc<Shared>, spec: LaneSpec, cancel: Cancellatio
             attempt + 1
         };
         tracing::warn!(source = %spec.source, cause = %ended.cause, "a lane is down");
+        shared.status.set_fault(
+            &subject,
+            ended.cause.clone(),
+            "mend what the message names; the lane tries again by itself",
+        );
         let facts = LaneFacts {
             state: LaneState::Down,
             in_flight: 0,
@@ -86,6 +96,7 @@ pub(super) async fn run(shared: Arc<Shared>, spec: LaneSpec, cancel: Cancellatio
             () = cancel.cancelled() => break,
         }
     }
+    shared.status.clear_fault(&subject);
     shared.status.drop_lane(&spec.source, spec.partition);
 }
 
@@ -175,6 +186,14 @@ struct Taking {
     outlets: JoinSet<()>,
     incarnation: u64,
     received_any: bool,
+    /// What this lane has added to the gauge of all lanes' memory.
+    counted_bytes: i64,
+}
+
+impl Drop for Taking {
+    fn drop(&mut self) {
+        self.count_memory(0);
+    }
 }
 
 #[expect(
@@ -216,6 +235,7 @@ impl Taking {
             outlets: JoinSet::new(),
             incarnation: fastrand::u64(..),
             received_any: false,
+            counted_bytes: 0,
         }
     }
 
@@ -244,7 +264,7 @@ impl Taking {
                 biased;
                 () = cancel.cancelled(), if stop_by.is_none() => Event::Stop,
                 Some(event) = self.from_outlets.recv() => Event::Outlet(event),
-                event = consumer.next(), if takes => Event::Consumer(event),
+                event = next(&mut consumer, takes) => Event::Consumer(event),
                 _ = tick.tick() => Event::Tick,
             };
             let actions = match event {
@@ -383,7 +403,15 @@ impl Taking {
         }
     }
 
-    fn report(&self, kind: ConsumerKind) {
+    fn count_memory(&mut self, bytes: usize) {
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        let gauge = self.shared.metrics.memory_bytes(MemoryKind::Lanes);
+        gauge.add(bytes - self.counted_bytes);
+        self.counted_bytes = bytes;
+    }
+
+    fn report(&mut self, kind: ConsumerKind) {
+        self.count_memory(self.lane.cost_bytes());
         let now = Instant::now().into_std();
         let age_ms = |since: Option<std::time::Instant>| {
             since.map_or(0, |since| {
@@ -453,6 +481,17 @@ impl Taking {
         u16::try_from(fitting)
             .unwrap_or(DELIVERIES_MAX)
             .clamp(1, DELIVERIES_MAX)
+    }
+}
+
+/// The consumer's next event; its end alone, while the lane takes nothing.
+async fn next(consumer: &mut Consumer, takes: bool) -> ConsumerEvent {
+    if takes {
+        consumer.next().await
+    } else {
+        ConsumerEvent::Lost {
+            cause: consumer.ended().await,
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 
 use super::lane_task::{self, LaneSpec};
 use super::shared::Shared;
+use super::status::LaneFacts;
 use crate::model::{Partition, SourceName};
 use crate::routing::Source;
 use std::collections::HashMap;
@@ -41,6 +42,9 @@ pub(super) async fn run(shared: Arc<Shared>, cancel: CancellationToken) {
         }
         for spec in wanted {
             running.entry(spec.source.clone()).or_insert_with(|| {
+                shared
+                    .status
+                    .set_lane(&spec.source, spec.partition, LaneFacts::opening());
                 let cancel = CancellationToken::new();
                 let run = lane_task::run(Arc::clone(&shared), spec.clone(), cancel.clone());
                 Running {

@@ -4,6 +4,7 @@
 //! published in its order, and that two receivers never publish for one lane: a newer stream waits for the end of the
 //! older, and between gateways the lock queue decides.
 
+use super::metrics::MemoryKind;
 use super::shared::Shared;
 use crate::amqp::FieldValue;
 use crate::broker::{Connection, LanePublisher, OpenError, Outcome, Publish, Unroutable};
@@ -199,6 +200,7 @@ async fn serve(
         .metrics
         .in_doubt(&pipe.hello.source, &shared.here.unit);
     let confirm_seconds = shared.metrics.confirm_seconds();
+    let memory = shared.metrics.memory_bytes(MemoryKind::Receivers);
     let mut parcels = Vec::with_capacity(BATCH_PARCELS);
     while outcome.is_none() {
         let taken = tokio::select! {
@@ -217,6 +219,8 @@ async fn serve(
         let mut answers = Vec::with_capacity(taken);
         let mut numbers = Vec::with_capacity(taken);
         let mut batch = Vec::with_capacity(taken);
+        let held: usize = parcels.iter().map(Parcel::cost_bytes).sum();
+        let held_bytes = i64::try_from(held).unwrap_or(i64::MAX);
         for parcel in parcels.drain(..) {
             match check(&parcel) {
                 Ok(()) => {
@@ -240,7 +244,9 @@ async fn serve(
             }
         }
         let published = Instant::now();
+        memory.add(held_bytes);
         let outcomes = publisher.publish(batch).await;
+        memory.sub(held_bytes);
         confirm_seconds.observe(published.elapsed().as_secs_f64());
         for (number, judged) in numbers.into_iter().zip(outcomes) {
             match answer(judged) {

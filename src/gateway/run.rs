@@ -7,7 +7,7 @@ use super::brokers::Brokers;
 use super::config::{self, Config, LinkPart, RulesFrom};
 use super::feed::{Feed, FeedFrom, FeedHandle, FeedSettings};
 use super::links::{Links, LinksSettings};
-use super::metrics::{Metrics, MetricsError};
+use super::metrics::{MemoryKind, Metrics, MetricsError};
 use super::shared::{Rules, Shared};
 use super::status::StatusHub;
 use super::{follow, lanes, receivers, report};
@@ -121,6 +121,8 @@ impl Gateway {
         });
         let (feed, handle) = Feed::open(feed_settings(&config), own.subscribe())?;
         let (rules, rules_seen) = watch::channel(None);
+        let budget = i64::try_from(config.limits.memory.0).unwrap_or(i64::MAX);
+        metrics.memory_bytes(MemoryKind::Budget).set(budget);
         let (to_receivers, incoming) = mpsc::channel(INCOMING_MAX);
         let shared = Arc::new(Shared {
             here,

@@ -422,6 +422,12 @@ pub(crate) fn end_leftovers(dir: &Path) -> Result<(), LabError> {
             }
         }
         std::thread::sleep(LEFTOVER_PAUSE);
+        // One that was just being forked when its parent was killed carries the mark as well.
+        suspects.extend(
+            marked(dir)
+                .into_iter()
+                .filter(|pid| *pid != std::process::id()),
+        );
     }
     match std::fs::remove_file(&path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

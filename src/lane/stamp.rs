@@ -91,7 +91,7 @@ pub fn stamp(admitted: &Admitted, stamp: Stamp<'_>, number: ParcelNumber) -> Par
 /// A message that needs a person, and what its park entry says of it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Parked {
-    /// As it came, marks included.
+    /// As it came; its marks, which told of where it was, are replaced by those of its parking.
     pub message: Message,
     /// By the source's rule, where it could be read.
     pub id: Option<MessageId>,

@@ -141,6 +141,7 @@ fn lanes(status: &SpaceStatus) -> Option<Table> {
     for unit in &status.units {
         for lane in &unit.lanes {
             let (word, color) = match lane.state {
+                LaneState::Opening => ("opening", Color::Grey),
                 LaneState::Taking => ("taking", Color::Green),
                 LaneState::Waiting => ("waiting", Color::Grey),
                 LaneState::Held => ("held", Color::Yellow),

@@ -170,9 +170,17 @@ fn link_line(to: &UnitId, own: &[&GatewayStatus]) -> LinkLine {
         .unwrap_or(LinkState::Down);
     let link_cause = match state {
         LinkState::Up => None,
-        LinkState::Down | LinkState::Opening | LinkState::Draining => peers()
-            .find_map(|link| link.cause.clone())
-            .or_else(|| Some("no gateway of that unit is known".to_owned())),
+        LinkState::Down | LinkState::Opening | LinkState::Draining => {
+            peers().find_map(|link| link.cause.clone()).or_else(|| {
+                let known = peers().next().is_some();
+                let cause = if known {
+                    "its gateways are being connected"
+                } else {
+                    "no gateway of that unit is known"
+                };
+                Some(cause.to_owned())
+            })
+        }
     };
     LinkLine {
         to: to.clone(),

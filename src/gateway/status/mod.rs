@@ -59,6 +59,8 @@ pub enum LinkState {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LaneState {
+    /// Its queue is being declared and taken for the first time.
+    Opening,
     /// It can't take: its broker, its exchange or its queue is missing; the cause says which.
     Down,
     /// Ready, but another gateway of the unit has the lane, or nothing came yet.
@@ -135,6 +137,18 @@ pub struct LaneFacts {
     pub cause: Option<String>,
     /// By unit, this one too.
     pub targets: Vec<TargetLine>,
+}
+
+impl LaneFacts {
+    /// A lane that has just begun.
+    pub fn opening() -> Self {
+        Self {
+            state: LaneState::Opening,
+            in_flight: 0,
+            cause: None,
+            targets: Vec::new(),
+        }
+    }
 }
 
 /// A lane of one gateway.

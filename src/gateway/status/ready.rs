@@ -1,9 +1,10 @@
 //! Whether a gateway can do its work now: `/readyz`.
 //!
-//! Pure. Ready means that messages can be taken and delivered: a table is in force and the broker takes them. etcd away
+//! Pure. Ready means that messages can be taken and delivered: a table is in force, the broker takes them, and each lane
+//! has been opened (or has said why it can't be). etcd away
 //! is a warning when there is a table, because a gateway routes by the table that it has, for hours if need be.
 
-use super::{GatewayStatus, UpDown};
+use super::{GatewayStatus, LaneState, UpDown};
 use serde::{Deserialize, Serialize};
 
 /// The answer of `/readyz`.
@@ -47,6 +48,14 @@ pub fn readiness(status: &GatewayStatus) -> Readiness {
         } else if let Some(why) = &line.blocked {
             reasons.push(format!(
                 "broker, vhost {vhost}: it blocks publishers: {why}"
+            ));
+        }
+    }
+    for lane in &status.lanes {
+        if lane.facts.state == LaneState::Opening {
+            reasons.push(format!(
+                "lane {}/{} is being opened",
+                lane.source, lane.partition
             ));
         }
     }
