@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // tests and their helpers panic at what must hold
 
 use serde_json::Value;
+use setgate::lab::http::Login;
 use setgate::lab::{Await, Fabric, FabricSpec, Node, Place, Ways};
 use std::future::Future;
 use std::path::Path;
@@ -183,6 +184,91 @@ async fn a_cut_link_holds_its_messages_says_why_and_delivers_them_after_healing(
             })
         },
     )
+    .await;
+    fabric.heal(&near, &far, Ways::Both).unwrap();
+    assert_clean(&account(traffic).await);
+    fabric.down().await.unwrap();
+}
+
+/// Messages that this gateway's lane of orders holds.
+async fn in_flight(fabric: &Fabric, admin: &str) -> u64 {
+    let status = status(fabric, admin).await.unwrap_or_default();
+    let lanes = status["lanes"].as_array().cloned().unwrap_or_default();
+    let orders = lanes.into_iter().find(|lane| lane["source"] == "orders");
+    orders
+        .and_then(|lane| lane["in_flight"].as_u64())
+        .unwrap_or(0)
+}
+
+/// Closes a gateway's consuming connection, as an operator would from the management page.
+async fn close_consuming_connection(fabric: &mut Fabric, unit: &str, gateway: &str) {
+    let lab = fabric.lab();
+    let broker = &lab
+        .units
+        .iter()
+        .find(|one| one.unit.as_str() == unit)
+        .unwrap()
+        .brokers[0];
+    let login = Login {
+        user: &broker.app_user,
+        password: &broker.app_password,
+    };
+    let name = format!("setgate {}/{unit}/{gateway} consume", lab.space);
+    let url = format!("{}/api/connections", broker.management);
+    let find = async || {
+        let open = fabric.http().get_json(&url, Some(login)).await.ok()?;
+        let named = |one: &&Value| one["client_properties"]["connection_name"] == name.as_str();
+        open.as_array()?.iter().find(named)?["name"]
+            .as_str()
+            .map(str::to_owned)
+    };
+    // The management page lags behind by seconds.
+    eventually(
+        "the connection is listed",
+        Duration::from_secs(20),
+        || async { find().await.is_some() },
+    )
+    .await;
+    let id = find()
+        .await
+        .unwrap()
+        .replace(' ', "%20")
+        .replace('>', "%3E");
+    fabric
+        .http()
+        .delete(&format!("{url}/{id}"), login)
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_held_lane_that_loses_its_channel_lets_the_other_gateway_have_its_messages() {
+    let mut fabric = Fabric::borrowed("held-lane", spec(2)).await.unwrap();
+    let (near, far): (Place, Place) = ("sh-1".parse().unwrap(), "bj-1".parse().unwrap());
+    fabric.cut(&near, &far, Ways::Both).unwrap();
+    let admins = ["sh-1-a", "sh-1-b"].map(|name| fabric.gateway(name).unwrap().admin);
+    // More than a lane has in flight, so that it takes nothing more, and does not read its channel.
+    let traffic = traffic(
+        fabric.dir(),
+        &["--messages", "6000", "--keys", "300", "--from", "sh-1"],
+    );
+    eventually("one lane is full", Duration::from_secs(40), || async {
+        in_flight(&fabric, &admins[0]).await >= 1_000
+            || in_flight(&fabric, &admins[1]).await >= 1_000
+    })
+    .await;
+    let first = usize::from(in_flight(&fabric, &admins[1]).await >= 1_000);
+    let (holder, heir) = (["sh-1-a", "sh-1-b"][first], &admins[1 - first]);
+    close_consuming_connection(&mut fabric, "sh-1", holder).await;
+    eventually(
+        "the other gateway's lane is full",
+        Duration::from_secs(20),
+        || async { in_flight(&fabric, heir).await >= 1_000 },
+    )
+    .await;
+    eventually("the first has let go", Duration::from_secs(5), || async {
+        in_flight(&fabric, &admins[first]).await == 0
+    })
     .await;
     fabric.heal(&near, &far, Ways::Both).unwrap();
     assert_clean(&account(traffic).await);

@@ -15,7 +15,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("routing", &["rules", "model", "amqp"]),
     ("lane", &["routing", "rules", "model", "amqp"]),
     ("link", &["routing", "rules", "model", "amqp"]),
-    ("broker", &["model", "amqp"]),
+    // Of the lane, the settlement alone: what no ledger has settled can't be acknowledged.
+    ("broker", &["lane", "model", "amqp"]),
     ("etcd", &["model"]),
     ("wire", &["link", "model", "amqp"]),
     (

@@ -8,6 +8,7 @@ use super::channel::Channel;
 use super::convert::{from_library, short};
 use super::error::{BrokerError, cause_of};
 use super::{Connection, ConnectionEpoch};
+use crate::lane::Settlement;
 use crate::model::{Address, DeliveryTag, Message};
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
@@ -51,15 +52,6 @@ pub enum ConsumerEvent {
         /// Why.
         cause: String,
     },
-}
-
-/// How far an acknowledgement reaches.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Span {
-    /// This delivery.
-    One,
-    /// This delivery and all before it.
-    UpTo,
 }
 
 /// A consumer.
@@ -148,12 +140,11 @@ impl Consumer {
         "the channel was closed, by the broker or with its connection".to_owned()
     }
 
-    /// Acknowledges. Written by the connection, not waited for: an acknowledgement that is lost with the connection only
+    /// Acknowledges what a ledger has settled: its tag and all before it. Written by the connection, not waited for: an acknowledgement that is lost with the connection only
     /// means that the message comes again. Fails when the channel has ended, and the tag with it.
-    pub fn acknowledge(&self, tag: DeliveryTag, span: Span) -> Result<(), BrokerError> {
-        let options = BasicAckOptions {
-            multiple: span == Span::UpTo,
-        };
+    pub fn acknowledge(&self, settlement: &Settlement) -> Result<(), BrokerError> {
+        let tag = settlement.tag();
+        let options = BasicAckOptions { multiple: true };
         // Tag 0 would mean every delivery; the broker gives none.
         let acknowledged = if tag.0 == 0 {
             None

@@ -8,7 +8,7 @@ use super::metrics::MemoryKind;
 use super::outlets::{OutletEvent, What, keep_stream};
 use super::shared::{Rules, Shared};
 use super::status::{LaneFacts, LaneState, TargetLine};
-use crate::broker::{self, Connection, Consumer, ConsumerEvent, ConsumerKind, Span};
+use crate::broker::{self, Connection, Consumer, ConsumerEvent, ConsumerKind};
 use crate::lane::{Action, Lane, LaneSettings, Note, Routing, Target, Window};
 use crate::link::Backoff;
 use crate::model::{LaneId, Parcel, Partition, SourceName, own_queues};
@@ -349,7 +349,7 @@ impl Taking {
         for action in actions {
             match action {
                 Action::Acknowledge(settlement) => consumer
-                    .acknowledge(settlement.tag(), Span::UpTo)
+                    .acknowledge(&settlement)
                     .map_err(|error| error.to_string())?,
                 Action::Open(target) => {
                     self.outlets.spawn(keep_stream(

@@ -5,7 +5,7 @@ use super::fabric::{FabricSpec, default_dir};
 use super::supervisor::{Signals, start};
 use super::{Fabric, LabError, Reporter, traffic};
 use clap::{Args, Parser};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -15,6 +15,10 @@ pub struct DemoArgs {
     /// Messages to publish, over all units
     #[arg(long, value_name = "N", default_value_t = 30_000)]
     pub messages: u64,
+    /// Messages a second, over all units: less than it can, so that the latencies are those of a fabric that keeps up;
+    /// 0 = as fast as the confirms come
+    #[arg(long, value_name = "N", default_value_t = 1_500)]
+    pub rate: u32,
     /// Round trip between units, in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 30)]
     pub rtt: u64,
@@ -54,7 +58,7 @@ async fn play(args: &DemoArgs, report: Reporter) -> Result<ExitCode, LabError> {
     };
     introduce(&mut fabric, args);
     let code = tokio::select! {
-        code = send(&args.dir, args.messages) => code?,
+        code = send(args) => code?,
         () = signals.any() => ExitCode::FAILURE,
     };
     report.say("going down");
@@ -94,9 +98,18 @@ fn introduce(fabric: &mut Fabric, args: &DemoArgs) {
     );
 }
 
-async fn send(dir: &Path, messages: u64) -> Result<ExitCode, LabError> {
-    let (messages, dir) = (messages.to_string(), dir.display().to_string());
-    let words = ["traffic", "--messages", &messages, "--dir", &dir];
+async fn send(args: &DemoArgs) -> Result<ExitCode, LabError> {
+    let (messages, rate) = (args.messages.to_string(), args.rate.to_string());
+    let dir = args.dir.display().to_string();
+    let words = [
+        "traffic",
+        "--messages",
+        &messages,
+        "--rate",
+        &rate,
+        "--dir",
+        &dir,
+    ];
     match Traffic::try_parse_from(words) {
         Ok(traffic) => Ok(traffic::run(traffic.args).await),
         Err(error) => Err(LabError::Refused(error.to_string())),

@@ -1,10 +1,10 @@
 //! A broker that blocks, freezes and dies.
 
-use crate::node::{Node, delivery, lost, to_queue, within};
+use crate::node::{Node, delivery, lost, settlement, to_queue, within};
 use bytes::Bytes;
 use rustix::process::Signal;
 use setgate::broker::{
-    ConnectionState, Consumer, ConsumerKind, LanePublisher, Outcome, QueueType, Role, Span,
+    ConnectionState, Consumer, ConsumerKind, LanePublisher, Outcome, QueueType, Role,
     ensure_lane_queue,
 };
 use std::time::Duration;
@@ -84,7 +84,7 @@ async fn a_broker_that_dies_or_blocks_costs_no_message_and_is_told() {
         "{outcomes:?}"
     );
     lost(&mut consumer).await;
-    assert!(consumer.acknowledge(tag, Span::One).is_err());
+    assert!(consumer.acknowledge(&settlement(tag)).is_err());
     let mut state = publishing.watch();
     let down = within(
         state.wait_for(|state| state.cause().is_some_and(|cause| cause.contains("refused"))),
@@ -119,7 +119,7 @@ async fn a_broker_that_dies_or_blocks_costs_no_message_and_is_told() {
                 .parse::<usize>()
                 .unwrap(),
         );
-        consumer.acknowledge(tag, Span::UpTo).unwrap();
+        consumer.acknowledge(&settlement(tag)).unwrap();
     }
     assert_eq!(seen[..4], [0, 1, 2, 3]);
     assert!(seen.is_sorted_by(|a, b| a < b), "{seen:?}");

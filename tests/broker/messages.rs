@@ -1,12 +1,12 @@
 //! What crosses a broker, and what its answers mean.
 
-use crate::node::{Node, delivery, lost, to_queue, within};
+use crate::node::{Node, delivery, lost, settlement, to_queue, within};
 use bytes::Bytes;
 use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::{AMQPValue, FieldTable as LapinTable};
 use setgate::amqp::{FieldTable, FieldValue, Properties};
 use setgate::broker::{
-    Consumer, ConsumerKind, LanePublisher, Outcome, QueueType, Role, Span, ensure_lane_queue,
+    Consumer, ConsumerKind, LanePublisher, Outcome, QueueType, Role, ensure_lane_queue,
     ensure_own_queue,
 };
 
@@ -98,7 +98,7 @@ async fn messages_cross_unchanged_and_every_outcome_is_true() {
     assert_eq!(message.properties, every_property());
     assert_eq!(message.body, Bytes::from_static(b"message 0"));
     assert!(!message.redelivered);
-    consumer.acknowledge(tag, Span::One).unwrap();
+    consumer.acknowledge(&settlement(tag)).unwrap();
 
     // Returns, among 200 in flight: every 7th has no queue. Of the rest, half is transient in a classic queue, which
     // confirms at once, between returns and their confirms; that is when a return comes along with another's confirm.
@@ -129,7 +129,7 @@ async fn messages_cross_unchanged_and_every_outcome_is_true() {
         for n in (0..200).filter(|n| target(*n) == "setgate.t.lane") {
             let (tag, message) = delivery(&mut consumer).await;
             assert_eq!(message.body, format!("message {n}"));
-            consumer.acknowledge(tag, Span::UpTo).unwrap();
+            consumer.acknowledge(&settlement(tag)).unwrap();
         }
     }
 

@@ -6,6 +6,7 @@ use setgate::amqp::{FieldValue, Properties};
 use setgate::broker::{
     Connection, ConnectionState, Consumer, ConsumerEvent, Publish, Role, Settings, Unroutable,
 };
+use setgate::lane::{Ledger, Settlement};
 use setgate::model::{Address, DeliveryTag, Message};
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
@@ -238,6 +239,14 @@ pub(crate) async fn delivery(consumer: &mut Consumer) -> (DeliveryTag, Message) 
         ConsumerEvent::Delivery { tag, message } => (tag, message),
         other => panic!("{other:?}"),
     }
+}
+
+/// What a ledger makes of a delivery that is done with.
+pub(crate) fn settlement(tag: DeliveryTag) -> Settlement {
+    let mut ledger = Ledger::default();
+    let entry = ledger.open(tag, 0, tokio::time::Instant::now().into_std());
+    ledger.close(entry);
+    ledger.settle().unwrap()
 }
 
 pub(crate) async fn lost(consumer: &mut Consumer) -> String {
