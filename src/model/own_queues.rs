@@ -1,6 +1,6 @@
 //! Names of the queues that setgate declares, all under `setgate.<space>.`.
 
-use super::{GatewayId, LaneId, Partition, SourceName, SpaceId, UnitId};
+use super::{LaneId, Partition, SourceName, SpaceId};
 
 /// The lane queue that a source's exchange fills.
 pub fn lane(space: &SpaceId, source: &SourceName, partition: Partition) -> String {
@@ -15,17 +15,7 @@ pub fn lock(space: &SpaceId, lane: &LaneId) -> String {
     )
 }
 
-/// Messages that wait for a unit.
-pub fn divert(space: &SpaceId, source: &SourceName, partition: Partition, unit: &UnitId) -> String {
-    format!("setgate.{space}.divert.{source}.{partition}.{unit}")
-}
-
 /// Messages that need a person; the fanout exchange in front of it has the same name.
 pub fn park(space: &SpaceId) -> String {
     format!("setgate.{space}.park")
-}
-
-/// Where a gateway shows that its broker takes confirms.
-pub fn probe(space: &SpaceId, gateway: &GatewayId) -> String {
-    format!("setgate.{space}.probe.{gateway}")
 }
