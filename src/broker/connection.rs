@@ -9,6 +9,7 @@ use super::error::{BrokerError, cause_of};
 use super::lock::Locks;
 use super::settings::{Endpoint, Settings, Tls};
 use super::{ConnectionEpoch, ConnectionState, Server, greeting};
+use crate::model::Backoff;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use jiff::Timestamp;
@@ -19,9 +20,6 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, timeout};
 use tokio_util::sync::CancellationToken;
 
-/// Waits between rounds through all URIs: doubled from the first to the last, each drawn from its upper half.
-const BACKOFF_FIRST: Duration = Duration::from_millis(100);
-const BACKOFF_LAST: Duration = Duration::from_secs(10);
 /// TCP, TLS and the greeting.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
 /// The rest of the handshake: RabbitMQ itself gives up after 10 s.
@@ -61,6 +59,7 @@ struct Inner {
     state: watch::Sender<ConnectionState>,
     live: parking_lot::Mutex<Option<Live>>,
     locks: Locks,
+    backoff: Backoff,
     /// Held while running, so that a second `run` waits for the first.
     running: tokio::sync::Mutex<()>,
 }
@@ -88,6 +87,7 @@ impl Connection {
             }),
             live: parking_lot::Mutex::new(None),
             locks: Locks::new(),
+            backoff: Backoff::new(fastrand::u64(..)),
             running: tokio::sync::Mutex::new(()),
         })))
     }
@@ -199,7 +199,7 @@ impl Connection {
         if cancel.is_cancelled() {
             return;
         }
-        let delay = backoff(round, fastrand::f64());
+        let delay = self.0.backoff.delay(round);
         let now = Timestamp::now();
         self.0.state.send_modify(|state| {
             *state = ConnectionState::Down {
@@ -391,27 +391,5 @@ impl std::fmt::Debug for Connection {
             .field("name", &self.0.name)
             .field("state", &*self.0.state.borrow())
             .finish_non_exhaustive()
-    }
-}
-
-/// The wait before round number `round`, `chance` in `0.0..1.0` choosing within its upper half.
-fn backoff(round: u32, chance: f64) -> Duration {
-    let doublings = round.saturating_sub(1).min(16);
-    let full = BACKOFF_LAST.min(BACKOFF_FIRST * 2u32.pow(doublings));
-    full.mul_f64(0.5 + chance / 2.0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn waits_grow_from_a_tenth_of_a_second_to_ten_seconds() {
-        assert_eq!(backoff(0, 1.0), BACKOFF_FIRST);
-        assert_eq!(backoff(1, 1.0), BACKOFF_FIRST);
-        assert_eq!(backoff(1, 0.0), BACKOFF_FIRST / 2);
-        assert_eq!(backoff(3, 1.0), BACKOFF_FIRST * 4);
-        assert_eq!(backoff(8, 1.0), BACKOFF_LAST);
-        assert_eq!(backoff(u32::MAX, 1.0), BACKOFF_LAST);
     }
 }

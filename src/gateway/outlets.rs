@@ -2,8 +2,8 @@
 
 use super::shared::Shared;
 use crate::lane::Target;
-use crate::link::{Backoff, Credit, Hello, Incarnation, PROTOCOL};
-use crate::model::{Answer, LaneId, Parcel, ParcelNumber, UnitId};
+use crate::link::{Credit, Hello, Incarnation, PROTOCOL};
+use crate::model::{Answer, Backoff, LaneId, Parcel, ParcelNumber, UnitId};
 use crate::wire::{ReceiverPipe, SenderPipe, StreamEvent, local_pipe};
 use std::sync::Arc;
 use std::time::Duration;

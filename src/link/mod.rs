@@ -25,4 +25,4 @@ pub use frame::{
 };
 pub use gate::{Here, Peer, Standing, admit};
 pub use refusal::{Refusal, RefusalReason};
-pub use state::{Backoff, LinkEvent, LinkState};
+pub use state::{LinkEvent, LinkState};

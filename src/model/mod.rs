@@ -2,6 +2,7 @@
 //!
 //! Pure: no I/O, no clock, no random source, no tasks.
 
+mod backoff;
 mod ids;
 mod message;
 mod numbers;
@@ -14,6 +15,7 @@ mod seal;
 pub mod marks;
 pub mod own_queues;
 
+pub use backoff::Backoff;
 pub use ids::{CityId, GatewayId, Name, NameError, RuleName, SiteId, SourceName, SpaceId, UnitId};
 pub use message::{Address, Message, MessageId};
 pub use numbers::{

@@ -11,9 +11,9 @@ use super::pipe::{PARCELS_CAPACITY, SenderPipe, WORDS_CAPACITY};
 use super::server::{CONTROL_PATH, KEEP_ALIVE, LANE_PATH};
 use super::tls::{LinkSecurity, client_cause};
 use crate::link::{
-    Backoff, Canary, Decoder, Frame, Hello, Here, LinkEvent, LinkState, STREAMS_MAX, Standing,
+    Canary, Decoder, Frame, Hello, Here, LinkEvent, LinkState, STREAMS_MAX, Standing,
 };
-use crate::model::{Epoch, GatewayId, Lineage, UnitId};
+use crate::model::{Backoff, Epoch, GatewayId, Lineage, UnitId};
 use bytes::Bytes;
 use http::{Method, Request, StatusCode, Version};
 use hyper::body::Incoming;

@@ -4,7 +4,6 @@
 //! was away, or compacted, needs no path of its own.
 
 use super::FeedSettings;
-use super::backoff::Backoff;
 use super::disk;
 use super::inputs::{Inputs, Peers};
 use super::judge::{Fresh, Judgement, Known, Proposal, Trouble, judge};
@@ -13,7 +12,7 @@ use crate::etcd::{
     Changes, Commit, EtcdConfig, EtcdError, GatewayRecord, Newest, Snapshot, SpaceView, Store,
     WatchEnd, fresh_lineage, fresh_seal,
 };
-use crate::model::{GatewayId, Lineage, Revision, SpaceId, UnitId};
+use crate::model::{Backoff, GatewayId, Lineage, Revision, SpaceId, UnitId};
 use crate::routing::Table;
 use arc_swap::ArcSwapOption;
 use jiff::Timestamp;
@@ -43,6 +42,8 @@ pub(super) struct Follower {
     pub(super) state: watch::Sender<FeedState>,
     table: Arc<ArcSwapOption<Table>>,
     backoff: Backoff,
+    /// In a row.
+    failures: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,6 +76,7 @@ impl Follower {
             state,
             table,
             backoff: Backoff::new(fastrand::u64(..)),
+            failures: 0,
         })
     }
 
@@ -85,7 +87,8 @@ impl Follower {
                 () = cancel.cancelled() => return,
             };
             self.down(&error);
-            let wait = self.backoff.wait();
+            self.failures = self.failures.saturating_add(1);
+            let wait = self.backoff.delay(self.failures);
             tokio::select! {
                 () = sleep(wait) => {}
                 () = cancel.cancelled() => return,
@@ -290,7 +293,7 @@ impl Follower {
     }
 
     fn up(&mut self, endpoint: &str) {
-        self.backoff.reset();
+        self.failures = 0;
         if matches!(&self.state.borrow().etcd, EtcdState::Up { endpoint: now, .. } if now == endpoint)
         {
             return;

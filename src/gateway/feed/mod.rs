@@ -4,7 +4,6 @@
 //! them over a restart. Promises that a table is swapped whole, that a faulty change leaves the last good one in place with
 //! its faults named, and that a gateway with a table on its disk needs no etcd to start. Tells etcd what this gateway is.
 
-mod backoff;
 mod disk;
 mod folder;
 mod follower;
@@ -23,10 +22,9 @@ pub use state::{EtcdState, FeedHandle, FeedState};
 
 use crate::etcd::{EtcdConfig, EtcdCredentials, EtcdTls, Files, GatewayRecord};
 use crate::gateway::config::EtcdPart;
-use crate::model::{Epoch, GatewayId, Lineage, Revision, Seats, SpaceId, UnitId};
+use crate::model::{Backoff, Epoch, GatewayId, Lineage, Revision, Seats, SpaceId, UnitId};
 use crate::rules::{Context, Fault, NotYet, validate};
 use arc_swap::ArcSwapOption;
-use backoff::Backoff;
 use follower::Follower;
 use inputs::Inputs;
 use register::Registrar;
@@ -182,6 +180,7 @@ impl Feed {
             own,
             state: follower.state.subscribe(),
             backoff: Backoff::new(fastrand::u64(..)),
+            failures: 0,
             held: None,
         };
         tokio::join!(follower.run(etcd, &cancel), registrar.run(&cancel));

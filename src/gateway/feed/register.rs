@@ -3,11 +3,11 @@
 //! Promises that the record follows what it says within a second, and that a lease that ran out is granted anew. Owns its
 //! own connection: a slow table must not cost the lease, nor a slow lease the table.
 
-use super::backoff::Backoff;
 use super::{FeedSettings, FeedState};
 use crate::etcd::{
     EtcdConfig, EtcdError, GatewayRecord, Key, Lease, MemberRecord, Store, Transaction,
 };
+use crate::model::Backoff;
 use std::convert::Infallible;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -29,6 +29,8 @@ pub(super) struct Registrar<'a> {
     pub(super) own: watch::Receiver<GatewayRecord>,
     pub(super) state: watch::Receiver<FeedState>,
     pub(super) backoff: Backoff,
+    /// In a row.
+    pub(super) failures: u32,
     pub(super) held: Option<(Store, Lease)>,
 }
 
@@ -47,7 +49,8 @@ impl Registrar<'_> {
             };
             self.held = None;
             tracing::warn!(%error, "the gateway's registration in etcd is interrupted");
-            let wait = self.backoff.wait();
+            self.failures = self.failures.saturating_add(1);
+            let wait = self.backoff.delay(self.failures);
             tokio::select! {
                 () = sleep(wait) => {}
                 () = cancel.cancelled() => break,
@@ -131,7 +134,7 @@ impl Registrar<'_> {
                     store
                         .commit(&Transaction::new().put(&key, text).under(lease))
                         .await?;
-                    self.backoff.reset();
+                    self.failures = 0;
                     written = Some(current);
                 }
                 Event::Changed => {}
