@@ -50,46 +50,46 @@ pub(super) async fn run(shared: Arc<Shared>, spec: LaneSpec, cancel: Cancellatio
     let backoff = Backoff::new(fastrand::u64(..));
     let mut attempt = 0;
     let mut prefetch = DELIVERIES_MAX;
+    let mut said = None;
     let subject = format!("lane {}/{}", spec.source, spec.partition);
+    let show = |facts| shared.status.set_lane(&spec.source, spec.partition, facts);
     loop {
         let began = Instant::now();
-        let ended = tokio::select! {
+        // Until it is known whether the lane can be opened at all, it isn't down.
+        let absent = if said.is_none() {
+            LaneState::Opening
+        } else {
+            LaneState::Down
+        };
+        let opened = tokio::select! {
             biased;
             () = cancel.cancelled() => break,
-            consumer = open(&shared, &spec, prefetch) => match consumer {
-                Ok((consumer, kind)) => {
-                    tracing::info!(source = %spec.source, queue = consumer.queue(), "a lane takes");
-                    shared.status.clear_fault(&subject);
-                    let waiting = LaneFacts { state: LaneState::Waiting, ..LaneFacts::opening() };
-                    shared.status.set_lane(&spec.source, spec.partition, waiting);
-                    let mut taking = Taking::new(Arc::clone(&shared), &spec, prefetch);
-                    taking.run(consumer, kind, &cancel).await
-                }
-                Err(cause) => Ended { cause, prefetch },
-            },
+            opened = open(&shared, &spec, prefetch, absent) => opened,
+        };
+        let ended = match opened {
+            Ok((consumer, kind)) => {
+                tracing::info!(source = %spec.source, queue = consumer.queue(), "a lane takes");
+                shared.status.clear_fault(&subject);
+                said = Some(String::new());
+                show(LaneFacts::of(LaneState::Waiting, None));
+                let mut taking = Taking::new(Arc::clone(&shared), &spec, prefetch);
+                taking.run(consumer, kind, &cancel).await
+            }
+            Err(cause) => Ended { cause, prefetch },
         };
         if cancel.is_cancelled() {
             break;
         }
         prefetch = ended.prefetch;
-        attempt = if began.elapsed() > GOOD_CONSUMER {
-            0
-        } else {
-            attempt + 1
-        };
-        tracing::warn!(source = %spec.source, cause = %ended.cause, "a lane is down");
-        shared.status.set_fault(
-            &subject,
-            ended.cause.clone(),
-            "mend what the message names; the lane tries again by itself",
-        );
-        let facts = LaneFacts {
-            state: LaneState::Down,
-            in_flight: 0,
-            cause: Some(ended.cause),
-            targets: Vec::new(),
-        };
-        shared.status.set_lane(&spec.source, spec.partition, facts);
+        let lived = began.elapsed() > GOOD_CONSUMER;
+        attempt = if lived { 0 } else { attempt + 1 };
+        if said.as_ref() != Some(&ended.cause) {
+            tracing::warn!(source = %spec.source, cause = %ended.cause, "a lane is down");
+        }
+        let mend = "mend what the message names; the lane tries again by itself";
+        shared.status.set_fault(&subject, ended.cause.clone(), mend);
+        show(LaneFacts::of(LaneState::Down, Some(ended.cause.clone())));
+        said = Some(ended.cause);
         tokio::select! {
             () = tokio::time::sleep(backoff.delay(attempt)) => {}
             () = cancel.cancelled() => break,
@@ -110,6 +110,7 @@ async fn open(
     shared: &Shared,
     spec: &LaneSpec,
     prefetch: u16,
+    absent: LaneState,
 ) -> Result<(Consumer, ConsumerKind), String> {
     let vhost = shared
         .brokers
@@ -117,15 +118,8 @@ async fn open(
         .map_err(|e| e.to_string())?;
     if let Some(cause) = down_cause(&vhost.publish).or_else(|| down_cause(&vhost.consume)) {
         // Said at once; the connections go on trying by themselves.
-        let waiting = LaneFacts {
-            state: LaneState::Down,
-            in_flight: 0,
-            cause: Some(format!("the broker is away: {cause}")),
-            targets: Vec::new(),
-        };
-        shared
-            .status
-            .set_lane(&spec.source, spec.partition, waiting);
+        let facts = LaneFacts::of(absent, Some(format!("the broker is away: {cause}")));
+        shared.status.set_lane(&spec.source, spec.partition, facts);
     }
     vhost.publish.up().await;
     vhost.consume.up().await;

@@ -5,7 +5,7 @@
 
 use super::lane_task::{self, LaneSpec};
 use super::shared::Shared;
-use super::status::LaneFacts;
+use super::status::{LaneFacts, LaneState};
 use crate::model::{Partition, SourceName};
 use crate::routing::Source;
 use std::collections::HashMap;
@@ -42,9 +42,8 @@ pub(super) async fn run(shared: Arc<Shared>, cancel: CancellationToken) {
         }
         for spec in wanted {
             running.entry(spec.source.clone()).or_insert_with(|| {
-                shared
-                    .status
-                    .set_lane(&spec.source, spec.partition, LaneFacts::opening());
+                let begun = LaneFacts::of(LaneState::Opening, None);
+                shared.status.set_lane(&spec.source, spec.partition, begun);
                 let cancel = CancellationToken::new();
                 let run = lane_task::run(Arc::clone(&shared), spec.clone(), cancel.clone());
                 Running {

@@ -48,7 +48,10 @@ impl Registrar<'_> {
                 () = cancel.cancelled() => break,
             };
             self.held = None;
-            tracing::warn!(%error, "the gateway's registration in etcd is interrupted");
+            // One line for an outage, not one for each attempt.
+            if self.failures == 0 {
+                tracing::warn!(%error, "the gateway's registration in etcd is interrupted");
+            }
             self.failures = self.failures.saturating_add(1);
             let wait = self.backoff.delay(self.failures);
             tokio::select! {

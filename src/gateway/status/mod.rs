@@ -140,12 +140,12 @@ pub struct LaneFacts {
 }
 
 impl LaneFacts {
-    /// A lane that has just begun.
-    pub fn opening() -> Self {
+    /// A lane with nothing in flight.
+    pub fn of(state: LaneState, cause: Option<String>) -> Self {
         Self {
-            state: LaneState::Opening,
+            state,
             in_flight: 0,
-            cause: None,
+            cause,
             targets: Vec::new(),
         }
     }
