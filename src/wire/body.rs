@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// Pieces between a stream's task and HTTP/2. Two, each at most a frame: one being sent, one ready.
@@ -56,9 +57,13 @@ pub(super) async fn next_piece(body: &mut Incoming) -> Option<Result<Bytes, hype
     }
 }
 
-/// Lets HTTP/2 put its tasks where the gateway waits for them.
+/// Lets HTTP/2 put its tasks where the gateway waits for them, and ends them with their connection's life: a client's
+/// connection is such a task, and would go on for its streams' sake when everybody else has given it up.
 #[derive(Debug, Clone)]
-pub(super) struct TrackedExecutor(pub(super) TaskTracker);
+pub(super) struct TrackedExecutor {
+    pub(super) tracker: TaskTracker,
+    pub(super) life: CancellationToken,
+}
 
 impl<F> hyper::rt::Executor<F> for TrackedExecutor
 where
@@ -66,7 +71,13 @@ where
     F::Output: Send + 'static,
 {
     fn execute(&self, future: F) {
-        self.0.spawn(future);
+        let life = self.life.clone();
+        self.tracker.spawn(async move {
+            tokio::select! {
+                _ = future => {}
+                () = life.cancelled() => {}
+            }
+        });
     }
 }
 

@@ -374,17 +374,20 @@ impl LinkClient {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let (requests, connection) = Builder::new(TrackedExecutor(self.tracker.clone()))
-            .timer(TokioTimer::new())
-            .keep_alive_interval(KEEP_ALIVE)
-            .keep_alive_timeout(KEEP_ALIVE)
-            .keep_alive_while_idle(true)
-            .initial_connection_window_size(ANSWERS_WINDOW_BYTES)
-            .initial_stream_window_size(ANSWERS_WINDOW_BYTES)
-            .initial_max_send_streams(STREAMS_MAX as usize)
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| self.connect_error(chain(&error)))?;
+        let (requests, connection) = Builder::new(TrackedExecutor {
+            tracker: self.tracker.clone(),
+            life: life.clone(),
+        })
+        .timer(TokioTimer::new())
+        .keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE)
+        .keep_alive_while_idle(true)
+        .initial_connection_window_size(ANSWERS_WINDOW_BYTES)
+        .initial_stream_window_size(ANSWERS_WINDOW_BYTES)
+        .initial_max_send_streams(STREAMS_MAX as usize)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| self.connect_error(chain(&error)))?;
         let (end, ended) = oneshot::channel();
         let life = life.clone();
         self.tracker.spawn(async move {

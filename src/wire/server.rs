@@ -281,13 +281,17 @@ where
             ));
         }
     };
+    let life = CancellationToken::new();
+    let _ends_with_this_connection = life.clone().drop_guard();
     let pool = CreditPool::default();
     let service = service_fn(|request| {
         let response = respond(port, &peer, &pool, request);
         async move { Ok::<_, Infallible>(response) }
     });
-    let mut builder =
-        hyper::server::conn::http2::Builder::new(TrackedExecutor(port.tracker.clone()));
+    let mut builder = hyper::server::conn::http2::Builder::new(TrackedExecutor {
+        tracker: port.tracker.clone(),
+        life: life.clone(),
+    });
     builder
         .timer(TokioTimer::new())
         .keep_alive_interval(KEEP_ALIVE)

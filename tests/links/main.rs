@@ -173,15 +173,16 @@ async fn a_cut_is_noticed_within_seconds_and_a_new_stream_opens_after_it() {
     let before = tokio::time::Instant::now();
     proxy.cut();
     client.down_because("no canary came back").await;
-    assert!(
-        before.elapsed() < Duration::from_secs(10),
-        "{:?}",
-        before.elapsed()
-    );
+    // The stream ends with its link, not when HTTP/2 gives up for itself.
     assert!(matches!(
         event(&mut pipe).await,
         Some(StreamEvent::Down { .. })
     ));
+    assert!(
+        before.elapsed() < Duration::from_secs(8),
+        "{:?}",
+        before.elapsed()
+    );
     assert!(matches!(
         client.link.open_stream(hello("sh-1", "bj-1")).await,
         Err(LinkError::NotUp { .. })

@@ -123,6 +123,13 @@ impl StatusHub {
         rtt_ms: Option<u64>,
         cause: Option<String>,
     ) {
+        let mut inner = self.inner.lock();
+        let key = (to.clone(), peer.clone());
+        // Why it was down is why it is being opened again.
+        let cause = cause.or_else(|| match state {
+            LinkState::Opening => inner.links.get(&key)?.cause.clone(),
+            LinkState::Down | LinkState::Draining | LinkState::Up => None,
+        });
         let line = PeerLine {
             to: to.clone(),
             peer: peer.clone(),
@@ -130,10 +137,7 @@ impl StatusHub {
             rtt_ms,
             cause,
         };
-        self.inner
-            .lock()
-            .links
-            .insert((to.clone(), peer.clone()), line);
+        inner.links.insert(key, line);
     }
 
     /// That gateway is gone.
