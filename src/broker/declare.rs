@@ -125,6 +125,39 @@ pub async fn depth(connection: &Connection, queue: &str) -> Result<Option<u32>, 
     }
 }
 
+/// Whether an exchange is there. A publish to one that isn't costs the channel and the confirms of what went before, so
+/// this is asked first.
+pub async fn exchange_exists(
+    connection: &Connection,
+    exchange: &[u8],
+) -> Result<bool, BrokerError> {
+    let doing = || {
+        format!(
+            "asking for exchange {:?}",
+            String::from_utf8_lossy(exchange)
+        )
+    };
+    let name = encodable(short(exchange, "the exchange's name"), doing)?;
+    let channel = connection.channel().await?;
+    let options = ExchangeDeclareOptions {
+        passive: true,
+        ..ExchangeDeclareOptions::default()
+    };
+    // Asked passively, neither type nor arguments matter.
+    let none = lapin::types::FieldTable::default();
+    let declare = channel
+        .lapin
+        .exchange_declare(name, ExchangeKind::Topic, options, none);
+    match channel.call(doing, declare).await {
+        Ok(()) => {
+            close(channel).await;
+            Ok(true)
+        }
+        Err(BrokerError::Refused { code: 404, .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// Asks for a queue without creating it, and returns how many messages are ready.
 pub(super) async fn passive(connection: &Connection, queue: &str) -> Result<u32, BrokerError> {
     let doing = || format!("asking for queue {queue:?}");

@@ -23,7 +23,9 @@ mod state;
 pub use channel::Channel;
 pub use connection::{Connection, Role};
 pub use consumer::{Consumer, ConsumerEvent, ConsumerKind};
-pub use declare::{Binding, DeclareError, QueueType, depth, ensure_lane_queue, ensure_own_queue};
+pub use declare::{
+    Binding, DeclareError, QueueType, depth, ensure_lane_queue, ensure_own_queue, exchange_exists,
+};
 pub use error::BrokerError;
 pub use foreign::{ForeignKind, ForeignQueue, InspectError, Refused, hold, inspect_foreign_queue};
 pub use greeting::Server;

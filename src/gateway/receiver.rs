@@ -7,13 +7,15 @@
 use super::metrics::MemoryKind;
 use super::shared::Shared;
 use crate::amqp::FieldValue;
-use crate::broker::{Connection, LanePublisher, OpenError, Outcome, Publish, Unroutable};
+use crate::broker::{self, Connection, LanePublisher, OpenError, Outcome, Publish, Unroutable};
 use crate::lane::remaining;
 use crate::link::RefusalReason;
 use crate::model::marks::{X_SET_IN_DOUBT, X_SET_PARCEL};
 use crate::model::{Answer, LaneId, Parcel, ParcelNumber, Reason, own_queues};
 use crate::routing::Table;
 use crate::wire::{ReceiverPipe, StreamEvent};
+use bytes::Bytes;
+use std::collections::HashSet;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -82,7 +84,7 @@ pub(super) async fn receive(shared: &Shared, pipe: ReceiverPipe, end: Cancellati
         }),
         Some(rules) => check(&rules.table, shared, parcel, &lane),
     };
-    let end = serve(shared, pipe, publisher, check, end).await;
+    let end = serve(shared, &connection, pipe, publisher, check, end).await;
     if let End::Broken(cause) = end {
         tracing::warn!(%lane, %cause, "a receiver ended");
     }
@@ -108,7 +110,7 @@ pub(super) async fn park(
             return refuse(&pipe.words, RefusalReason::BrokerAway, error.to_string()).await;
         }
     };
-    if let End::Broken(cause) = serve(shared, pipe, publisher, |_| Ok(()), end).await {
+    if let End::Broken(cause) = serve(shared, connection, pipe, publisher, |_| Ok(()), end).await {
         tracing::warn!(%queue, %cause, "parking was interrupted");
     }
 }
@@ -181,8 +183,39 @@ fn path_visits(parcel: &Parcel, here: &crate::model::UnitId) -> Option<usize> {
     Some(path.iter().filter(is_here).count())
 }
 
+/// The exchanges that a stream has found to be there.
+struct Exchanges<'a> {
+    connection: &'a Connection,
+    /// As many as the source's rules name at most: others are refused before.
+    found: HashSet<Bytes>,
+}
+
+impl Exchanges<'_> {
+    /// An exchange that is missing would end the channel, and with it the answers of all that was published before: that
+    /// would be published again at each new attempt.
+    async fn has(&mut self, exchange: &Bytes) -> Result<(), Answer> {
+        if self.found.contains(exchange) {
+            return Ok(());
+        }
+        let cause = match broker::exchange_exists(self.connection, exchange).await {
+            Ok(true) => {
+                self.found.insert(exchange.clone());
+                return Ok(());
+            }
+            Ok(false) => format!(
+                "there is no exchange {:?} in vhost {}: declare it",
+                String::from_utf8_lossy(exchange),
+                self.connection.vhost()
+            ),
+            Err(error) => error.to_string(),
+        };
+        Err(Answer::Later { cause })
+    }
+}
+
 async fn serve(
     shared: &Shared,
+    connection: &Connection,
     mut pipe: ReceiverPipe,
     mut publisher: LanePublisher,
     check: impl Fn(&Parcel) -> Result<(), Answer>,
@@ -201,6 +234,10 @@ async fn serve(
         .in_doubt(&pipe.hello.source, &shared.here.unit);
     let confirm_seconds = shared.metrics.confirm_seconds();
     let memory = shared.metrics.memory_bytes(MemoryKind::Receivers);
+    let mut exchanges = Exchanges {
+        connection,
+        found: HashSet::new(),
+    };
     let mut parcels = Vec::with_capacity(BATCH_PARCELS);
     while outcome.is_none() {
         let taken = tokio::select! {
@@ -222,7 +259,11 @@ async fn serve(
         let held: usize = parcels.iter().map(Parcel::cost_bytes).sum();
         let held_bytes = i64::try_from(held).unwrap_or(i64::MAX);
         for parcel in parcels.drain(..) {
-            match check(&parcel) {
+            let verdict = match check(&parcel) {
+                Ok(()) => exchanges.has(&parcel.address.exchange).await,
+                refused => refused,
+            };
+            match verdict {
                 Ok(()) => {
                     numbers.push(parcel.number);
                     if parcel.sent_before {

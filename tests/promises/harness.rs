@@ -201,7 +201,7 @@ impl World {
     /// Makes a queue anew, with these arguments.
     pub(crate) async fn queue(&mut self, unit: &str, name: &str, arguments: Value) {
         self.delete_queue(unit, name).await;
-        let (url, user, password) = self.management(unit, name);
+        let (url, user, password) = self.management(unit, "queues", name);
         let body = serde_json::json!({"durable": true, "arguments": arguments});
         let login = Login {
             user: &user,
@@ -212,7 +212,7 @@ impl World {
 
     /// Deletes a queue.
     pub(crate) async fn delete_queue(&mut self, unit: &str, name: &str) {
-        let (url, user, password) = self.management(unit, name);
+        let (url, user, password) = self.management(unit, "queues", name);
         let login = Login {
             user: &user,
             password: &password,
@@ -220,11 +220,21 @@ impl World {
         self.fabric.http().delete(&url, login).await.unwrap();
     }
 
-    fn management(&mut self, unit: &str, queue: &str) -> (String, String, String) {
+    /// Deletes an exchange.
+    pub(crate) async fn delete_exchange(&mut self, unit: &str, name: &str) {
+        let (url, user, password) = self.management(unit, "exchanges", name);
+        let login = Login {
+            user: &user,
+            password: &password,
+        };
+        self.fabric.http().delete(&url, login).await.unwrap();
+    }
+
+    fn management(&mut self, unit: &str, kind: &str, name: &str) -> (String, String, String) {
         let lab = self.fabric.lab();
         let broker = &lab.unit(unit).unwrap().brokers[0];
         let vhost = broker.vhost_encoded();
-        let url = format!("{}/api/queues/{vhost}/{queue}", broker.management);
+        let url = format!("{}/api/{kind}/{vhost}/{name}", broker.management);
         (url, broker.app_user.clone(), broker.app_password.clone())
     }
 }

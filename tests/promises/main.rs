@@ -9,5 +9,6 @@ mod harness;
 mod live;
 mod loops;
 mod main_job;
+mod missing;
 mod parking;
 mod queues;
