@@ -239,6 +239,9 @@ async fn serve(
         found: HashSet::new(),
     };
     let mut parcels = Vec::with_capacity(BATCH_PARCELS);
+    // Whatever closes the channel costs the confirms of its batch, which come again marked. A new stream begins with one
+    // parcel and doubles, so that what goes before a parcel that closes every channel is repeated once, not each time.
+    let mut batch_parcels = 1;
     while outcome.is_none() {
         let taken = tokio::select! {
             biased;
@@ -246,12 +249,13 @@ async fn serve(
                 outcome = Some(End::Superseded);
                 break;
             }
-            taken = pipe.parcels.recv_many(&mut parcels, BATCH_PARCELS) => taken,
+            taken = pipe.parcels.recv_many(&mut parcels, batch_parcels) => taken,
         };
         if taken == 0 {
             outcome = Some(End::SenderGone);
             break;
         }
+        batch_parcels = (batch_parcels * 2).min(BATCH_PARCELS);
         let received = Instant::now();
         let mut answers = Vec::with_capacity(taken);
         let mut numbers = Vec::with_capacity(taken);

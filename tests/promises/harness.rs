@@ -230,6 +230,24 @@ impl World {
         self.fabric.http().delete(&url, login).await.unwrap();
     }
 
+    /// What the gateways' user may do in a unit; returns what it might before.
+    pub(crate) async fn permit(&mut self, unit: &str, rights: impl Fn(Value) -> Value) -> Value {
+        let gateway = self.fabric.lab().unit(unit).unwrap().brokers[0]
+            .user
+            .clone();
+        let (url, user, password) = self.management(unit, "permissions", &gateway);
+        let login = Login {
+            user: &user,
+            password: &password,
+        };
+        let http = self.fabric.http();
+        let before = http.get_json(&url, Some(login)).await.unwrap();
+        http.put(&url, login, &rights(before.clone()))
+            .await
+            .unwrap();
+        before
+    }
+
     fn management(&mut self, unit: &str, kind: &str, name: &str) -> (String, String, String) {
         let lab = self.fabric.lab();
         let broker = &lab.unit(unit).unwrap().brokers[0];

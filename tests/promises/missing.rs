@@ -1,8 +1,9 @@
-//! An exchange that is missing at the target holds its lane, with the cause, and costs nothing: what was published before
-//! it is not published again.
+//! An exchange that is missing at the target, or that may not be written to, holds its lane, with the cause, and costs
+//! nothing: what was published before is not published again at each attempt.
 
 use crate::broker::keyed;
-use crate::harness::{ORDERS, World, world};
+use crate::harness::{DEADLINE, ORDERS, World, eventually, world};
+use serde_json::{Value, json};
 use tokio::task::block_in_place;
 
 const RULES: &str = "kind: rule
@@ -24,16 +25,18 @@ deliver: {exchange: orders.late}
 /// Owned by sh-2, while all is published in sh-1.
 const UID: u32 = 60;
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_missing_exchange_holds_its_lane_and_repeats_nothing_until_it_is_there() {
+async fn start(test: &str) -> World {
     let rules = format!("{ORDERS}---\n{RULES}");
     let files = [
         ("world.yaml", world(&["sh-1", "sh-2"])),
         ("orders.yaml", rules),
     ];
     let files = files.each_ref().map(|(name, text)| (*name, text.as_str()));
-    let mut world = World::start("missing", &files).await;
-    world.delete_exchange("sh-2", "orders.late").await;
+    World::start(test, &files).await
+}
+
+/// Publishes ten of either kind in turn, and waits until the lane is held by a cause that says this.
+async fn publish_until_held(world: &mut World, says: &str) {
     let mut publisher = world.app("sh-1");
     for number in 0..10_u32 {
         for kind in ["good", "late"] {
@@ -41,31 +44,52 @@ async fn a_missing_exchange_holds_its_lane_and_repeats_nothing_until_it_is_there
             publisher.publish("orders", &format!("order.{kind}"), &keyed(UID), body);
         }
     }
-    let held = world.lane("sh-1", "orders", &["held"]).await;
-    let cause = held["cause"].as_str().unwrap();
-    assert!(
-        cause.contains("there is no exchange \"orders.late\""),
-        "{cause}"
-    );
+    let held = async || {
+        let lane = world.lane("sh-1", "orders", &["held"]).await;
+        let cause = lane["cause"].as_str()?.to_owned();
+        cause.contains(says).then_some(cause)
+    };
+    eventually(&format!("the cause says {says:?}"), DEADLINE, held).await;
+}
+
+/// All of them are there, once and in order.
+async fn arrive(world: &mut World) {
     let mut consumer = world.app("sh-2");
-    block_in_place(|| {
-        let raw = consumer.raw();
-        raw.declare_exchange("orders.late", "topic").unwrap();
-        raw.bind("app.orders.late", "orders.late", "#").unwrap();
-    });
-    for kind in ["good", "late"] {
-        let queue = match kind {
-            "good" => "app.orders.local",
-            _ => "app.orders.late",
-        };
+    for (kind, queue) in [("good", "app.orders.local"), ("late", "app.orders.late")] {
         for number in 0..10_u32 {
             let got = consumer.get(queue).await;
             assert_eq!(got.body_text(), format!("{kind} {number}"));
         }
-        assert!(
-            consumer.try_get(queue).unwrap().is_none(),
-            "{queue} has more"
-        );
+        let more = consumer.try_get(queue).unwrap();
+        assert!(more.is_none(), "{queue} has more");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_missing_exchange_holds_its_lane_and_repeats_nothing_until_it_is_there() {
+    let mut world = start("missing").await;
+    world.delete_exchange("sh-2", "orders.late").await;
+    publish_until_held(&mut world, "there is no exchange \"orders.late\"").await;
+    let mut application = world.app("sh-2");
+    block_in_place(|| {
+        let raw = application.raw();
+        raw.declare_exchange("orders.late", "topic").unwrap();
+        raw.bind("app.orders.late", "orders.late", "#").unwrap();
+    });
+    arrive(&mut world).await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_exchange_that_may_not_be_written_to_holds_its_lane_and_repeats_nothing() {
+    let mut world = start("forbidden").await;
+    let without_late = |mut rights: Value| {
+        rights["write"] = json!("^(setgate\\..*|orders\\.local)$");
+        rights
+    };
+    let before = world.permit("sh-2", without_late).await;
+    publish_until_held(&mut world, "403").await;
+    world.permit("sh-2", |_| before.clone()).await;
+    arrive(&mut world).await;
     world.end().await;
 }
