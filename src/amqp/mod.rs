@@ -4,12 +4,15 @@
 //! 0-9-1 specification, sections 4.2.5 and 4.2.6, with the field types as RabbitMQ reads them
 //! (`rabbit_binary_parser`), which differ from the specification's own list.
 
+pub mod engine;
 mod field;
 mod properties;
+mod raw;
 mod reader;
 #[cfg(test)]
 mod strategies;
 
 pub use field::{FieldTable, FieldValue, NESTING_MAX};
 pub use properties::Properties;
+pub use raw::{RawProperties, RawValue};
 pub use reader::CodecError;
