@@ -118,6 +118,11 @@ impl LanePublisher {
         self.session.end().is_none()
     }
 
+    /// Why it is of no further use, once it isn't; outcomes that `next` hasn't given yet are still to come.
+    pub fn ended(&self) -> Option<String> {
+        todo!()
+    }
+
     /// Whether another publish is taken now: not while the broker blocks publishers, nor while too much waits to be
     /// written.
     pub fn has_room(&self) -> bool {
