@@ -8,6 +8,7 @@ use super::channel::Channel;
 use super::convert::{from_library, short};
 use super::error::{BrokerError, cause_of};
 use super::{Connection, ConnectionEpoch};
+use crate::amqp::RawProperties;
 use crate::lane::Settlement;
 use crate::model::{Address, DeliveryTag, Message};
 use bytes::Bytes;
@@ -37,15 +38,6 @@ pub enum ConsumerEvent {
         tag: DeliveryTag,
         /// As it came.
         message: Message,
-    },
-    /// A message whose headers can't be carried.
-    Unreadable {
-        /// For [`Consumer::acknowledge`].
-        tag: DeliveryTag,
-        /// Without its headers.
-        message: Message,
-        /// Why.
-        cause: String,
     },
     /// The end: every tag not yet acknowledged is void, and its message comes again to whoever consumes next.
     Lost {
@@ -186,6 +178,11 @@ impl std::fmt::Debug for Consumer {
 
 fn event(delivery: lapin::message::Delivery) -> ConsumerEvent {
     let (properties, fault) = from_library(&delivery.properties);
+    // What the library can't hand over is damaged to whoever looks at it: no bytes are not even flags.
+    let properties = match (RawProperties::of(&properties), fault) {
+        (Ok(properties), None) => properties,
+        (Ok(_), Some(_)) | (Err(_), _) => RawProperties::from_wire(Bytes::new()),
+    };
     let tag = DeliveryTag(delivery.delivery_tag);
     let message = Message {
         address: Address {
@@ -196,12 +193,5 @@ fn event(delivery: lapin::message::Delivery) -> ConsumerEvent {
         body: Bytes::from(delivery.data),
         redelivered: delivery.redelivered,
     };
-    match fault {
-        None => ConsumerEvent::Delivery { tag, message },
-        Some(cause) => ConsumerEvent::Unreadable {
-            tag,
-            message,
-            cause,
-        },
-    }
+    ConsumerEvent::Delivery { tag, message }
 }

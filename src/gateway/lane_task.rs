@@ -303,11 +303,6 @@ impl Taking {
                 self.largest = self.largest.max(message.body.len());
                 Some(self.lane.take(tag, message, routing, at))
             }
-            ConsumerEvent::Unreadable {
-                tag,
-                message,
-                cause,
-            } => Some(self.lane.take_unreadable(tag, message, cause, routing, at)),
             ConsumerEvent::Lost { .. } => Some(Vec::new()),
         }
     }

@@ -6,7 +6,7 @@
 
 use super::metrics::MemoryKind;
 use super::shared::Shared;
-use crate::amqp::FieldValue;
+use crate::amqp::{FieldValue, RawValue};
 use crate::broker::{self, Connection, LanePublisher, OpenError, Outcome, Publish, Unroutable};
 use crate::lane::remaining;
 use crate::link::RefusalReason;
@@ -171,16 +171,11 @@ fn check(table: &Table, shared: &Shared, parcel: &Parcel, lane: &LaneId) -> Resu
 
 /// How often `here` occurs in the parcel's path, which has to end with it.
 fn path_visits(parcel: &Parcel, here: &crate::model::UnitId) -> Option<usize> {
-    let FieldValue::Array(path) = parcel.properties.header(crate::model::marks::X_SET_PATH)? else {
-        return None;
-    };
-    let is_here = |value: &&FieldValue| {
-        value
-            .as_bytes()
-            .is_some_and(|bytes| bytes == here.as_str().as_bytes())
-    };
-    path.last().filter(is_here)?;
-    Some(path.iter().filter(is_here).count())
+    let path = parcel.properties.header(crate::model::marks::X_SET_PATH)?;
+    let units: Vec<_> = path.as_array()?.collect::<Result<_, _>>().ok()?;
+    let is_here = |value: &&RawValue<'_>| value.as_bytes() == Some(here.as_str().as_bytes());
+    units.last().filter(is_here)?;
+    Some(units.iter().filter(is_here).count())
 }
 
 /// The exchanges that a stream has found to be there.
@@ -346,19 +341,21 @@ fn publish(parcel: Parcel, incarnation: u64, held: Duration) -> Publish {
     let Parcel {
         number,
         address,
-        mut properties,
+        properties,
         body,
         sent_before,
         ..
     } = parcel;
     let token = format!("{incarnation:x}-{number}");
+    // The library takes no bytes. What it can't decode would come from a peer alone: no broker hands such headers out.
+    let mut properties = properties.decode().unwrap_or_default();
     let headers = properties.headers_mut();
     headers.set(X_SET_PARCEL, FieldValue::str(&token));
     if sent_before {
         headers.set(X_SET_IN_DOUBT, FieldValue::Bool(true));
     }
     if let Some(expiration) = &properties.expiration {
-        properties.expiration = Some(remaining(expiration, held));
+        properties.expiration = Some(remaining(expiration, held).into_owned().into());
     }
     Publish {
         address,

@@ -9,6 +9,7 @@ mod expiration;
 mod ledger;
 mod machine;
 mod outlet;
+mod park;
 mod stamp;
 
 pub use envelope::{Admission, Admitted, Envelope, Limits, PROPERTIES_BYTES_MAX, Unreadable};
@@ -16,4 +17,5 @@ pub use expiration::remaining;
 pub use ledger::{EntryId, Ledger, Settlement};
 pub use machine::{Action, Lane, LaneSettings, Moment, Note, Routing, Target, Window};
 pub use outlet::{Outlet, OutletView};
-pub use stamp::{Parked, Stamp, WRAPPED_CONTENT_TYPE, stamp, wrap};
+pub use park::{LargeParcel, Parked, WRAPPED_CONTENT_TYPE, wrap};
+pub use stamp::{Stamp, stamp};
