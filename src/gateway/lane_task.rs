@@ -337,7 +337,7 @@ impl<'a> Taking<'a> {
             return Ok(Vec::new());
         };
         match outcome {
-            Ok(()) => Ok(self.lane.large_parked(entry, Shared::moment())),
+            Ok(()) => Ok(self.lane.large_parked(entry)),
             Err(cause) => Err(format!("parking a large message: {cause}")),
         }
     }

@@ -7,7 +7,7 @@
 use super::brokers::Vhost;
 use super::metrics::MemoryKind;
 use super::shared::Shared;
-use crate::amqp::{CodecError, Edit, FieldValue, TextProperty};
+use crate::amqp::{CodecError, Edit, FieldValue, RawValue, TextProperty};
 use crate::broker::{
     self, Connection, Dialer, LanePublisher, OpenError, Outcome, Publish, PublishId, Unroutable,
 };
@@ -184,16 +184,11 @@ fn check(table: &Table, shared: &Shared, parcel: &Parcel, lane: &LaneId) -> Resu
 
 /// How often `here` occurs in the parcel's path, which has to end with it.
 fn path_visits(parcel: &Parcel, here: &crate::model::UnitId) -> Option<usize> {
-    let FieldValue::Array(path) = parcel.properties.header(crate::model::marks::X_SET_PATH)? else {
-        return None;
-    };
-    let is_here = |value: &&FieldValue| {
-        value
-            .as_bytes()
-            .is_some_and(|bytes| bytes == here.as_str().as_bytes())
-    };
-    path.last().filter(is_here)?;
-    Some(path.iter().filter(is_here).count())
+    let path = parcel.properties.header(crate::model::marks::X_SET_PATH)?;
+    let units: Vec<_> = path.as_array()?.collect::<Result<_, _>>().ok()?;
+    let is_here = |value: &&RawValue<'_>| value.as_bytes() == Some(here.as_str().as_bytes());
+    units.last().filter(is_here)?;
+    Some(units.iter().filter(is_here).count())
 }
 
 /// The exchanges that a stream has found to be there.
@@ -480,7 +475,7 @@ fn publish(parcel: Parcel, incarnation: u64, held: Duration) -> Result<Publish, 
         edit.set(X_SET_IN_DOUBT, &FieldValue::Bool(true));
     }
     if let Some(left) = &left {
-        edit.set_text(TextProperty::Expiration, left);
+        edit.set_text(TextProperty::Expiration, left.as_ref());
     }
     Ok(Publish {
         id: PublishId(number.0),
