@@ -189,10 +189,6 @@ impl Drop for Taking {
     }
 }
 
-#[expect(
-    clippy::large_enum_variant,
-    reason = "one at a time, and most are the large one"
-)]
 enum Event {
     Stop,
     Outlet(OutletEvent),
