@@ -186,10 +186,6 @@ impl Drop for Taking<'_> {
     }
 }
 
-#[expect(
-    clippy::large_enum_variant,
-    reason = "one at a time, and most are the large one"
-)]
 enum Event {
     Stop,
     Outlet(OutletEvent),
