@@ -10,8 +10,8 @@ mod expiration;
 mod ledger;
 mod machine;
 mod outlet;
-mod prefetch;
 mod park;
+mod prefetch;
 mod stamp;
 
 pub use action::{Action, LaneSettings, Moment, Note, Routing, Target, Window};
