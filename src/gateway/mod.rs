@@ -9,6 +9,7 @@ mod brokers;
 mod follow;
 mod lane_task;
 mod lanes;
+mod large;
 mod links;
 mod outlets;
 mod receiver;
