@@ -113,7 +113,7 @@ fn a_return_of_nothing_that_was_sent_ends_the_connection() {
             client.hears(server::return_of(1, 2, b""));
         },
         |client| {
-            client.hears([server::return_of(1, 1, b""), server::return_of(1, 1, b"")].concat())
+            client.hears([server::return_of(1, 1, b""), server::return_of(1, 1, b"")].concat());
         },
         |client| client.hears([server::ack(1, 1, false), server::return_of(1, 1, b"")].concat()),
     ];
@@ -331,6 +331,10 @@ struct Broker {
 }
 
 impl Broker {
+    fn fate(&self, number: u64) -> Fate {
+        self.fates[usize::try_from(number).unwrap() - 1]
+    }
+
     fn take(&mut self) -> Option<Vec<u8>> {
         let fate = *self.fates.get(usize::try_from(self.taken).unwrap())?;
         self.taken += 1;
@@ -407,7 +411,7 @@ proptest! {
                 let Event::Outcome { id, outcome, .. } = event else {
                     panic!("{event:?}");
                 };
-                prop_assert_eq!(&outcome, &told(broker.fates[id.0 as usize - 1]));
+                prop_assert_eq!(&outcome, &told(broker.fate(id.0)));
                 prop_assert!(expected.insert(id.0, outcome).is_none());
                 ids.push(id.0);
             }

@@ -55,7 +55,7 @@ fn a_peer_that_is_silent_for_three_heartbeats_is_gone() {
         assert!(!client.engine.is_ended());
         client.written();
     }
-    client.ticks_after(HEARTBEAT / 2 - Duration::from_nanos(1));
+    client.ticks_after((HEARTBEAT / 2).saturating_sub(Duration::from_nanos(1)));
     assert!(!client.engine.is_ended());
     assert_eq!(client.due_in(), Some(Duration::from_nanos(1)));
     client.ticks_after(Duration::from_nanos(1));
@@ -96,9 +96,12 @@ fn silence_while_nothing_is_read_is_not_the_peers() {
     client.engine.reading(false, client.now);
     assert_eq!(client.due_in(), Some(HEARTBEAT / 2));
     client.ticks_after(HEARTBEAT / 2);
-    assert_eq!(client.due_in(), Some(ANSWER_TIMEOUT - HEARTBEAT / 2));
+    assert_eq!(
+        client.due_in(),
+        Some(ANSWER_TIMEOUT.saturating_sub(HEARTBEAT / 2))
+    );
     assert!(!client.engine.is_ended());
-    client.ticks_after(ANSWER_TIMEOUT - HEARTBEAT / 2);
+    client.ticks_after(ANSWER_TIMEOUT.saturating_sub(HEARTBEAT / 2));
     assert!(client.engine.is_ended(), "the clock began anew");
 }
 
