@@ -65,7 +65,7 @@ async fn a_broker_that_dies_or_blocks_costs_no_message_and_is_told() {
     for n in 4..304 {
         sender.publish(to_queue(lane, n));
     }
-    let pending = tokio::time::timeout(Duration::from_millis(300), sender.next()).await;
+    let pending = tokio::time::timeout(Duration::from_millis(300), outcomes(&mut sender)).await;
     assert!(pending.is_err(), "{pending:?}");
     node.kill();
     let killed = Instant::now();
