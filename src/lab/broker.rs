@@ -8,6 +8,7 @@ use super::profile::Application;
 use super::{LabError, Node};
 use crate::model::UnitId;
 use serde_json::{Value, json};
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -15,6 +16,8 @@ use std::time::Duration;
 
 /// Debian's and RabbitMQ's own place; the wrapper in `/usr/sbin` changes the user, which a lab must not.
 const SERVER: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
+/// The same for the operator's tool.
+const CTL: &str = "/usr/lib/rabbitmq/bin/rabbitmqctl";
 /// Five nodes booting on two cores take 40 s.
 const READY: Duration = Duration::from_mins(3);
 /// One scheduler per node and no busy waiting: nodes of a lab share few cores.
@@ -121,7 +124,7 @@ impl Cluster {
 
     /// Starts all nodes; they find each other.
     pub fn start(&self, processes: &mut Processes) -> Result<(), LabError> {
-        let home = self.dir.join("home");
+        let home = self.home();
         std::fs::create_dir_all(&home).map_err(LabError::file("create", &home))?;
         // Erlang takes a cookie that its owner alone can read.
         write_private(&home.join(".erlang.cookie"), self.cookie.as_bytes())?;
@@ -141,7 +144,7 @@ impl Cluster {
             )?;
             // An empty one, so that the machine's own in /etc/rabbitmq is not read.
             write_private(&node.dir.join("rabbitmq-env.conf"), b"")?;
-            processes.spawn(&self.node(node), self.launch(node, &home))?;
+            processes.spawn(&self.node(node), self.launch(node))?;
         }
         Ok(())
     }
@@ -250,31 +253,53 @@ impl Cluster {
         text
     }
 
-    fn launch(&self, node: &BrokerNode, home: &Path) -> Launch {
+    fn launch(&self, node: &BrokerNode) -> Launch {
         let path = |name: &str| node.dir.join(name).into_os_string();
+        let mut env = self.names(node);
+        env.extend([
+            ("RABBITMQ_CONF_ENV_FILE", path("rabbitmq-env.conf")),
+            ("RABBITMQ_CONFIG_FILE", path("rabbitmq.conf")),
+            ("RABBITMQ_ADVANCED_CONFIG_FILE", path("advanced.config")),
+            ("RABBITMQ_ENABLED_PLUGINS_FILE", path("enabled_plugins")),
+            ("RABBITMQ_MNESIA_BASE", path("data")),
+            ("RABBITMQ_LOG_BASE", path("log")),
+            ("RABBITMQ_PID_FILE", path("pid")),
+            ("RABBITMQ_LOG", "info,-color".into()),
+            ("RABBITMQ_NODE_IP_ADDRESS", "127.0.0.1".into()),
+            ("RABBITMQ_DIST_PORT", node.distribution.to_string().into()),
+            ("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", ERLANG.into()),
+        ]);
         Launch {
             program: SERVER.into(),
             package: "rabbitmq-server",
             args: Vec::new(),
-            env: vec![
-                ("HOME", home.into()),
-                ("RABBITMQ_NODENAME", node.name.clone().into()),
-                ("RABBITMQ_CONF_ENV_FILE", path("rabbitmq-env.conf")),
-                ("RABBITMQ_CONFIG_FILE", path("rabbitmq.conf")),
-                ("RABBITMQ_ADVANCED_CONFIG_FILE", path("advanced.config")),
-                ("RABBITMQ_ENABLED_PLUGINS_FILE", path("enabled_plugins")),
-                ("RABBITMQ_MNESIA_BASE", path("data")),
-                ("RABBITMQ_LOG_BASE", path("log")),
-                ("RABBITMQ_PID_FILE", path("pid")),
-                ("RABBITMQ_LOG", "info,-color".into()),
-                ("RABBITMQ_NODE_IP_ADDRESS", "127.0.0.1".into()),
-                ("RABBITMQ_DIST_PORT", node.distribution.to_string().into()),
-                ("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", ERLANG.into()),
-                ("ERL_EPMD_PORT", self.mapper.to_string().into()),
-                ("ERL_EPMD_ADDRESS", "127.0.0.1".into()),
-            ],
+            env,
             log: node.dir.join("rabbitmq.log"),
         }
+    }
+
+    /// How a node is called, and how it is found.
+    fn names(&self, node: &BrokerNode) -> Vec<(&'static str, OsString)> {
+        vec![
+            ("HOME", self.home().into()),
+            ("RABBITMQ_NODENAME", node.name.clone().into()),
+            ("ERL_EPMD_PORT", self.mapper.to_string().into()),
+            ("ERL_EPMD_ADDRESS", "127.0.0.1".into()),
+        ]
+    }
+
+    /// `rabbitmqctl` with these arguments, at one of the nodes: a second or two, for what the management API can't do.
+    pub fn ctl(&self, node: &BrokerNode, args: &[&str]) -> tokio::process::Command {
+        let mut command = tokio::process::Command::new(CTL);
+        command
+            .args(args)
+            .envs(self.names(node))
+            .env("RABBITMQ_CONF_ENV_FILE", node.dir.join("rabbitmq-env.conf"));
+        command
+    }
+
+    fn home(&self) -> PathBuf {
+        self.dir.join("home")
     }
 }
 
@@ -319,6 +344,28 @@ pub async fn delete_vhost(
     };
     let url = format!("{}/api/vhosts/{}", broker.management, encode(vhost));
     http.delete(&url, login).await
+}
+
+/// Makes the gateways' user of one test, or gives it another password.
+pub async fn make_user(http: &HttpClient, broker: &LabBroker) -> Result<(), LabError> {
+    let (url, login) = user_url(broker);
+    let user = json!({"password": broker.password, "tags": "management"});
+    http.put(&url, login, &user).await
+}
+
+/// Deletes the gateways' user of one test.
+pub async fn delete_user(http: &HttpClient, broker: &LabBroker) -> Result<(), LabError> {
+    let (url, login) = user_url(broker);
+    http.delete(&url, login).await
+}
+
+fn user_url(broker: &LabBroker) -> (String, Login<'_>) {
+    let login = Login {
+        user: &broker.app_user,
+        password: &broker.app_password,
+    };
+    let url = format!("{}/api/users/{}", broker.management, encode(&broker.user));
+    (url, login)
 }
 
 /// The type of the applications' own queues.

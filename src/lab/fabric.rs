@@ -2,7 +2,7 @@
 //!
 //! Owns all of it; dropping it ends all of it. The command line, the demonstration and the tests use it alike.
 
-use super::broker::{Cluster, delete_vhost};
+use super::broker::{BrokerNode, Cluster, delete_user, delete_vhost};
 use super::etcd::EtcdMember;
 use super::gateway::GatewayPlan;
 use super::http::HttpClient;
@@ -14,6 +14,7 @@ pub use super::spec::{FabricSpec, Parts, default_dir, test_lab_dir};
 use super::{LabError, Node, Place, Ways};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use tokio::process::Command;
 use tokio_util::task::TaskTracker;
 
 mod build;
@@ -156,11 +157,8 @@ impl Fabric {
                     .wait_ready(&mut self.processes, &self.http)
                     .await
             }
-            Node::Broker(unit, _) => {
-                let cluster = self.clusters.iter().find(|cluster| cluster.unit == *unit);
-                let cluster = cluster.ok_or_else(absent)?;
-                let found = cluster.nodes.iter().find(|one| cluster.node(one) == *node);
-                let found = found.ok_or_else(absent)?;
+            Node::Broker(..) => {
+                let (cluster, found) = find_broker(&self.clusters, node)?;
                 cluster
                     .wait_ready(found, &mut self.processes, &self.http)
                     .await
@@ -226,24 +224,17 @@ impl Fabric {
 
     /// Runs a command of `setgate`'s and gives its standard output; any exit code but 0 is an error.
     pub async fn setgate(&self, args: &[&str]) -> Result<String, LabError> {
-        let command = format!("setgate {}", args.join(" "));
-        let output = tokio::process::Command::new(&self.binary)
-            .args(args)
-            .stdin(std::process::Stdio::null())
-            .kill_on_drop(true)
-            .output()
-            .await
-            .map_err(LabError::file("run", &self.binary))?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        if output.status.success() {
-            return Ok(text);
-        }
-        let output_text = format!("{text}{}", String::from_utf8_lossy(&output.stderr));
-        Err(LabError::Command {
-            command,
-            status: describe(output.status),
-            output: output_text,
-        })
+        let mut command = Command::new(&self.binary);
+        command.args(args);
+        run(command, format!("setgate {}", args.join(" "))).await
+    }
+
+    /// Runs a command of `rabbitmqctl`'s at one of this lab's own brokers.
+    pub async fn rabbitmqctl(&self, broker: &Node, args: &[&str]) -> Result<String, LabError> {
+        self.own(broker)?;
+        let (cluster, node) = find_broker(&self.clusters, broker)?;
+        let shown = format!("rabbitmqctl {}", args.join(" "));
+        run(cluster.ctl(node, args), shown).await
     }
 
     /// Applies a rules folder.
@@ -268,6 +259,7 @@ impl Fabric {
         self.processes.stop_everything(&[gateways], how).await?;
         for (broker, vhost) in &self.borrowed {
             delete_vhost(&self.http, broker, vhost).await?;
+            delete_user(&self.http, broker).await?;
         }
         self.wires.clear();
         self.tasks.close();
@@ -309,4 +301,38 @@ impl Fabric {
     fn record(&mut self) -> Result<(), LabError> {
         self.lab().write(&self.dir)
     }
+}
+
+/// A broker of these clusters.
+fn find_broker<'a>(
+    clusters: &'a [Cluster],
+    node: &Node,
+) -> Result<(&'a Cluster, &'a BrokerNode), LabError> {
+    let of = |cluster: &'a Cluster| {
+        let found = cluster.nodes.iter().find(|one| cluster.node(one) == *node);
+        found.map(|found| (cluster, found))
+    };
+    let found = clusters.iter().find_map(of);
+    found.ok_or_else(|| LabError::NoSuchNode(node.clone()))
+}
+
+/// Runs a command and gives its standard output; any exit code but 0 is an error.
+async fn run(mut command: Command, shown: String) -> Result<String, LabError> {
+    let program = PathBuf::from(command.as_std().get_program());
+    let output = command
+        .stdin(std::process::Stdio::null())
+        .kill_on_drop(true)
+        .output()
+        .await
+        .map_err(LabError::file("run", program))?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    if output.status.success() {
+        return Ok(text);
+    }
+    let output_text = format!("{text}{}", String::from_utf8_lossy(&output.stderr));
+    Err(LabError::Command {
+        command: shown,
+        status: describe(output.status),
+        output: output_text,
+    })
 }

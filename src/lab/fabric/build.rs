@@ -1,6 +1,8 @@
 //! How a lab comes up: of its own, or on brokers and an etcd that tests share.
 
-use super::super::broker::{Cluster, PortMapper, QueueKind, declare, delete_vhost};
+use super::super::broker::{
+    Cluster, PortMapper, QueueKind, declare, delete_vhost, make_user, secret,
+};
 use super::super::ca::Authority;
 use super::super::etcd::EtcdMember;
 use super::super::gateway::{GatewayPlan, GatewayWorld};
@@ -102,7 +104,7 @@ impl Fabric {
     }
 
     /// Starts a test's own gateways on the brokers and the etcd that `make test-lab` has started: a vhost per unit, a
-    /// space, a folder and wires of the test's own. Units beyond the shared clusters share them, each in its vhost.
+    /// user, a space, a folder and wires of the test's own. Units beyond the shared clusters share them, each in its vhost.
     pub async fn borrowed(test: &str, spec: FabricSpec) -> Result<Self, LabError> {
         spec.check()?;
         let shared_dir = test_lab_dir();
@@ -119,15 +121,19 @@ impl Fabric {
         let mut units = Vec::new();
         let mut borrowed = Vec::new();
         let http = HttpClient::new();
+        let password = secret()?;
         for (planned, cluster) in profile.units.iter().zip(shared.units.iter().cycle()) {
             let vhost = format!("{test}.{}", planned.unit);
             let mut brokers = cluster.brokers.clone();
             for broker in &mut brokers {
                 let end = broker.uri.rfind('/').unwrap_or(broker.uri.len());
                 broker.uri = format!("{}/{}", &broker.uri[..end], encode(&vhost));
+                broker.user = format!("setgate.{test}");
+                broker.password.clone_from(&password);
             }
             if let Some(broker) = brokers.first() {
                 delete_vhost(&http, broker, &vhost).await?;
+                make_user(&http, broker).await?;
                 borrowed.push((broker.clone(), vhost));
             }
             units.push(LabUnit {

@@ -1,95 +1,17 @@
-//! Gateways and etcd break under traffic; the account stays clean. On the brokers that `make test-lab` has started.
+//! Gateways, links and etcd break under traffic.
 
-#![allow(clippy::unwrap_used)] // tests and their helpers panic at what must hold
-
+use crate::harness::{
+    DEADLINE, account, assert_clean, borrowed, broker, eventually, in_flight, more_delivered,
+    operator, status, takes, traffic,
+};
 use serde_json::Value;
 use setgate::lab::http::Login;
-use setgate::lab::{Await, Fabric, FabricSpec, Node, Place, Ways};
-use std::future::Future;
-use std::path::Path;
-use std::process::Stdio;
+use setgate::lab::{Await, Fabric, Node, Place, Ways};
 use std::time::Duration;
-use tokio::process::{Child, Command};
-use tokio::time::{Instant, MissedTickBehavior, interval};
-
-/// Waits until `state` holds; panics with what was awaited when it doesn't within `deadline`.
-async fn eventually<F: Future<Output = bool>>(
-    what: &str,
-    deadline: Duration,
-    mut state: impl FnMut() -> F,
-) {
-    let end = Instant::now() + deadline;
-    let mut tick = interval(Duration::from_millis(50));
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    while !state().await {
-        assert!(Instant::now() < end, "not within {deadline:?}: {what}");
-        tick.tick().await;
-    }
-}
-
-async fn status(fabric: &Fabric, admin: &str) -> Option<Value> {
-    let (_, body) = fabric
-        .http()
-        .get(&format!("http://{admin}/v1/status"), None)
-        .await
-        .ok()?;
-    serde_json::from_slice(&body).ok()
-}
-
-/// Whether this gateway's lane of a source takes messages.
-async fn takes(fabric: &Fabric, admin: &str, source: &str) -> bool {
-    let Some(status) = status(fabric, admin).await else {
-        return false;
-    };
-    status["lanes"].as_array().is_some_and(|lanes| {
-        lanes
-            .iter()
-            .any(|lane| lane["source"] == source && lane["state"] == "taking")
-    })
-}
-
-fn traffic(dir: &Path, words: &[&str]) -> Child {
-    Command::new(env!("CARGO_BIN_EXE_setgate-lab"))
-        .args(["traffic", "-o", "json", "--settle", "40", "--dir"])
-        .arg(dir)
-        .args(words)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap()
-}
-
-async fn account(traffic: Child) -> Value {
-    let output = traffic.wait_with_output().await.unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    serde_json::from_str(text.lines().last().unwrap_or_default()).unwrap()
-}
-
-fn assert_clean(account: &Value) {
-    for fault in [
-        "lost",
-        "duplicates",
-        "reordered",
-        "wrong_unit",
-        "two_owner",
-        "parked",
-    ] {
-        assert_eq!(account[fault], 0, "{fault} in {account}");
-    }
-    assert_eq!(account["confirmed"], account["delivered"], "{account}");
-}
-
-fn spec(gateways: usize) -> FabricSpec {
-    FabricSpec::profile("two-sites-three-centers")
-        .gateways(gateways)
-        .rtt(Duration::from_millis(20))
-        .binary(env!("CARGO_BIN_EXE_setgate"))
-}
 
 #[tokio::test]
 async fn a_killed_gateway_loses_nothing_and_its_lanes_move_to_the_other_within_five_seconds() {
-    let mut fabric = Fabric::borrowed("gateway-killed", spec(2)).await.unwrap();
+    let mut fabric = borrowed("gateway-killed", 2).await;
     let first = fabric.gateway("sh-1-a").unwrap().admin;
     let second = fabric.gateway("sh-1-b").unwrap().admin;
     let traffic = traffic(
@@ -99,9 +21,7 @@ async fn a_killed_gateway_loses_nothing_and_its_lanes_move_to_the_other_within_f
     eventually(
         "a gateway of sh-1 takes orders",
         Duration::from_secs(20),
-        || async {
-            takes(&fabric, &first, "orders").await || takes(&fabric, &second, "orders").await
-        },
+        async || takes(&fabric, &first, "orders").await || takes(&fabric, &second, "orders").await,
     )
     .await;
     let (victim, heir) = if takes(&fabric, &first, "orders").await {
@@ -114,7 +34,7 @@ async fn a_killed_gateway_loses_nothing_and_its_lanes_move_to_the_other_within_f
     eventually(
         "the other gateway takes orders",
         Duration::from_secs(5),
-        || takes(&fabric, &heir, "orders"),
+        async || takes(&fabric, &heir, "orders").await,
     )
     .await;
     assert_clean(&account(traffic).await);
@@ -123,9 +43,9 @@ async fn a_killed_gateway_loses_nothing_and_its_lanes_move_to_the_other_within_f
 
 #[tokio::test]
 async fn without_etcd_a_restarted_gateway_serves_from_its_disk() {
-    let mut fabric = Fabric::borrowed("etcd-gone", spec(1)).await.unwrap();
+    let mut fabric = borrowed("etcd-gone", 1).await;
     let admin = fabric.gateway("sh-1-a").unwrap().admin;
-    eventually("its links are up", Duration::from_secs(20), || async {
+    eventually("its links are up", Duration::from_secs(20), async || {
         let Some(status) = status(&fabric, &admin).await else {
             return false;
         };
@@ -145,7 +65,7 @@ async fn without_etcd_a_restarted_gateway_serves_from_its_disk() {
     eventually(
         "the status page says that etcd is down",
         Duration::from_secs(20),
-        || async {
+        async || {
             status(&fabric, &admin)
                 .await
                 .is_some_and(|status| status["etcd"] == "down")
@@ -159,7 +79,7 @@ async fn without_etcd_a_restarted_gateway_serves_from_its_disk() {
 
 #[tokio::test]
 async fn a_cut_link_holds_its_messages_says_why_and_delivers_them_after_healing() {
-    let mut fabric = Fabric::borrowed("link-cut", spec(1)).await.unwrap();
+    let mut fabric = borrowed("link-cut", 1).await;
     let (near, far): (Place, Place) = ("sh-1".parse().unwrap(), "bj-1".parse().unwrap());
     fabric.cut(&near, &far, Ways::Both).unwrap();
     let admin = fabric.gateway("sh-1-a").unwrap().admin;
@@ -170,7 +90,7 @@ async fn a_cut_link_holds_its_messages_says_why_and_delivers_them_after_healing(
     eventually(
         "the status page says what holds the lane",
         Duration::from_secs(30),
-        || async {
+        async || {
             let Some(status) = status(&fabric, &admin).await else {
                 return false;
             };
@@ -190,14 +110,38 @@ async fn a_cut_link_holds_its_messages_says_why_and_delivers_them_after_healing(
     fabric.down().await.unwrap();
 }
 
-/// Messages that this gateway's lane of orders holds.
-async fn in_flight(fabric: &Fabric, admin: &str) -> u64 {
-    let status = status(fabric, admin).await.unwrap_or_default();
-    let lanes = status["lanes"].as_array().cloned().unwrap_or_default();
-    let orders = lanes.into_iter().find(|lane| lane["source"] == "orders");
-    orders
-        .and_then(|lane| lane["in_flight"].as_u64())
-        .unwrap_or(0)
+#[tokio::test]
+async fn a_held_lane_that_loses_its_channel_lets_the_other_gateway_have_its_messages() {
+    let mut fabric = borrowed("held-lane", 2).await;
+    let (near, far): (Place, Place) = ("sh-1".parse().unwrap(), "bj-1".parse().unwrap());
+    fabric.cut(&near, &far, Ways::Both).unwrap();
+    let admins = ["sh-1-a", "sh-1-b"].map(|name| fabric.gateway(name).unwrap().admin);
+    // More than a lane has in flight, so that it takes nothing more.
+    let traffic = traffic(
+        fabric.dir(),
+        &["--messages", "6000", "--keys", "300", "--from", "sh-1"],
+    );
+    eventually("one lane is full", Duration::from_secs(40), async || {
+        in_flight(&fabric, &admins[0]).await >= 1_000
+            || in_flight(&fabric, &admins[1]).await >= 1_000
+    })
+    .await;
+    let first = usize::from(in_flight(&fabric, &admins[1]).await >= 1_000);
+    let (holder, heir) = (["sh-1-a", "sh-1-b"][first], &admins[1 - first]);
+    close_consuming_connection(&mut fabric, "sh-1", holder).await;
+    eventually(
+        "the other gateway's lane is full",
+        Duration::from_secs(20),
+        async || in_flight(&fabric, heir).await >= 1_000,
+    )
+    .await;
+    eventually("the first has let go", Duration::from_secs(5), async || {
+        in_flight(&fabric, &admins[first]).await == 0
+    })
+    .await;
+    fabric.heal(&near, &far, Ways::Both).unwrap();
+    assert_clean(&account(traffic).await);
+    fabric.down().await.unwrap();
 }
 
 /// Closes a gateway's consuming connection, as an operator would from the management page.
@@ -226,7 +170,7 @@ async fn close_consuming_connection(fabric: &mut Fabric, unit: &str, gateway: &s
     eventually(
         "the connection is listed",
         Duration::from_secs(20),
-        || async { find().await.is_some() },
+        async || find().await.is_some(),
     )
     .await;
     let id = find()
@@ -242,35 +186,39 @@ async fn close_consuming_connection(fabric: &mut Fabric, unit: &str, gateway: &s
 }
 
 #[tokio::test]
-async fn a_held_lane_that_loses_its_channel_lets_the_other_gateway_have_its_messages() {
-    let mut fabric = Fabric::borrowed("held-lane", spec(2)).await.unwrap();
-    let (near, far): (Place, Place) = ("sh-1".parse().unwrap(), "bj-1".parse().unwrap());
-    fabric.cut(&near, &far, Ways::Both).unwrap();
+async fn a_frozen_gateway_that_wakes_up_does_no_harm() {
+    let mut fabric = borrowed("gateway-frozen", 2).await;
     let admins = ["sh-1-a", "sh-1-b"].map(|name| fabric.gateway(name).unwrap().admin);
-    // More than a lane has in flight, so that it takes nothing more.
     let traffic = traffic(
         fabric.dir(),
-        &["--messages", "6000", "--keys", "300", "--from", "sh-1"],
+        &["--messages", "7500", "--keys", "500", "--rate", "300"],
     );
-    eventually("one lane is full", Duration::from_secs(40), || async {
-        in_flight(&fabric, &admins[0]).await >= 1_000
-            || in_flight(&fabric, &admins[1]).await >= 1_000
+    eventually("a gateway of sh-1 takes orders", DEADLINE, async || {
+        takes(&fabric, &admins[0], "orders").await || takes(&fabric, &admins[1], "orders").await
     })
     .await;
-    let first = usize::from(in_flight(&fabric, &admins[1]).await >= 1_000);
-    let (holder, heir) = (["sh-1-a", "sh-1-b"][first], &admins[1 - first]);
-    close_consuming_connection(&mut fabric, "sh-1", holder).await;
-    eventually(
-        "the other gateway's lane is full",
-        Duration::from_secs(20),
-        || async { in_flight(&fabric, heir).await >= 1_000 },
-    )
-    .await;
-    eventually("the first has let go", Duration::from_secs(5), || async {
-        in_flight(&fabric, &admins[first]).await == 0
+    let first = usize::from(takes(&fabric, &admins[1], "orders").await);
+    let (frozen, heir) = (["sh-1-a", "sh-1-b"][first], &admins[1 - first]);
+    more_delivered(&fabric, &admins[first], "bj-1", 50).await;
+    let node: Node = format!("gateway/{frozen}").parse().unwrap();
+    fabric.pause(&node).unwrap();
+    // After three heartbeats its broker has dropped all of its connections, and with them its lanes and locks.
+    let broker = broker(&mut fabric, "sh-1");
+    let of_frozen = format!("setgate {}/sh-1/{frozen}", fabric.lab().space);
+    let vhost = broker.vhost_encoded();
+    let url = format!("{}/api/vhosts/{vhost}/connections", broker.management);
+    eventually("it has no connection left", DEADLINE, async || {
+        let open = fabric.http().get_json(&url, Some(operator(&broker))).await;
+        let open = open.unwrap_or_default();
+        let mut names = open.as_array().into_iter().flatten().map(|one| {
+            let name = &one["client_properties"]["connection_name"];
+            name.as_str().unwrap_or_default()
+        });
+        open.is_array() && !names.any(|name| name.starts_with(&of_frozen))
     })
     .await;
-    fabric.heal(&near, &far, Ways::Both).unwrap();
+    more_delivered(&fabric, heir, "bj-1", 50).await;
+    fabric.resume(&node).unwrap();
     assert_clean(&account(traffic).await);
     fabric.down().await.unwrap();
 }

@@ -1,0 +1,162 @@
+//! A fabric of one test, traffic through it, its account, and what its gateways and brokers say meanwhile.
+
+use serde_json::Value;
+use setgate::lab::fabric::test_lab_dir;
+use setgate::lab::http::Login;
+use setgate::lab::{Fabric, FabricSpec, LabBroker, Reporter};
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+use tokio::process::{Child, Command};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+/// Longer than the slowest thing waited for: what comes back after the longest pause between attempts, on a loaded
+/// machine.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(40);
+
+/// Waits until `state` holds; panics with what was awaited when it doesn't within `deadline`.
+pub(crate) async fn eventually(what: &str, deadline: Duration, state: impl AsyncFn() -> bool) {
+    let end = Instant::now() + deadline;
+    let mut tick = interval(Duration::from_millis(50));
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while !state().await {
+        assert!(Instant::now() < end, "not within {deadline:?}: {what}");
+        tick.tick().await;
+    }
+}
+
+fn spec(gateways: usize) -> FabricSpec {
+    FabricSpec::profile("two-sites-three-centers")
+        .gateways(gateways)
+        .rtt(Duration::from_millis(20))
+        .binary(env!("CARGO_BIN_EXE_setgate"))
+}
+
+/// A fabric on the brokers that tests share, with so many gateways in each unit.
+pub(crate) async fn borrowed(test: &str, gateways: usize) -> Fabric {
+    let fabric = Fabric::borrowed(test, spec(gateways)).await;
+    fabric.unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// A fabric with brokers of its own, one for each of so many units.
+pub(crate) async fn own(test: &str, units: usize) -> Fabric {
+    let dir = test_lab_dir().with_file_name("fault-labs").join(test);
+    let fabric = Fabric::up(spec(1).units(units).dir(dir), Reporter::Quiet).await;
+    fabric.unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Begins to publish and to consume.
+pub(crate) fn traffic(dir: &Path, words: &[&str]) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_setgate-lab"))
+        .args(["traffic", "-o", "json", "--settle", "40", "--dir"])
+        .arg(dir)
+        .args(words)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap()
+}
+
+/// What became of it, once all has arrived or nothing new comes.
+pub(crate) async fn account(traffic: Child) -> Value {
+    let output = traffic.wait_with_output().await.unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    serde_json::from_str(text.lines().last().unwrap_or_default()).unwrap()
+}
+
+const FAULTS: [&str; 6] = [
+    "lost",
+    "duplicates",
+    "reordered",
+    "wrong_unit",
+    "two_owner",
+    "parked",
+];
+
+/// Each message was confirmed and arrived.
+pub(crate) fn assert_clean(account: &Value) {
+    assert_faultless(account);
+    assert_eq!(account["confirmed"], account["delivered"], "{account}");
+}
+
+/// As clean, but some messages' own broker has died before it confirmed them: those may have arrived.
+pub(crate) fn assert_faultless(account: &Value) {
+    for fault in FAULTS {
+        assert_eq!(account[fault], 0, "{fault} in {account}");
+    }
+    assert!(account["confirmed"].as_u64() > Some(0), "{account}");
+}
+
+/// What a gateway says of itself.
+pub(crate) async fn status(fabric: &Fabric, admin: &str) -> Option<Value> {
+    let url = format!("http://{admin}/v1/status");
+    let (_, body) = fabric.http().get(&url, None).await.ok()?;
+    serde_json::from_slice(&body).ok()
+}
+
+/// What a gateway says of its lane of a source.
+async fn lane(fabric: &Fabric, admin: &str, source: &str) -> Option<Value> {
+    let status = status(fabric, admin).await?;
+    let mut lanes = status["lanes"].as_array()?.iter();
+    lanes.find(|lane| lane["source"] == source).cloned()
+}
+
+/// Whether this gateway's lane of a source takes messages.
+pub(crate) async fn takes(fabric: &Fabric, admin: &str, source: &str) -> bool {
+    lane(fabric, admin, source)
+        .await
+        .is_some_and(|lane| lane["state"] == "taking")
+}
+
+/// Messages that this gateway's lane of orders holds.
+pub(crate) async fn in_flight(fabric: &Fabric, admin: &str) -> u64 {
+    let lane = lane(fabric, admin, "orders").await.unwrap_or_default();
+    lane["in_flight"].as_u64().unwrap_or(0)
+}
+
+/// Messages that this gateway's lane of orders waits for a unit's answer to.
+pub(crate) async fn unanswered(fabric: &Fabric, admin: &str, to: &str) -> u64 {
+    let lane = lane(fabric, admin, "orders").await.unwrap_or_default();
+    let mut targets = lane["targets"].as_array().into_iter().flatten();
+    let target = targets.find(|target| target["to"] == to);
+    target
+        .and_then(|target| target["in_flight"].as_u64())
+        .unwrap_or(0)
+}
+
+/// Messages of a gateway's own lanes that a unit has answered for.
+pub(crate) async fn delivered(fabric: &Fabric, admin: &str, to: &str) -> u64 {
+    let url = format!("http://{admin}/metrics");
+    let Ok((_, body)) = fabric.http().get(&url, None).await else {
+        return 0;
+    };
+    let name = format!("setgate_delivered_total{{source=\"orders\",to=\"{to}\"}} ");
+    let text = String::from_utf8(body.to_vec()).unwrap();
+    let mut lines = text.lines();
+    let count = lines.find_map(|line| line.strip_prefix(&name)?.parse().ok());
+    count.unwrap_or(0)
+}
+
+/// Waits until so many more have been delivered from a gateway to a unit.
+pub(crate) async fn more_delivered(fabric: &Fabric, admin: &str, to: &str, more: u64) {
+    let before = delivered(fabric, admin, to).await;
+    let what = format!("{more} more are delivered to {to}");
+    eventually(&what, DEADLINE, || async {
+        delivered(fabric, admin, to).await >= before + more
+    })
+    .await;
+}
+
+/// A unit's broker.
+pub(crate) fn broker(fabric: &mut Fabric, unit: &str) -> LabBroker {
+    fabric.lab().unit(unit).unwrap().brokers[0].clone()
+}
+
+/// As an operator of a broker.
+pub(crate) fn operator(broker: &LabBroker) -> Login<'_> {
+    Login {
+        user: &broker.app_user,
+        password: &broker.app_password,
+    }
+}

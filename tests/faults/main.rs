@@ -1,0 +1,8 @@
+//! What gateways, brokers, links and etcd do to each other when one of them breaks under traffic: the account stays
+//! clean. On the brokers that `make test-lab` has started; a test that hurts a broker starts its own.
+
+#![allow(clippy::unwrap_used)] // tests and their helpers panic at what must hold
+
+mod brokers;
+mod gateways;
+mod harness;
