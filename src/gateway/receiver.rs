@@ -23,7 +23,7 @@ use prometheus::{Histogram, IntCounter, IntGauge};
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 use tokio::sync::mpsc;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 /// Parcels published and not confirmed at most: 20,000 a second into a classic queue that confirms 200 ms late. Their
@@ -34,6 +34,11 @@ const UNCONFIRMED_MAX: usize = 4_096;
 /// lives is asked by its own gateway's newer stream, so the sender had better try that one.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 const LOCK_RETRY: Duration = Duration::from_millis(100);
+
+/// How long a receiver whose own connection is open waits for the one to ask by: its longest pause between attempts, and
+/// the attempt. After a restart of the broker either may be the first; a stream that ended for it would cost the sender
+/// a pause of its own.
+const CONTROL_PATIENCE: Duration = Duration::from_secs(11);
 
 /// How a stream ended.
 pub(super) enum End {
@@ -83,13 +88,22 @@ pub(super) async fn receive(shared: &Shared, pipe: ReceiverPipe, end: Cancellati
             return refuse(&pipe.words, RefusalReason::BrokerAway, error.to_string()).await;
         }
     };
+    let control = &vhost.control;
+    let up = tokio::select! {
+        () = end.cancelled() => return,
+        up = timeout(CONTROL_PATIENCE, control.up()) => up,
+    };
+    if up.is_err() {
+        let cause = control.state().cause().unwrap_or_default().to_owned();
+        return refuse(&pipe.words, RefusalReason::BrokerAway, cause).await;
+    }
     let check = |parcel: &Parcel| match shared.rules() {
         None => Err(Answer::Later {
             cause: "no table".to_owned(),
         }),
         Some(rules) => check(&rules.table, shared, parcel, &lane),
     };
-    let end = serve(shared, &vhost.control, pipe, publisher, check, end).await;
+    let end = serve(shared, control, pipe, publisher, check, end).await;
     if let End::Broken(cause) = end {
         tracing::warn!(%lane, %cause, "a receiver ended");
     }
