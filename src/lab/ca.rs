@@ -67,13 +67,30 @@ impl Authority {
 
     /// Signs a certificate with any URI as its name, for tests of what is refused.
     pub fn issue_uri(&self, uri: &str, validity: Validity) -> Result<Identity, LabError> {
-        let describe = |source| LabError::Certificate {
+        let parsed = uri.try_into().map_err(|source| LabError::Certificate {
             of: uri.to_owned(),
+            source,
+        })?;
+        self.sign(uri, SanType::URI(parsed), validity)
+    }
+
+    /// Signs a server's certificate, by the name of its host.
+    pub fn issue_host(&self, host: &str) -> Result<Identity, LabError> {
+        let parsed = host.try_into().map_err(|source| LabError::Certificate {
+            of: host.to_owned(),
+            source,
+        })?;
+        self.sign(host, SanType::DnsName(parsed), Validity::Good)
+    }
+
+    fn sign(&self, of: &str, name: SanType, validity: Validity) -> Result<Identity, LabError> {
+        let describe = |source| LabError::Certificate {
+            of: of.to_owned(),
             source,
         };
         let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, uri);
-        params.subject_alt_names = vec![SanType::URI(uri.try_into().map_err(describe)?)];
+        params.distinguished_name.push(DnType::CommonName, of);
+        params.subject_alt_names = vec![name];
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![
             ExtendedKeyUsagePurpose::ClientAuth,

@@ -12,3 +12,4 @@ mod locks;
 mod messages;
 mod node;
 mod queues;
+mod tls;

@@ -7,6 +7,7 @@ use setgate::broker::{
     Connection, ConnectionState, Consumer, ConsumerEvent, ConsumerKind, Dialer, LanePublisher,
     Outcome, Publish, PublishId, Settings, Unroutable,
 };
+use setgate::lab::ca::Authority;
 use setgate::lane::{Ledger, Settlement};
 use setgate::model::{Address, DeliveryTag, Message};
 use std::collections::BTreeMap;
@@ -27,7 +28,7 @@ pub(crate) struct Node {
     dir: TempDir,
     pub(crate) amqp: u16,
     pub(crate) amqps: u16,
-    pub(crate) ca: String,
+    pub(crate) ca: Authority,
     pub(crate) management: u16,
     dist: u16,
     epmd_port: u16,
@@ -45,26 +46,29 @@ impl Node {
         let dir = TempDir::new().unwrap();
         let (amqp, amqps, management) = (free_port(), free_port(), free_port());
         let (dist, epmd_port) = (free_port(), free_port());
-        let certificate = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-        let ca = certificate.cert.pem();
+        let ca = Authority::new("test").unwrap();
+        ca.write(dir.path()).unwrap();
+        let server = ca.issue_host("localhost").unwrap();
+        server.write(dir.path(), "server").unwrap();
         let path = dir.path().display();
-        std::fs::write(dir.path().join("cert.pem"), &ca).unwrap();
-        std::fs::write(
-            dir.path().join("key.pem"),
-            certificate.signing_key.serialize_pem(),
-        )
-        .unwrap();
         std::fs::write(
             dir.path().join("rabbitmq.conf"),
             format!(
                 "listeners.tcp.1 = 127.0.0.1:{amqp}\nmanagement.tcp.ip = 127.0.0.1\n\
                  management.tcp.port = {management}\nlog.console = false\n\
-                 listeners.ssl.1 = 127.0.0.1:{amqps}\nssl_options.cacertfile = {path}/cert.pem\n\
-                 ssl_options.certfile = {path}/cert.pem\nssl_options.keyfile = {path}/key.pem\n"
+                 listeners.ssl.1 = 127.0.0.1:{amqps}\nssl_options.cacertfile = {path}/ca.pem\n\
+                 ssl_options.certfile = {path}/server.pem\nssl_options.keyfile = {path}/server.key\n\
+                 ssl_options.verify = verify_peer\nssl_options.fail_if_no_peer_cert = false\n\
+                 ssl_cert_login_from = common_name\n\
+                 auth_mechanisms.1 = PLAIN\nauth_mechanisms.2 = EXTERNAL\n"
             ),
         )
         .unwrap();
-        std::fs::write(dir.path().join("plugins"), "[rabbitmq_management].\n").unwrap();
+        std::fs::write(
+            dir.path().join("plugins"),
+            "[rabbitmq_management,rabbitmq_auth_mechanism_ssl].\n",
+        )
+        .unwrap();
         let epmd = Command::new("epmd")
             .args(["-address", "127.0.0.1", "-port", &epmd_port.to_string()])
             .stdin(Stdio::null())

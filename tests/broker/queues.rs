@@ -255,7 +255,7 @@ async fn queues_are_declared_judged_and_locked() {
     let mut settings = node.settings("guest");
     settings.uris = vec![amqps.into()];
     settings.tls = Some(Tls {
-        ca: Some(node.ca.clone()),
+        ca: Some(node.ca.cert_pem()),
         identity: None,
     });
     let encrypted = supervise(&settings).await;
