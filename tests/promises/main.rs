@@ -11,4 +11,5 @@ mod loops;
 mod main_job;
 mod missing;
 mod parking;
+mod poison;
 mod queues;
