@@ -173,7 +173,7 @@ impl FieldValue {
         Ok(())
     }
 
-    fn decode(reader: &mut Reader, depth: usize) -> Result<Self, CodecError> {
+    pub(super) fn decode(reader: &mut Reader, depth: usize) -> Result<Self, CodecError> {
         if depth > NESTING_MAX {
             return Err(CodecError::TooDeep);
         }
@@ -340,7 +340,11 @@ pub(super) fn put_short(
     Ok(())
 }
 
-fn put_long(out: &mut BytesMut, bytes: &[u8], what: &'static str) -> Result<(), CodecError> {
+pub(super) fn put_long(
+    out: &mut BytesMut,
+    bytes: &[u8],
+    what: &'static str,
+) -> Result<(), CodecError> {
     let len = u32::try_from(bytes.len()).map_err(|_| CodecError::TooLong(what))?;
     out.put_u32(len);
     out.put_slice(bytes);
@@ -356,6 +360,15 @@ fn put_sized(
     let at = out.len();
     out.put_u32(0);
     fill(out)?;
+    put_length(out, at, what)
+}
+
+/// Fills in the length, left open at `at`, of what has been written behind it.
+pub(super) fn put_length(
+    out: &mut BytesMut,
+    at: usize,
+    what: &'static str,
+) -> Result<(), CodecError> {
     let len = u32::try_from(out.len() - at - 4).map_err(|_| CodecError::TooLong(what))?;
     out[at..at + 4].copy_from_slice(&len.to_be_bytes());
     Ok(())

@@ -4,6 +4,7 @@
 //! 0-9-1 specification, sections 4.2.5 and 4.2.6, with the field types as RabbitMQ reads them
 //! (`rabbit_binary_parser`), which differ from the specification's own list.
 
+mod edit;
 pub mod engine;
 mod field;
 mod properties;
@@ -11,8 +12,11 @@ mod raw;
 mod reader;
 #[cfg(test)]
 mod strategies;
+mod walk;
 
+pub use edit::Edit;
 pub use field::{FieldTable, FieldValue, NESTING_MAX};
 pub use properties::Properties;
-pub use raw::{RawProperties, RawValue};
+pub use raw::{RawHeaders, RawProperties, RawValue, TextProperty};
 pub use reader::CodecError;
+pub use walk::RawValues;

@@ -1,7 +1,7 @@
 //! Arbitrary values for the codec's property tests: every field type, nested, repeated and odd names included.
 
-use super::{FieldTable, FieldValue, Properties};
-use bytes::Bytes;
+use super::{FieldTable, FieldValue, Properties, RawProperties};
+use bytes::{Bytes, BytesMut};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -102,4 +102,53 @@ pub(super) fn properties() -> impl Strategy<Value = Properties> {
             cluster_id,
         }
     })
+}
+
+/// Properties with this header table alone.
+pub(super) fn with_table(table: &FieldTable) -> RawProperties {
+    RawProperties::of(&Properties {
+        headers: Some(table.clone()),
+        ..Properties::default()
+    })
+    .unwrap()
+}
+
+/// Encoded properties with one octet changed, or their end cut off.
+pub(super) fn damaged() -> impl Strategy<Value = Bytes> {
+    let place = any::<prop::sample::Index>();
+    (properties(), place, option::of(any::<u8>())).prop_map(|(properties, place, octet)| {
+        let mut bytes = properties.encode().unwrap().to_vec();
+        let at = place.index(bytes.len());
+        match octet {
+            Some(octet) => bytes[at] = octet,
+            None => bytes.truncate(at),
+        }
+        Bytes::from(bytes)
+    })
+}
+
+/// Properties with a header of a type that nobody knows, with anything behind it in the table, and the headers before it.
+pub(super) fn unknown_type() -> impl Strategy<Value = (RawProperties, FieldTable)> {
+    let kind = any::<u8>().prop_filter("known", |kind| !b"tbBsuIilfdDSATFVx".contains(kind));
+    (properties(), table_of(value()), kind, bytes(60)).prop_map(
+        |(mut properties, table, kind, tail)| {
+            let mut entries = BytesMut::new();
+            table.encode(&mut entries).unwrap();
+            entries.extend_from_slice(&[3, b'o', b'd', b'd', kind]);
+            entries.extend_from_slice(&tail);
+            let length = u32::try_from(entries.len() - 4).unwrap();
+            entries[..4].copy_from_slice(&length.to_be_bytes());
+            // The table goes where an empty one would be: behind flags, content type and content encoding.
+            properties.headers = Some(FieldTable::new());
+            let whole = properties.encode().unwrap();
+            let front = [&properties.content_type, &properties.content_encoding];
+            let at = 2 + front
+                .into_iter()
+                .flatten()
+                .map(|text| 1 + text.len())
+                .sum::<usize>();
+            let bytes = [&whole[..at], &entries, &whole[at + 4..]].concat();
+            (RawProperties::from_wire(bytes.into()), table)
+        },
+    )
 }

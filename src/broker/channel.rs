@@ -1,10 +1,9 @@
-//! One AMQP channel, closed whatever happens to its owner.
+//! One AMQP channel of the library's, for declarations.
 //!
-//! Owns the library's channel. Promises that dropping it sends `channel.close`, and sends it before any consumer on it
-//! could send `basic.cancel`, which would break a lane's order. Never recovers: a channel that failed stays failed.
+//! Promises that every call is bounded in time and says what it was for, and that dropping it sends `channel.close`.
+//! Never recovers: a channel that failed stays failed.
 
 use super::error::BrokerError;
-use super::{Connection, ConnectionEpoch};
 use futures_util::FutureExt;
 use lapin::protocol::constants::REPLY_SUCCESS;
 use std::time::Duration;
@@ -14,37 +13,13 @@ use std::time::Duration;
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// One channel of one connection.
-pub struct Channel {
+pub(super) struct Channel {
     pub(super) lapin: lapin::Channel,
-    connection: Connection,
-    epoch: ConnectionEpoch,
 }
 
 impl Channel {
-    pub(super) fn new(
-        lapin: lapin::Channel,
-        connection: Connection,
-        epoch: ConnectionEpoch,
-    ) -> Self {
-        Self {
-            lapin,
-            connection,
-            epoch,
-        }
-    }
-
-    /// Which of its supervisor's connections it belongs to.
-    pub fn epoch(&self) -> ConnectionEpoch {
-        self.epoch
-    }
-
-    /// Whether calls have a chance.
-    pub fn is_open(&self) -> bool {
-        self.lapin.status().connected()
-    }
-
-    pub(super) fn connection(&self) -> &Connection {
-        &self.connection
+    pub(super) fn new(lapin: lapin::Channel) -> Self {
+        Self { lapin }
     }
 
     /// Awaits one call, for a bounded time, and says what it was for when it fails.
@@ -59,43 +34,17 @@ impl Channel {
             Err(_) => Err(BrokerError::TimedOut {
                 doing: doing(),
                 after: ANSWER_TIMEOUT,
-                blocked: self.connection.state().blocked().map(str::to_owned),
+                blocked: None,
             }),
-        }
-    }
-
-    /// Closes it and waits until the broker has done all that was asked before.
-    pub async fn close(self) -> Result<(), BrokerError> {
-        if !self.is_open() {
-            return Ok(());
-        }
-        self.call(
-            || "closing a channel".to_owned(),
-            self.lapin.close(REPLY_SUCCESS, "OK".into()),
-        )
-        .await
-    }
-
-    /// Sends the close without waiting. The library writes the frame, and marks the channel's consumers as ended, before
-    /// its future first waits.
-    pub(super) fn close_now(&self) {
-        if self.is_open() {
-            let _ = self.lapin.close(REPLY_SUCCESS, "OK".into()).now_or_never();
         }
     }
 }
 
 impl Drop for Channel {
+    /// Sends the close without waiting: the library writes the frame before its future first waits.
     fn drop(&mut self) {
-        self.close_now();
-    }
-}
-
-impl std::fmt::Debug for Channel {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Channel")
-            .field("id", &self.lapin.id())
-            .field("epoch", &self.epoch)
-            .finish_non_exhaustive()
+        if self.lapin.status().connected() {
+            let _ = self.lapin.close(REPLY_SUCCESS, "OK".into()).now_or_never();
+        }
     }
 }

@@ -1,17 +1,14 @@
-//! One connection to a cluster, kept up: the supervisor of one vhost in one role.
+//! One connection to a cluster, kept up: the supervisor of one vhost, for declarations and inspection.
 //!
-//! Owns the library's connection and its epoch. Promises that a dead broker is noticed at once, that the cause of every
-//! state is told, and that what belonged to an earlier connection can't be used on a later one. Never recovers anything
-//! by itself: who had a consumer or a publisher opens a new one.
+//! Owns the library's connection. Promises that a dead broker is noticed at once, and that the cause of every state is
+//! told. Carries no messages: see [`super::Dialer`].
 
 use super::channel::{ANSWER_TIMEOUT, Channel};
 use super::error::{BrokerError, cause_of};
-use super::lock::Locks;
 use super::settings::{Endpoint, Settings, Tls};
-use super::{ConnectionEpoch, ConnectionState, Server, greeting};
+use super::{ConnectionState, Server, greeting};
 use crate::model::Backoff;
 use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
 use jiff::Timestamp;
 use lapin::tcp::AMQPUriTcpExt;
 use std::sync::Arc;
@@ -27,25 +24,6 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The library tells of a lost connection by an event; this looks again in case one is missed.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
-/// What a connection is for. `connection.blocked` stops all writes, acknowledgements too, so nobody publishes on a
-/// connection that consumes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Role {
-    /// Consumers, acknowledgements.
-    Consume,
-    /// Publishers, locks, declarations.
-    Publish,
-}
-
-impl std::fmt::Display for Role {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(match self {
-            Self::Consume => "consume",
-            Self::Publish => "publish",
-        })
-    }
-}
-
 /// A supervised connection. Clones are the same connection.
 #[derive(Clone)]
 pub struct Connection(Arc<Inner>);
@@ -54,31 +32,20 @@ struct Inner {
     endpoints: Vec<Endpoint>,
     tls: Option<Tls>,
     name: String,
-    role: Role,
-    message_bytes_max: usize,
     state: watch::Sender<ConnectionState>,
-    live: parking_lot::Mutex<Option<Live>>,
-    locks: Locks,
+    live: parking_lot::Mutex<Option<Arc<lapin::Connection>>>,
     backoff: Backoff,
     /// Held while running, so that a second `run` waits for the first.
     running: tokio::sync::Mutex<()>,
 }
 
-#[derive(Clone)]
-struct Live {
-    lapin: Arc<lapin::Connection>,
-    epoch: ConnectionEpoch,
-}
-
 impl Connection {
     /// Parses the settings for one vhost (or the URIs' own). Connects nothing yet: see [`Connection::run`].
-    pub fn new(settings: &Settings, vhost: Option<&str>, role: Role) -> Result<Self, BrokerError> {
+    pub fn new(settings: &Settings, vhost: Option<&str>) -> Result<Self, BrokerError> {
         Ok(Self(Arc::new(Inner {
             endpoints: settings.endpoints(vhost)?,
             tls: settings.tls.clone(),
-            name: format!("setgate {} {role}", settings.name),
-            role,
-            message_bytes_max: settings.message_bytes_max,
+            name: format!("setgate {}", settings.name),
             state: watch::Sender::new(ConnectionState::Down {
                 since: Timestamp::now(),
                 cause: "not started yet".to_owned(),
@@ -86,15 +53,9 @@ impl Connection {
                 retry_at: None,
             }),
             live: parking_lot::Mutex::new(None),
-            locks: Locks::new(),
             backoff: Backoff::new(fastrand::u64(..)),
             running: tokio::sync::Mutex::new(()),
         })))
-    }
-
-    /// What it is for.
-    pub fn role(&self) -> Role {
-        self.0.role
     }
 
     /// The vhost that it is for.
@@ -112,17 +73,16 @@ impl Connection {
         self.0.state.subscribe()
     }
 
-    /// Waits until there is a connection, and returns which.
-    pub async fn up(&self) -> ConnectionEpoch {
+    /// Waits until there is a connection.
+    pub async fn up(&self) {
         let mut state = self.watch();
-        loop {
-            if let Some(epoch) = state.borrow_and_update().epoch() {
-                return epoch;
-            }
-            if state.changed().await.is_err() {
-                // The sender lives in `self`, so this can't happen; waiting for ever is the honest answer if it does.
-                std::future::pending::<()>().await;
-            }
+        if state
+            .wait_for(|state| state.cause().is_none())
+            .await
+            .is_err()
+        {
+            // The sender lives in `self`, so this can't happen; waiting for ever is the honest answer if it does.
+            std::future::pending::<()>().await;
         }
     }
 
@@ -153,13 +113,13 @@ impl Connection {
                     .to_owned(),
             });
         };
-        match timeout(ANSWER_TIMEOUT, live.lapin.create_channel()).await {
-            Ok(Ok(channel)) => Ok(Channel::new(channel, self.clone(), live.epoch)),
+        match timeout(ANSWER_TIMEOUT, live.create_channel()).await {
+            Ok(Ok(channel)) => Ok(Channel::new(channel)),
             Ok(Err(error)) => Err(BrokerError::of(doing(), &error)),
             Err(_) => Err(BrokerError::TimedOut {
                 doing: doing(),
                 after: ANSWER_TIMEOUT,
-                blocked: self.state().blocked().map(str::to_owned),
+                blocked: None,
             }),
         }
     }
@@ -221,7 +181,7 @@ impl Connection {
         round: u32,
         first: &mut usize,
         cancel: &CancellationToken,
-    ) -> Option<(Live, Server, String)> {
+    ) -> Option<(Arc<lapin::Connection>, Server, String)> {
         let count = self.0.endpoints.len();
         for step in 0..count {
             let at = (*first + step) % count;
@@ -242,11 +202,7 @@ impl Connection {
             match attempt {
                 Ok((lapin, server)) => {
                     *first = at;
-                    let live = Live {
-                        lapin: Arc::new(lapin),
-                        epoch: self.0.locks.next_epoch(),
-                    };
-                    return Some((live, server, uri));
+                    return Some((Arc::new(lapin), server, uri));
                 }
                 Err(why) => {
                     let cause = format!("connecting to {uri}: {why}");
@@ -308,80 +264,43 @@ impl Connection {
     /// While the connection lives. Returns why it doesn't any more.
     async fn serve(
         &self,
-        live: Live,
+        live: Arc<lapin::Connection>,
         server: Server,
         uri: String,
         cancel: &CancellationToken,
     ) -> String {
         // One listener only: the library's listeners take events from each other.
-        let mut events = std::pin::pin!(live.lapin.events_listener());
-        let lapin = live.lapin.clone();
-        let mut releases = self.0.locks.begin(live.epoch);
+        let mut events = std::pin::pin!(live.events_listener());
         tracing::info!(connection = %self.0.name, %uri, version = %server.version, "connected to the broker");
-        let epoch = live.epoch;
         // First, so that whoever waited for the state finds the connection.
-        *self.0.live.lock() = Some(live);
+        *self.0.live.lock() = Some(live.clone());
         self.0.state.send_replace(ConnectionState::Up {
             since: Timestamp::now(),
             uri,
             server,
-            epoch,
-            blocked: None,
         });
         let mut look_again = tokio::time::interval(LOOK_AGAIN);
         look_again.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut releasing = FuturesUnordered::new();
         let mut cause = None;
-        while lapin.status().connected() {
+        while live.status().connected() {
             tokio::select! {
                 () = cancel.cancelled() => break,
                 event = events.next() => match event {
-                    Some(lapin::Event::ConnectionBlocked(reason)) => self.blocked(Some(reason)),
-                    Some(lapin::Event::ConnectionUnblocked) => self.blocked(None),
                     // A channel's error comes here too; the loop's condition tells the two apart.
                     Some(lapin::Event::Error(error)) => cause = Some(cause_of(&error)),
                     Some(_) => {}
                     None => break,
                 },
-                Some(release) = releases.recv() => releasing.push(release),
-                Some(()) = releasing.next() => {}
                 _ = look_again.tick() => {}
             }
         }
         self.0.live.lock().take();
-        self.0.locks.end();
         if cancel.is_cancelled() {
-            let close = lapin.close(lapin::protocol::constants::REPLY_SUCCESS, "OK".into());
+            let close = live.close(lapin::protocol::constants::REPLY_SUCCESS, "OK".into());
             let _ = timeout(ANSWER_TIMEOUT / 2, close).await;
             return "closed by this gateway".to_owned();
         }
         cause.unwrap_or_else(|| "the connection was closed".to_owned())
-    }
-
-    fn blocked(&self, reason: Option<String>) {
-        if let Some(reason) = &reason {
-            tracing::warn!(connection = %self.0.name, %reason, "the broker blocks publishers");
-        } else {
-            tracing::info!(connection = %self.0.name, "the broker takes publishes again");
-        }
-        self.0.state.send_if_modified(|state| match state {
-            ConnectionState::Up { blocked, .. } => {
-                *blocked = reason;
-                true
-            }
-            ConnectionState::Down { .. } | ConnectionState::Connecting { .. } => false,
-        });
-    }
-
-    pub(super) fn locks(&self) -> &Locks {
-        &self.0.locks
-    }
-
-    /// Largest frame and largest body, by negotiation and by configuration.
-    pub(super) fn limits(&self) -> Option<(usize, usize)> {
-        let live = self.0.live.lock();
-        let frame = live.as_ref()?.lapin.configuration().frame_max();
-        Some((frame as usize, self.0.message_bytes_max))
     }
 }
 

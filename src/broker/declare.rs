@@ -4,9 +4,9 @@
 //! different. The application's exchanges are never declared. Each step has a channel of its own, since every
 //! refusal closes one.
 
+use super::Connection;
 use super::convert::{no_delivery_limit, short, table_to_library};
 use super::error::BrokerError;
-use super::{Channel, Connection};
 use crate::amqp::{FieldTable, FieldValue};
 use bytes::Bytes;
 use lapin::ExchangeKind;
@@ -149,10 +149,7 @@ pub async fn exchange_exists(
         .lapin
         .exchange_declare(name, ExchangeKind::Topic, options, none);
     match channel.call(doing, declare).await {
-        Ok(()) => {
-            close(channel).await;
-            Ok(true)
-        }
+        Ok(()) => Ok(true),
         Err(BrokerError::Refused { code: 404, .. }) => Ok(false),
         Err(error) => Err(error),
     }
@@ -171,7 +168,6 @@ pub(super) async fn passive(connection: &Connection, queue: &str) -> Result<u32,
         .lapin
         .queue_declare(name, options, lapin::types::FieldTable::default());
     let found = channel.call(doing, declare).await?;
-    close(channel).await;
     Ok(found.message_count())
 }
 
@@ -188,7 +184,6 @@ pub(super) async fn declare(
     let channel = connection.channel().await?;
     let declare = channel.lapin.queue_declare(name, options, arguments);
     channel.call(doing, declare).await?;
-    close(channel).await;
     Ok(())
 }
 
@@ -233,7 +228,6 @@ async fn ensure_exchange(connection: &Connection, exchange: &str) -> Result<(), 
         .exchange_declare(name, ExchangeKind::Fanout, options, none);
     let declared = channel.call(doing, declare).await;
     declared.map_err(|error| refused(exchange, error))?;
-    close(channel).await;
     Ok(())
 }
 
@@ -276,10 +270,7 @@ async fn bind(
         .lapin
         .queue_bind(name, source, key, QueueBindOptions::default(), arguments);
     match channel.call(doing, bind).await {
-        Ok(()) => {
-            close(channel).await;
-            Ok(())
-        }
+        Ok(()) => Ok(()),
         Err(BrokerError::Refused {
             code: 404, text, ..
         }) if text.contains("exchange") => Err(DeclareError::NoExchange {
@@ -309,9 +300,4 @@ fn encodable<T>(
         doing: doing(),
         why,
     })
-}
-
-/// A channel that is done with; that it couldn't be closed in time is no fault of what was done on it.
-async fn close(channel: Channel) {
-    let _ = channel.close().await;
 }

@@ -6,30 +6,30 @@
 //! Knows nothing of lanes, rules or units.
 
 mod channel;
-mod confirms;
 mod connection;
 mod consumer;
 mod convert;
 mod declare;
+mod dial;
 mod error;
 mod foreign;
 mod greeting;
-mod lock;
 mod management;
 mod publisher;
 mod settings;
 mod state;
 
-pub use channel::Channel;
-pub use connection::{Connection, Role};
+pub use crate::amqp::engine::{Outcome, PublishId};
+pub use connection::Connection;
 pub use consumer::{Consumer, ConsumerEvent, ConsumerKind};
 pub use declare::{
     Binding, DeclareError, QueueType, depth, ensure_lane_queue, ensure_own_queue, exchange_exists,
 };
+pub use dial::Dialer;
 pub use error::BrokerError;
 pub use foreign::{ForeignKind, ForeignQueue, InspectError, Refused, hold, inspect_foreign_queue};
 pub use greeting::Server;
 pub use management::Management;
-pub use publisher::{LanePublisher, OpenError, Outcome, Publish, Unroutable};
+pub use publisher::{LanePublisher, OpenError, Publish, Unroutable};
 pub use settings::{Settings, Tls};
-pub use state::{ConnectionEpoch, ConnectionState};
+pub use state::ConnectionState;

@@ -5,10 +5,6 @@
 use super::Server;
 use jiff::Timestamp;
 
-/// Which of a supervisor's successive connections: tags, confirms and locks of an older one are void.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct ConnectionEpoch(pub u64);
-
 /// A connection's state. `Down → Connecting → Up → Down → …`; `Down` for good once its supervisor has ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ConnectionState {
@@ -42,10 +38,6 @@ pub enum ConnectionState {
         uri: String,
         /// Who answered.
         server: Server,
-        /// Which connection.
-        epoch: ConnectionEpoch,
-        /// Why the broker takes no publishes (memory, disk), while it doesn't.
-        blocked: Option<String>,
     },
 }
 
@@ -55,22 +47,6 @@ impl ConnectionState {
         match self {
             Self::Down { cause, .. } | Self::Connecting { cause, .. } => Some(cause),
             Self::Up { .. } => None,
-        }
-    }
-
-    /// The connection's epoch, while there is one.
-    pub fn epoch(&self) -> Option<ConnectionEpoch> {
-        match self {
-            Self::Up { epoch, .. } => Some(*epoch),
-            Self::Down { .. } | Self::Connecting { .. } => None,
-        }
-    }
-
-    /// The broker's reason for taking no publishes, while it takes none.
-    pub fn blocked(&self) -> Option<&str> {
-        match self {
-            Self::Up { blocked, .. } => blocked.as_deref(),
-            Self::Down { .. } | Self::Connecting { .. } => None,
         }
     }
 

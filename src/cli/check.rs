@@ -6,7 +6,7 @@
 use super::failure::Failure;
 use super::rules::Format;
 use super::{block_on, load_config, tables};
-use crate::broker::{Connection, ConnectionState, Role};
+use crate::broker::{Connection, ConnectionState};
 use crate::etcd::{EtcdConfig, Store};
 use crate::gateway::config::{Config, RulesFrom};
 use crate::gateway::{broker_settings, security};
@@ -171,7 +171,7 @@ fn state_dir(folder: &Path) -> Line {
 async fn broker(config: &Config) -> Line {
     const CHECK: &str = "broker";
     let opened = broker_settings(config, &here(config))
-        .and_then(|settings| Connection::new(&settings, None, Role::Publish));
+        .and_then(|settings| Connection::new(&settings, None));
     let connection = match opened {
         Ok(connection) => connection,
         Err(error) => return Line::bad(CHECK, Verdict::Faulty, &error.to_string()),
@@ -182,14 +182,7 @@ async fn broker(config: &Config) -> Line {
         let found = tokio::time::timeout(BROKER_PATIENCE, async {
             loop {
                 match states.borrow_and_update().clone() {
-                    ConnectionState::Up {
-                        uri,
-                        server,
-                        blocked,
-                        ..
-                    } => {
-                        return Ok((uri, server, blocked));
-                    }
+                    ConnectionState::Up { uri, server, .. } => return Ok((uri, server)),
                     ConnectionState::Down { cause, attempt, .. } if attempt > 0 => {
                         return Err(cause);
                     }
@@ -206,11 +199,7 @@ async fn broker(config: &Config) -> Line {
     };
     let (found, ()) = tokio::join!(judge, connection.run(cancel.clone()));
     match found {
-        Ok(Ok((uri, server, Some(reason)))) => Line::ok(
-            CHECK,
-            format!("{uri}: {server:?}; it blocks publishers now: {reason}"),
-        ),
-        Ok(Ok((uri, server, None))) => Line::ok(
+        Ok(Ok((uri, server))) => Line::ok(
             CHECK,
             format!("{uri}: {} {}", server.product, server.version),
         ),
