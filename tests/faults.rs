@@ -213,7 +213,7 @@ async fn close_consuming_connection(fabric: &mut Fabric, unit: &str, gateway: &s
         user: &broker.app_user,
         password: &broker.app_password,
     };
-    let name = format!("setgate {}/{unit}/{gateway} consume", lab.space);
+    let name = format!("setgate {}/{unit}/{gateway} lane orders/0", lab.space);
     let url = format!("{}/api/connections", broker.management);
     let find = async || {
         let open = fabric.http().get_json(&url, Some(login)).await.ok()?;
@@ -247,7 +247,7 @@ async fn a_held_lane_that_loses_its_channel_lets_the_other_gateway_have_its_mess
     let (near, far): (Place, Place) = ("sh-1".parse().unwrap(), "bj-1".parse().unwrap());
     fabric.cut(&near, &far, Ways::Both).unwrap();
     let admins = ["sh-1-a", "sh-1-b"].map(|name| fabric.gateway(name).unwrap().admin);
-    // More than a lane has in flight, so that it takes nothing more, and does not read its channel.
+    // More than a lane has in flight, so that it takes nothing more.
     let traffic = traffic(
         fabric.dir(),
         &["--messages", "6000", "--keys", "300", "--from", "sh-1"],

@@ -1,11 +1,11 @@
-//! The unit's own cluster: a consuming and a publishing connection for each virtual host in use.
+//! The unit's own cluster: for each virtual host in use, a connection to ask and declare by, and a dialer.
 //!
-//! Owns the connections' lives. Consumers and publishers have a connection each, because RabbitMQ leaves
-//! acknowledgements unprocessed on a connection that it blocks for publishing.
+//! Owns their lives. Consumers and publishers have connections of their own, opened by the dialer: one that isn't read,
+//! is blocked, or is slowed down by a slow queue holds nobody else up.
 
 use super::metrics::Metrics;
-use super::status::{BrokerRole, StatusHub};
-use crate::broker::{BrokerError, Connection, ConnectionState, Management, Role, Settings};
+use super::status::StatusHub;
+use crate::broker::{BrokerError, Connection, ConnectionState, Dialer, Management, Settings};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use tokio_util::sync::CancellationToken;
@@ -14,8 +14,10 @@ use tokio_util::task::TaskTracker;
 /// The connections of one virtual host.
 #[derive(Clone)]
 pub(super) struct Vhost {
-    pub(super) consume: Connection,
-    pub(super) publish: Connection,
+    /// For declarations and questions.
+    pub(super) control: Connection,
+    /// For consumers and publishers.
+    pub(super) dialer: Dialer,
 }
 
 /// See the file's head.
@@ -67,56 +69,50 @@ impl Brokers {
             return Ok(vhost.clone());
         }
         let vhost = Vhost {
-            consume: Connection::new(&self.settings, name, Role::Consume)?,
-            publish: Connection::new(&self.settings, name, Role::Publish)?,
+            control: Connection::new(&self.settings, name)?,
+            dialer: Dialer::new(&self.settings, name, &self.tracker)?,
         };
-        for connection in [&vhost.consume, &vhost.publish] {
-            let run = connection.clone();
-            let cancel = self.cancel.clone();
-            self.tracker.spawn(async move { run.run(cancel).await });
-            self.tracker.spawn(report(
-                connection.clone(),
-                self.status.clone(),
-                self.metrics.clone(),
-                self.cancel.clone(),
-            ));
-        }
+        let run = vhost.control.clone();
+        let cancel = self.cancel.clone();
+        self.tracker.spawn(async move { run.run(cancel).await });
+        self.tracker.spawn(report(
+            vhost.clone(),
+            self.status.clone(),
+            self.metrics.clone(),
+            self.cancel.clone(),
+        ));
         vhosts.insert(name.map(str::to_owned), vhost.clone());
         Ok(vhost)
     }
 }
 
-/// Writes a connection's changes of state to status page and metrics.
-async fn report(
-    connection: Connection,
-    status: StatusHub,
-    metrics: Metrics,
-    cancel: CancellationToken,
-) {
-    let role = match connection.role() {
-        Role::Consume => BrokerRole::Consume,
-        Role::Publish => BrokerRole::Publish,
-    };
-    let mut states = connection.watch();
+/// Writes changes of the broker's state to status page and metrics.
+async fn report(vhost: Vhost, status: StatusHub, metrics: Metrics, cancel: CancellationToken) {
+    let Vhost { control, dialer } = vhost;
+    let mut states = control.watch();
+    let mut blocks = dialer.blocked();
     let mut was_blocked = false;
     loop {
         let state = states.borrow_and_update().clone();
-        let blocked = state.blocked().is_some();
-        match &state {
-            ConnectionState::Up { blocked, .. } => {
-                status.broker_up(connection.vhost(), role, blocked.clone());
-            }
+        let blocked = blocks.borrow_and_update().clone();
+        let is_blocked = blocked.is_some();
+        match state {
+            ConnectionState::Up { .. } => status.broker_up(control.vhost(), blocked),
             ConnectionState::Down { cause, .. } | ConnectionState::Connecting { cause, .. } => {
-                status.broker_down(connection.vhost(), role, cause.clone());
+                status.broker_down(control.vhost(), cause);
             }
         }
-        if blocked != was_blocked {
-            metrics.broker_blocked().add(if blocked { 1 } else { -1 });
-            was_blocked = blocked;
+        if is_blocked != was_blocked {
+            metrics.broker_blocked().add(if is_blocked { 1 } else { -1 });
+            was_blocked = is_blocked;
         }
-        tokio::select! {
+        let changed = tokio::select! {
             () = cancel.cancelled() => return,
-            changed = states.changed() => if changed.is_err() { return },
+            changed = states.changed() => changed,
+            changed = blocks.changed() => changed,
+        };
+        if changed.is_err() {
+            return;
         }
     }
 }

@@ -4,12 +4,13 @@
 //! deliveries, so that finishing work goes before taking work. A lane ends with its channel: whatever is unsettled then
 //! comes again to whoever consumes next, so nothing is carried over.
 
+use super::large::{Finished, Large};
 use super::metrics::MemoryKind;
 use super::outlets::{OutletEvent, What, keep_stream};
 use super::shared::{Rules, Shared};
 use super::status::{LaneFacts, LaneState, TargetLine};
-use crate::broker::{self, Connection, Consumer, ConsumerEvent, ConsumerKind};
-use crate::lane::{Action, Lane, LaneSettings, Note, Routing, Target, Window};
+use crate::broker::{self, Consumer, ConsumerEvent, ConsumerKind};
+use crate::lane::{Action, Lane, LaneSettings, Note, Prefetch, Routing, Target, Window};
 use crate::model::{Backoff, LaneId, Parcel, Partition, SourceName, own_queues};
 use crate::rules::{Duplicates, QueueType, Take};
 use std::collections::HashMap;
@@ -31,9 +32,12 @@ pub(super) struct LaneSpec {
     pub(super) duplicates: Duplicates,
 }
 
-/// Deliveries in flight per lane at most. A batch-wise publisher confirms 256 at a time; four batches keep a link of
-/// 100 ms and a broker that confirms late busy.
+/// Deliveries in flight per lane at most. 10,000 a second over a link of 100 ms; each may pin a buffer of 64 KiB that it
+/// was read into, which together is an eighth of the default memory.
 const DELIVERIES_MAX: u16 = 1_024;
+
+/// The broker resets a connection that it couldn't write to for 30 s; a lane that can't go on lets go long before.
+const STALL_MAX: Duration = Duration::from_secs(10);
 
 /// The part of the gateway's memory that one lane's deliveries may take: an eighth, so that the usual handful of lanes
 /// stays within half of it, with parcels sharing their bodies. Less when there are more lanes.
@@ -49,7 +53,7 @@ const GOOD_CONSUMER: Duration = Duration::from_secs(10);
 pub(super) async fn run(shared: Arc<Shared>, spec: LaneSpec, cancel: CancellationToken) {
     let backoff = Backoff::new(fastrand::u64(..));
     let mut attempt = 0;
-    let mut prefetch = DELIVERIES_MAX;
+    let mut prefetch = Prefetch::new(DELIVERIES_MAX, bytes_max(&shared));
     let mut said = None;
     let subject = format!("lane {}/{}", spec.source, spec.partition);
     let show = |facts| shared.status.set_lane(&spec.source, spec.partition, facts);
@@ -64,32 +68,31 @@ pub(super) async fn run(shared: Arc<Shared>, spec: LaneSpec, cancel: Cancellatio
         let opened = tokio::select! {
             biased;
             () = cancel.cancelled() => break,
-            opened = open(&shared, &spec, prefetch, absent) => opened,
+            opened = open(&shared, &spec, prefetch.get(), absent) => opened,
         };
-        let ended = match opened {
+        let cause = match opened {
             Ok((consumer, kind)) => {
                 tracing::info!(source = %spec.source, queue = consumer.queue(), "a lane takes");
                 shared.status.clear_fault(&subject);
                 said = Some(String::new());
                 show(LaneFacts::of(LaneState::Waiting, None));
-                let mut taking = Taking::new(Arc::clone(&shared), &spec, prefetch);
+                let mut taking = Taking::new(Arc::clone(&shared), &spec, &mut prefetch);
                 taking.run(consumer, kind, &cancel).await
             }
-            Err(cause) => Ended { cause, prefetch },
+            Err(cause) => cause,
         };
         if cancel.is_cancelled() {
             break;
         }
-        prefetch = ended.prefetch;
         let lived = began.elapsed() > GOOD_CONSUMER;
         attempt = if lived { 0 } else { attempt + 1 };
-        if said.as_ref() != Some(&ended.cause) {
-            tracing::warn!(source = %spec.source, cause = %ended.cause, "a lane is down");
+        if said.as_ref() != Some(&cause) {
+            tracing::warn!(source = %spec.source, %cause, "a lane is down");
         }
         let mend = "mend what the message names; the lane tries again by itself";
-        shared.status.set_fault(&subject, ended.cause.clone(), mend);
-        show(LaneFacts::of(LaneState::Down, Some(ended.cause.clone())));
-        said = Some(ended.cause);
+        shared.status.set_fault(&subject, cause.clone(), mend);
+        show(LaneFacts::of(LaneState::Down, Some(cause.clone())));
+        said = Some(cause);
         tokio::select! {
             () = tokio::time::sleep(backoff.delay(attempt)) => {}
             () = cancel.cancelled() => break,
@@ -99,10 +102,9 @@ pub(super) async fn run(shared: Arc<Shared>, spec: LaneSpec, cancel: Cancellatio
     shared.status.drop_lane(&spec.source, spec.partition);
 }
 
-struct Ended {
-    cause: String,
-    /// That fits the sizes seen.
-    prefetch: u16,
+/// What one lane's deliveries may take of the gateway's memory.
+fn bytes_max(shared: &Shared) -> usize {
+    shared.memory_bytes / MEMORY_SHARE.max(shared.lanes_taken())
 }
 
 /// Makes sure that the lane's queue is there and can be held by one consumer, and consumes it.
@@ -116,13 +118,12 @@ async fn open(
         .brokers
         .vhost(spec.vhost.as_deref())
         .map_err(|e| e.to_string())?;
-    if let Some(cause) = down_cause(&vhost.publish).or_else(|| down_cause(&vhost.consume)) {
-        // Said at once; the connections go on trying by themselves.
+    if let Some(cause) = vhost.control.state().cause() {
+        // Said at once; the connection goes on trying by itself.
         let facts = LaneFacts::of(absent, Some(format!("the broker is away: {cause}")));
         shared.status.set_lane(&spec.source, spec.partition, facts);
     }
-    vhost.publish.up().await;
-    vhost.consume.up().await;
+    vhost.control.up().await;
     let (queue, kind) = match &spec.take {
         Take::Exchange { exchange, bindings } => {
             let queue = own_queues::lane(&shared.here.space, &spec.source, spec.partition);
@@ -137,14 +138,14 @@ async fn open(
                 QueueType::Quorum => broker::QueueType::Quorum,
                 QueueType::Classic => broker::QueueType::Classic,
             };
-            broker::ensure_lane_queue(&vhost.publish, &queue, kind, exchange, &bindings)
+            broker::ensure_lane_queue(&vhost.control, &queue, kind, exchange, &bindings)
                 .await
                 .map_err(|e| e.to_string())?;
             (queue, ConsumerKind::SingleActive)
         }
         Take::Queue { queue } => {
             let management = shared.brokers.management();
-            let found = broker::inspect_foreign_queue(&vhost.publish, management, queue)
+            let found = broker::inspect_foreign_queue(&vhost.control, management, queue)
                 .await
                 .map_err(|e| e.to_string())?;
             (
@@ -153,25 +154,21 @@ async fn open(
             )
         }
     };
-    let consumer = Consumer::open(&vhost.consume, &queue, kind, prefetch)
+    let name = format!("lane {}/{}", spec.source, spec.partition);
+    let body_bytes_max = shared.limits.body_bytes_max;
+    let consumer = Consumer::open(&vhost.dialer, &name, &queue, kind, prefetch, body_bytes_max)
         .await
         .map_err(|e| e.to_string())?;
     Ok((consumer, kind))
 }
 
-fn down_cause(connection: &Connection) -> Option<String> {
-    connection.state().cause().map(str::to_owned)
-}
-
 /// A lane while it consumes.
-struct Taking {
+struct Taking<'a> {
     shared: Arc<Shared>,
     spec: LaneSpec,
     lane: Lane,
-    prefetch: u16,
-    bytes_max: usize,
-    /// The largest message of this run, to choose a prefetch that fits.
-    largest: usize,
+    prefetch: &'a mut Prefetch,
+    large: Large,
     senders: HashMap<Target, mpsc::Sender<Parcel>>,
     events: mpsc::Sender<OutletEvent>,
     from_outlets: mpsc::Receiver<OutletEvent>,
@@ -183,7 +180,7 @@ struct Taking {
     counted_bytes: i64,
 }
 
-impl Drop for Taking {
+impl Drop for Taking<'_> {
     fn drop(&mut self) {
         self.count_memory(0);
     }
@@ -197,20 +194,20 @@ enum Event {
     Stop,
     Outlet(OutletEvent),
     Consumer(ConsumerEvent),
+    Large(Option<Finished>),
     Tick,
 }
 
-impl Taking {
-    fn new(shared: Arc<Shared>, spec: &LaneSpec, prefetch: u16) -> Self {
-        let bytes_max = shared.memory_bytes / MEMORY_SHARE.max(shared.lanes_taken());
+impl<'a> Taking<'a> {
+    fn new(shared: Arc<Shared>, spec: &LaneSpec, prefetch: &'a mut Prefetch) -> Self {
         let settings = LaneSettings {
             here: shared.here.unit.clone(),
             source: spec.source.clone(),
             partition: spec.partition,
             limits: shared.limits,
             window: Window {
-                deliveries: usize::from(prefetch),
-                bytes: bytes_max,
+                deliveries: usize::from(prefetch.get()),
+                bytes: bytes_max(&shared),
             },
             duplicates: spec.duplicates.clone(),
         };
@@ -220,8 +217,7 @@ impl Taking {
             spec: spec.clone(),
             lane: Lane::new(settings),
             prefetch,
-            bytes_max,
-            largest: 0,
+            large: Large::new(spec.vhost.clone()),
             senders: HashMap::new(),
             events,
             from_outlets,
@@ -237,46 +233,54 @@ impl Taking {
         mut consumer: Consumer,
         kind: ConsumerKind,
         cancel: &CancellationToken,
-    ) -> Ended {
+    ) -> String {
         let mut tick = tokio::time::interval(Duration::from_secs(1));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut stop_by: Option<Instant> = None;
+        let mut grows = false;
         let cause = loop {
             if stop_by.is_some_and(|by| self.lane.in_flight() == 0 || Instant::now() >= by) {
                 break "the gateway goes down".to_owned();
             }
-            if self.prefetch_is_too_large() && self.lane.in_flight() == 0 {
-                self.prefetch = self.fitting_prefetch();
+            if grows && self.lane.in_flight() == 0 {
+                self.prefetch.grow();
                 break format!(
-                    "its messages are large: it takes {} at a time",
-                    self.prefetch
+                    "its messages have become small: it takes {} at a time",
+                    self.prefetch.get()
                 );
             }
-            let takes = stop_by.is_none() && self.lane.has_room() && !self.prefetch_is_too_large();
+            // The pieces of a large message are on their way to the park already, whatever the lane has in hand.
+            let takes = self.large.has_room()
+                && (self.large.is_open()
+                    || (stop_by.is_none() && !grows && self.lane.has_room()));
             let event = tokio::select! {
                 biased;
                 () = cancel.cancelled(), if stop_by.is_none() => Event::Stop,
                 Some(event) = self.from_outlets.recv() => Event::Outlet(event),
+                finished = self.large.next() => Event::Large(finished),
                 event = next(&mut consumer, takes) => Event::Consumer(event),
                 _ = tick.tick() => Event::Tick,
             };
-            let actions = match event {
+            let handled = match event {
                 Event::Stop => {
                     stop_by = Some(Instant::now() + self.shared.drain);
-                    Vec::new()
+                    Ok(Vec::new())
                 }
                 Event::Tick => {
                     self.report(kind);
-                    Vec::new()
+                    grows = self.prefetch.should_grow(Instant::now().into_std());
+                    match consumer.stalled_since() {
+                        Some(since) if since.elapsed() >= STALL_MAX => Err(self.stalled()),
+                        Some(_) | None => Ok(Vec::new()),
+                    }
                 }
-                Event::Outlet(event) => self.on_outlet(event),
-                Event::Consumer(ConsumerEvent::Lost { cause }) => break cause,
-                Event::Consumer(event) => match self.on_delivery(event) {
-                    Some(actions) => actions,
-                    None => break "there is no table any more".to_owned(),
-                },
+                Event::Outlet(event) => Ok(self.on_outlet(event)),
+                Event::Large(finished) => self.on_large(finished),
+                Event::Consumer(event) => self.on_consumer(event),
             };
-            if let Err(cause) = self.apply(actions, &consumer) {
+            let applied = handled.and_then(|actions| self.apply(actions, &consumer));
+            if let Err(cause) = applied {
+                self.prefetch.shrink();
                 break cause;
             }
             self.pump();
@@ -287,28 +291,56 @@ impl Taking {
         if let Err(error) = consumer.close().await {
             tracing::debug!(source = %self.spec.source, %error, "closing a lane's channel");
         }
-        Ended {
-            cause,
-            prefetch: self.prefetch,
-        }
+        cause
     }
 
-    fn on_delivery(&mut self, event: ConsumerEvent) -> Option<Vec<Action>> {
+    /// Why a lane that can't go on gives up its channel.
+    fn stalled(&self) -> String {
+        let stuck = self.stuck(Instant::now().into_std());
+        let why = stuck.as_deref().unwrap_or("its targets are slow");
+        format!(
+            "it holds {} messages of {} KiB together and has no room for the next one ({why}): it gives the queue up and takes it again with a prefetch that fits",
+            self.lane.in_flight(),
+            self.lane.cost_bytes() / 1_024,
+        )
+    }
+
+    fn on_consumer(&mut self, event: ConsumerEvent) -> Result<Vec<Action>, String> {
         self.received_any = true;
-        let rules = self.shared.rules()?;
-        let routing = routing(&rules, &self.spec.source)?;
+        let no_table = || "there is no table any more".to_owned();
+        let rules = self.shared.rules().ok_or_else(no_table)?;
+        let routing = routing(&rules, &self.spec.source).ok_or_else(no_table)?;
         let at = Shared::moment();
         match event {
             ConsumerEvent::Delivery { tag, message } => {
-                self.largest = self.largest.max(message.body.len());
-                Some(self.lane.take(tag, message, routing, at))
+                self.prefetch.saw(message.body.len());
+                Ok(self.lane.take(tag, message, routing, at))
             }
-            ConsumerEvent::Unreadable {
+            ConsumerEvent::Large {
                 tag,
                 message,
-                cause,
-            } => Some(self.lane.take_unreadable(tag, message, cause, routing, at)),
-            ConsumerEvent::Lost { .. } => Some(Vec::new()),
+                body_bytes,
+            } => {
+                let (actions, parcel) =
+                    self.lane.take_large(tag, message, body_bytes, routing, at);
+                self.large.begin(&self.shared, parcel);
+                Ok(actions)
+            }
+            ConsumerEvent::Piece { piece, left } => {
+                self.large.piece(piece, left);
+                Ok(Vec::new())
+            }
+            ConsumerEvent::Lost { cause } => Err(cause),
+        }
+    }
+
+    fn on_large(&mut self, finished: Option<Finished>) -> Result<Vec<Action>, String> {
+        let Some(Finished { entry, outcome }) = finished else {
+            return Ok(Vec::new());
+        };
+        match outcome {
+            Ok(()) => Ok(self.lane.large_parked(entry, Shared::moment())),
+            Err(cause) => Err(format!("parking a large message: {cause}")),
         }
     }
 
@@ -406,24 +438,10 @@ impl Taking {
     fn report(&mut self, kind: ConsumerKind) {
         self.count_memory(self.lane.cost_bytes());
         let now = Instant::now().into_std();
-        let age_ms = |since: Option<std::time::Instant>| {
-            since.map_or(0, |since| {
-                u64::try_from(now.saturating_duration_since(since).as_millis()).unwrap_or(u64::MAX)
-            })
-        };
+        let stuck = self.stuck(now);
         let mut targets = Vec::new();
-        let mut stuck = None;
         for (target, view) in self.lane.views() {
-            let lag_ms = age_ms(view.oldest);
-            if view.unanswered > 0 && lag_ms > 2_000 {
-                stuck = stuck.or_else(|| {
-                    let cause = view.cause.as_deref().unwrap_or("it does not answer");
-                    Some(match target {
-                        Target::Unit(unit) => format!("{unit}: {cause}"),
-                        Target::Park => format!("the park: {cause}"),
-                    })
-                });
-            }
+            let lag_ms = age_ms(now, view.oldest);
             let Target::Unit(to) = target else { continue };
             let metrics = &self.shared.metrics;
             let in_flight = view.unanswered as u64;
@@ -456,6 +474,20 @@ impl Taking {
             .set_lane(&self.spec.source, self.spec.partition, facts);
     }
 
+    /// The first target that hasn't answered for two seconds, and why.
+    fn stuck(&self, now: std::time::Instant) -> Option<String> {
+        self.lane.views().find_map(|(target, view)| {
+            if view.unanswered == 0 || age_ms(now, view.oldest) <= STUCK_MS {
+                return None;
+            }
+            let cause = view.cause.as_deref().unwrap_or("it does not answer");
+            Some(match target {
+                Target::Unit(unit) => format!("{unit}: {cause}"),
+                Target::Park => format!("the park: {cause}"),
+            })
+        })
+    }
+
     fn lane_id(&self) -> LaneId {
         LaneId {
             unit: self.shared.here.unit.clone(),
@@ -463,18 +495,15 @@ impl Taking {
             partition: self.spec.partition,
         }
     }
+}
 
-    /// The client library holds up to `prefetch` messages: with large ones that is more than the lane's budget.
-    fn prefetch_is_too_large(&self) -> bool {
-        self.prefetch > 1 && usize::from(self.prefetch) * self.largest > 2 * self.bytes_max
-    }
+/// A target that leaves a parcel unanswered for longer is said to hold its lane.
+const STUCK_MS: u64 = 2_000;
 
-    fn fitting_prefetch(&self) -> u16 {
-        let fitting = self.bytes_max / self.largest.max(1);
-        u16::try_from(fitting)
-            .unwrap_or(DELIVERIES_MAX)
-            .clamp(1, DELIVERIES_MAX)
-    }
+fn age_ms(now: std::time::Instant, since: Option<std::time::Instant>) -> u64 {
+    since.map_or(0, |since| {
+        u64::try_from(now.saturating_duration_since(since).as_millis()).unwrap_or(u64::MAX)
+    })
 }
 
 /// The consumer's next event; its end alone, while the lane takes nothing.

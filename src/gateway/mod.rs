@@ -8,6 +8,7 @@ pub mod status;
 mod brokers;
 mod follow;
 mod lane_task;
+mod large;
 mod lanes;
 mod links;
 mod outlets;

@@ -1,5 +1,6 @@
 //! Keeps a stream open from one lane to one target: picks a gateway, opens, reports, and begins again after a pause.
 
+use super::brokers::Vhost;
 use super::shared::Shared;
 use crate::lane::Target;
 use crate::link::{Credit, Hello, Incarnation, PROTOCOL};
@@ -113,21 +114,17 @@ async fn open(
         Target::Unit(unit) => shared.links.open(unit, hello(unit), attempt).await,
         Target::Park => {
             let (ours, theirs) = local_pipe(hello(&shared.here.unit));
-            let connection = shared
-                .brokers
-                .vhost(vhost)
-                .map_err(|e| e.to_string())?
-                .publish;
-            let task = park(Arc::clone(shared), connection, theirs);
+            let vhost = shared.brokers.vhost(vhost).map_err(|e| e.to_string())?;
+            let task = park(Arc::clone(shared), vhost, theirs);
             shared.tracker.spawn(task);
             Ok(ours)
         }
     }
 }
 
-async fn park(shared: Arc<Shared>, connection: crate::broker::Connection, pipe: ReceiverPipe) {
+async fn park(shared: Arc<Shared>, vhost: Vhost, pipe: ReceiverPipe) {
     // It ends with its sender; the lane settles first when the gateway goes down.
-    super::receiver::park(&shared, &connection, pipe, CancellationToken::new()).await;
+    super::receiver::park(&shared, &vhost, pipe, CancellationToken::new()).await;
 }
 
 /// Passes a stream's events on, until it ends: then its cause; `None` when the lane has ended.

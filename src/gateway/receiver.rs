@@ -6,8 +6,11 @@
 
 use super::metrics::MemoryKind;
 use super::shared::Shared;
-use crate::amqp::FieldValue;
-use crate::broker::{self, Connection, LanePublisher, OpenError, Outcome, Publish, Unroutable};
+use super::brokers::Vhost;
+use crate::amqp::{CodecError, Edit, FieldValue, Property};
+use crate::broker::{
+    self, Connection, Dialer, LanePublisher, OpenError, Outcome, Publish, PublishId, Unroutable,
+};
 use crate::lane::remaining;
 use crate::link::RefusalReason;
 use crate::model::marks::{X_SET_IN_DOUBT, X_SET_PARCEL};
@@ -15,15 +18,16 @@ use crate::model::{Answer, LaneId, Parcel, ParcelNumber, Reason, own_queues};
 use crate::routing::Table;
 use crate::wire::{ReceiverPipe, StreamEvent};
 use bytes::Bytes;
-use std::collections::HashSet;
+use prometheus::{Histogram, IntCounter, IntGauge};
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// Parcels published before their confirms are awaited. The library pairs returns with the wrong confirm, so a batch is
-/// judged as a whole; above some hundreds its bookkeeping gets slower.
-const BATCH_PARCELS: usize = 256;
+/// Parcels published and not confirmed at most: 20,000 a second into a classic queue that confirms 200 ms late. Their
+/// bytes are bounded by the stream's credit.
+const UNCONFIRMED_MAX: usize = 4_096;
 
 /// How long a receiver waits for a lock that another connection holds. A killed holder's is free at once; one that
 /// lives is asked by its own gateway's newer stream, so the sender had better try that one.
@@ -58,15 +62,15 @@ pub(super) async fn receive(shared: &Shared, pipe: ReceiverPipe, end: Cancellati
         let cause = format!("the table here has no source {} yet", lane.source);
         return refuse(&pipe.words, RefusalReason::NotReady, cause).await;
     };
-    let connection = match shared.brokers.vhost(vhost.as_deref()) {
-        Ok(vhost) => vhost.publish,
+    let vhost = match shared.brokers.vhost(vhost.as_deref()) {
+        Ok(vhost) => vhost,
         Err(error) => {
             return refuse(&pipe.words, RefusalReason::BrokerAway, error.to_string()).await;
         }
     };
     let publisher = tokio::select! {
         () = end.cancelled() => return,
-        publisher = open_under_lock(&connection, &lock) => publisher,
+        publisher = open_under_lock(&vhost.dialer, &lane, &lock) => publisher,
     };
     let publisher = match publisher {
         Ok(publisher) => publisher,
@@ -84,7 +88,7 @@ pub(super) async fn receive(shared: &Shared, pipe: ReceiverPipe, end: Cancellati
         }),
         Some(rules) => check(&rules.table, shared, parcel, &lane),
     };
-    let end = serve(shared, &connection, pipe, publisher, check, end).await;
+    let end = serve(shared, &vhost.control, pipe, publisher, check, end).await;
     if let End::Broken(cause) = end {
         tracing::warn!(%lane, %cause, "a receiver ended");
     }
@@ -93,26 +97,30 @@ pub(super) async fn receive(shared: &Shared, pipe: ReceiverPipe, end: Cancellati
 /// Serves the stream of parked messages, which go to this unit's own queue and need no lock.
 pub(super) async fn park(
     shared: &Shared,
-    connection: &Connection,
+    vhost: &Vhost,
     pipe: ReceiverPipe,
     end: CancellationToken,
 ) {
-    let queue = own_queues::park(&shared.here.space);
-    let made =
-        crate::broker::ensure_own_queue(connection, &queue, crate::broker::QueueType::Quorum).await;
-    if let Err(error) = made {
-        let cause = format!("declaring {queue}: {error}");
-        return refuse(&pipe.words, RefusalReason::BrokerAway, cause).await;
-    }
-    let publisher = match LanePublisher::open(connection, None).await {
-        Ok(publisher) => publisher.of_any_size(),
-        Err(error) => {
-            return refuse(&pipe.words, RefusalReason::BrokerAway, error.to_string()).await;
-        }
+    let publisher = match open_park(shared, vhost).await {
+        Ok(publisher) => publisher,
+        Err(cause) => return refuse(&pipe.words, RefusalReason::BrokerAway, cause).await,
     };
-    if let End::Broken(cause) = serve(shared, connection, pipe, publisher, |_| Ok(()), end).await {
-        tracing::warn!(%queue, %cause, "parking was interrupted");
+    let end = serve(shared, &vhost.control, pipe, publisher, |_| Ok(()), end).await;
+    if let End::Broken(cause) = end {
+        tracing::warn!(%cause, "parking was interrupted");
     }
+}
+
+/// A publisher into the park queue, which is there when this returns.
+pub(super) async fn open_park(shared: &Shared, vhost: &Vhost) -> Result<LanePublisher, String> {
+    let queue = own_queues::park(&shared.here.space);
+    broker::ensure_own_queue(&vhost.control, &queue, broker::QueueType::Quorum)
+        .await
+        .map_err(|error| format!("declaring {queue}: {error}"))?;
+    let publisher = LanePublisher::open(&vhost.dialer, "park", None)
+        .await
+        .map_err(|error| error.to_string())?;
+    Ok(publisher.of_any_size())
 }
 
 async fn refuse(words: &mpsc::Sender<StreamEvent>, reason: RefusalReason, cause: String) {
@@ -120,10 +128,15 @@ async fn refuse(words: &mpsc::Sender<StreamEvent>, reason: RefusalReason, cause:
     let _ = words.send(StreamEvent::Refused { reason, cause }).await;
 }
 
-async fn open_under_lock(connection: &Connection, lock: &str) -> Result<LanePublisher, OpenError> {
+async fn open_under_lock(
+    dialer: &Dialer,
+    lane: &LaneId,
+    lock: &str,
+) -> Result<LanePublisher, OpenError> {
+    let name = format!("receives {lane}");
     let deadline = Instant::now() + LOCK_PATIENCE;
     loop {
-        match LanePublisher::open(connection, Some(lock)).await {
+        match LanePublisher::open(dialer, &name, Some(lock)).await {
             Err(OpenError::Locked { .. }) if Instant::now() < deadline => {
                 tokio::time::sleep(LOCK_RETRY).await;
             }
@@ -217,7 +230,7 @@ async fn serve(
     shared: &Shared,
     connection: &Connection,
     mut pipe: ReceiverPipe,
-    mut publisher: LanePublisher,
+    publisher: LanePublisher,
     check: impl Fn(&Parcel) -> Result<(), Answer>,
     end: CancellationToken,
 ) -> End {
@@ -225,96 +238,59 @@ async fn serve(
         receiver: shared.here.gateway.clone(),
         credit: pipe.credit,
     };
-    let mut outcome = match pipe.words.send(up).await {
+    let mut ending = match pipe.words.send(up).await {
         Ok(()) => None,
         Err(_) => Some(End::SenderGone),
     };
-    let in_doubt = shared
-        .metrics
-        .in_doubt(&pipe.hello.source, &shared.here.unit);
-    let confirm_seconds = shared.metrics.confirm_seconds();
-    let memory = shared.metrics.memory_bytes(MemoryKind::Receivers);
-    let mut exchanges = Exchanges {
-        connection,
-        found: HashSet::new(),
+    let metrics = &shared.metrics;
+    let mut publishing = Publishing {
+        publisher,
+        incarnation: pipe.hello.incarnation.0,
+        exchanges: Exchanges {
+            connection,
+            found: HashSet::new(),
+        },
+        under_way: HashMap::new(),
+        window: 1,
+        in_doubt: metrics.in_doubt(&pipe.hello.source, &shared.here.unit),
+        confirm_seconds: metrics.confirm_seconds(),
+        memory: metrics.memory_bytes(MemoryKind::Receivers),
     };
-    let mut parcels = Vec::with_capacity(BATCH_PARCELS);
-    // Whatever closes the channel costs the confirms of its batch, which come again marked. A new stream begins with one
-    // parcel and doubles, so that what goes before a parcel that closes every channel is repeated once, not each time.
-    let mut batch_parcels = 1;
-    while outcome.is_none() {
-        let taken = tokio::select! {
+    let mut parcels = Vec::new();
+    // Whatever ends the stream, what is under way gets its answer first: the publisher gives up on the broker by itself.
+    while ending.is_none() || !publishing.under_way.is_empty() {
+        let room = publishing.room();
+        let event = tokio::select! {
             biased;
-            () = end.cancelled() => {
-                outcome = Some(End::Superseded);
-                break;
+            () = end.cancelled(), if ending.is_none() => Event::Superseded,
+            outcomes = publishing.publisher.next() => Event::Outcomes(outcomes),
+            taken = pipe.parcels.recv_many(&mut parcels, room), if ending.is_none() && room > 0 => {
+                Event::Parcels(taken)
             }
-            taken = pipe.parcels.recv_many(&mut parcels, batch_parcels) => taken,
         };
-        if taken == 0 {
-            outcome = Some(End::SenderGone);
-            break;
-        }
-        batch_parcels = (batch_parcels * 2).min(BATCH_PARCELS);
-        let received = Instant::now();
-        let mut answers = Vec::with_capacity(taken);
-        let mut numbers = Vec::with_capacity(taken);
-        let mut batch = Vec::with_capacity(taken);
-        let held: usize = parcels.iter().map(Parcel::cost_bytes).sum();
-        let held_bytes = i64::try_from(held).unwrap_or(i64::MAX);
-        for parcel in parcels.drain(..) {
-            let verdict = match check(&parcel) {
-                Ok(()) => exchanges.has(&parcel.address.exchange).await,
-                refused => refused,
-            };
-            match verdict {
-                Ok(()) => {
-                    numbers.push(parcel.number);
-                    if parcel.sent_before {
-                        in_doubt.inc();
-                    }
-                    batch.push(publish(
-                        parcel,
-                        pipe.hello.incarnation.0,
-                        received.elapsed(),
-                    ));
-                }
-                Err(later @ Answer::Later { .. }) => {
-                    // What is behind it must not overtake it.
-                    outcome = Some(End::Broken(cause_of(&later)));
-                    answers.push((parcel.number, later));
-                    break;
-                }
-                Err(answer) => answers.push((parcel.number, answer)),
+        let mut answers = Vec::new();
+        let ended = match event {
+            Event::Superseded => Some(End::Superseded),
+            Event::Outcomes(outcomes) => publishing.on_outcomes(outcomes, &mut answers),
+            Event::Parcels(0) => Some(End::SenderGone),
+            Event::Parcels(_) => {
+                publishing
+                    .on_parcels(parcels.drain(..), &check, &mut answers)
+                    .await
             }
-        }
-        let published = Instant::now();
-        memory.add(held_bytes);
-        let outcomes = publisher.publish(batch).await;
-        memory.sub(held_bytes);
-        confirm_seconds.observe(published.elapsed().as_secs_f64());
-        for (number, judged) in numbers.into_iter().zip(outcomes) {
-            match answer(judged) {
-                Ok(answer) => {
-                    if let Answer::Later { .. } = answer {
-                        outcome = Some(End::Broken(cause_of(&answer)));
-                    }
-                    answers.push((number, answer));
-                }
-                Err(cause) => outcome = Some(End::Broken(cause)),
-            }
-        }
+        };
+        ending = ending.or(ended);
         if !answers.is_empty() && say(&pipe.words, answers).await.is_err() {
-            outcome = Some(End::SenderGone);
+            ending = ending.or(Some(End::SenderGone));
         }
     }
     // The lock goes with the publisher, after all that was published under it: only then may a newer stream begin.
-    if let Err(error) = publisher.close().await {
+    if let Err(error) = publishing.publisher.close().await {
         tracing::debug!(%error, "closing a publisher");
     }
-    let outcome = outcome.unwrap_or(End::SenderGone);
-    let cause = match &outcome {
-        End::SenderGone => return outcome,
+    let ending = ending.unwrap_or(End::SenderGone);
+    let cause = match &ending {
+        End::SenderGone => return ending,
         End::Superseded => "a newer stream of this lane took over, or the gateway goes down",
         End::Broken(cause) => cause,
     };
@@ -324,7 +300,131 @@ async fn serve(
             cause: cause.to_owned(),
         })
         .await;
-    outcome
+    ending
+}
+
+enum Event {
+    Superseded,
+    Outcomes(Vec<(PublishId, Outcome)>),
+    Parcels(usize),
+}
+
+/// A stream's parcels between their arrival and the broker's word on them.
+struct Publishing<'a> {
+    publisher: LanePublisher,
+    incarnation: u64,
+    exchanges: Exchanges<'a>,
+    /// By the parcel's number, which is also the publish's.
+    under_way: HashMap<PublishId, UnderWay>,
+    /// How many may be under way. Whatever closes the channel costs the confirms of all that is, which comes again
+    /// marked. So a new stream begins with one parcel and doubles: what goes before a parcel that closes every channel is
+    /// repeated once, not each time.
+    window: usize,
+    in_doubt: IntCounter,
+    confirm_seconds: Histogram,
+    memory: IntGauge,
+}
+
+struct UnderWay {
+    since: Instant,
+    bytes: i64,
+}
+
+impl Publishing<'_> {
+    /// How many parcels may be taken now.
+    fn room(&self) -> usize {
+        if self.publisher.has_room() {
+            self.window.saturating_sub(self.under_way.len())
+        } else {
+            0
+        }
+    }
+
+    /// Publishes what may be published. Says why the stream ends, where it does: what is behind a parcel that has to come
+    /// later must not overtake it.
+    async fn on_parcels(
+        &mut self,
+        parcels: impl Iterator<Item = Parcel>,
+        check: impl Fn(&Parcel) -> Result<(), Answer>,
+        answers: &mut Vec<(ParcelNumber, Answer)>,
+    ) -> Option<End> {
+        let received = Instant::now();
+        for parcel in parcels {
+            let number = parcel.number;
+            let verdict = match check(&parcel) {
+                Ok(()) => self.exchanges.has(&parcel.address.exchange).await,
+                refused => refused,
+            };
+            let bytes = i64::try_from(parcel.cost_bytes()).unwrap_or(i64::MAX);
+            let in_doubt = parcel.sent_before;
+            let publish = verdict.and_then(|()| {
+                publish(parcel, self.incarnation, received.elapsed()).map_err(|error| {
+                    Answer::Refused {
+                        reason: Reason::Malformed,
+                        cause: error.to_string(),
+                    }
+                })
+            });
+            match publish {
+                Ok(publish) => {
+                    if in_doubt {
+                        self.in_doubt.inc();
+                    }
+                    self.memory.add(bytes);
+                    let since = Instant::now();
+                    self.under_way.insert(publish.id, UnderWay { since, bytes });
+                    self.publisher.publish(publish);
+                }
+                Err(later @ Answer::Later { .. }) => {
+                    let end = End::Broken(cause_of(&later));
+                    answers.push((number, later));
+                    return Some(end);
+                }
+                Err(answer) => answers.push((number, answer)),
+            }
+        }
+        None
+    }
+
+    fn on_outcomes(
+        &mut self,
+        outcomes: Vec<(PublishId, Outcome)>,
+        answers: &mut Vec<(ParcelNumber, Answer)>,
+    ) -> Option<End> {
+        let mut end = None;
+        for (id, outcome) in outcomes {
+            let Some(under_way) = self.under_way.remove(&id) else {
+                debug_assert!(false, "an outcome of nothing: {id:?}");
+                continue;
+            };
+            self.memory.sub(under_way.bytes);
+            self.confirm_seconds
+                .observe(under_way.since.elapsed().as_secs_f64());
+            match answer(outcome) {
+                Ok(answer) => {
+                    if let Answer::Later { .. } = answer {
+                        end.get_or_insert_with(|| End::Broken(cause_of(&answer)));
+                    }
+                    self.window = (self.window + 1).min(UNCONFIRMED_MAX);
+                    answers.push((ParcelNumber(id.0), answer));
+                }
+                Err(cause) => {
+                    end.get_or_insert(End::Broken(cause));
+                }
+            }
+        }
+        match (end, self.publisher.ended()) {
+            (None, Some(cause)) => Some(End::Broken(cause)),
+            (end, _) => end,
+        }
+    }
+}
+
+impl Drop for Publishing<'_> {
+    fn drop(&mut self) {
+        self.memory
+            .sub(self.under_way.values().map(|one| one.bytes).sum());
+    }
 }
 
 async fn say(
@@ -342,31 +442,33 @@ fn cause_of(answer: &Answer) -> String {
 }
 
 /// The marks that only the publishing end knows are put on last; neither is under the seal.
-fn publish(parcel: Parcel, incarnation: u64, held: Duration) -> Publish {
+fn publish(parcel: Parcel, incarnation: u64, held: Duration) -> Result<Publish, CodecError> {
     let Parcel {
         number,
         address,
-        mut properties,
+        properties,
         body,
         sent_before,
         ..
     } = parcel;
-    let token = format!("{incarnation:x}-{number}");
-    let headers = properties.headers_mut();
-    headers.set(X_SET_PARCEL, FieldValue::str(&token));
+    let mut edit = Edit::new();
+    edit.set_header(
+        X_SET_PARCEL,
+        &FieldValue::str(format!("{incarnation:x}-{number}")),
+    );
     if sent_before {
-        headers.set(X_SET_IN_DOUBT, FieldValue::Bool(true));
+        edit.set_header(X_SET_IN_DOUBT, &FieldValue::Bool(true));
     }
-    if let Some(expiration) = &properties.expiration {
-        properties.expiration = Some(remaining(expiration, held));
+    if let Some(expiration) = properties.text(Property::Expiration) {
+        edit.set(Property::Expiration, remaining(&expiration, held));
     }
-    Publish {
+    Ok(Publish {
+        id: PublishId(number.0),
         address,
-        properties,
+        properties: edit.apply(&properties)?,
         body,
         unroutable: Unroutable::Return,
-        token,
-    }
+    })
 }
 
 /// The answer that an outcome is; an unknown outcome has none, and ends the stream.

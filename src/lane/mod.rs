@@ -9,6 +9,7 @@ mod expiration;
 mod ledger;
 mod machine;
 mod outlet;
+mod prefetch;
 mod stamp;
 
 pub use envelope::{Admission, Admitted, Envelope, Limits, PROPERTIES_BYTES_MAX, Unreadable};
@@ -16,4 +17,5 @@ pub use expiration::remaining;
 pub use ledger::{EntryId, Ledger, Settlement};
 pub use machine::{Action, Lane, LaneSettings, Moment, Note, Routing, Target, Window};
 pub use outlet::{Outlet, OutletView};
+pub use prefetch::Prefetch;
 pub use stamp::{Parked, Stamp, WRAPPED_CONTENT_TYPE, stamp, wrap};

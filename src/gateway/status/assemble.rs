@@ -216,7 +216,7 @@ fn lanes(own: &[&GatewayStatus]) -> Vec<LaneLine> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gateway::status::{BrokerRole, LaneFacts, LaneState, StatusHub, TargetLine};
+    use crate::gateway::status::{LaneFacts, LaneState, StatusHub, TargetLine};
     use crate::model::{GatewayId, Partition, SiteId, SourceName};
 
     fn unit(name: &str) -> UnitId {
@@ -246,7 +246,7 @@ mod tests {
         let hub = StatusHub::new(space(), unit(of), gateway.clone());
         hub.etcd_up();
         hub.set_table(table(revision));
-        hub.broker_up("/", BrokerRole::Consume, None);
+        hub.broker_up("/", None);
         let peer = GatewayId::parse("bj-1-a").unwrap();
         hub.set_link(&unit("bj-1"), &peer, LinkState::Up, Some(30), None);
         let target = TargetLine {

@@ -4,7 +4,7 @@
 //! and the configuration name; faults by a limit of their own.
 
 use super::{
-    BrokerLine, BrokerRole, GatewayStatus, LaneFacts, LaneOfGateway, LinkState, PeerLine,
+    BrokerLine, GatewayStatus, LaneFacts, LaneOfGateway, LinkState, PeerLine,
     StatusFault, TableFacts, UpDown,
 };
 use crate::model::{GatewayId, Partition, SourceName, SpaceId, UnitId};
@@ -29,7 +29,7 @@ struct Inner {
     etcd: UpDown,
     etcd_cause: Option<String>,
     table: Option<TableFacts>,
-    brokers: BTreeMap<(String, BrokerRole), BrokerLine>,
+    brokers: BTreeMap<String, BrokerLine>,
     links: BTreeMap<(UnitId, GatewayId), PeerLine>,
     lanes: BTreeMap<(SourceName, Partition), LaneFacts>,
     faults: BTreeMap<String, Vec<StatusFault>>,
@@ -78,27 +78,25 @@ impl StatusHub {
         inner.table = Some(table);
     }
 
-    /// A connection to the broker is up, and whether the broker blocks it.
-    pub fn broker_up(&self, vhost: &str, role: BrokerRole, blocked: Option<String>) {
-        self.put_broker(vhost, role, UpDown::Up, blocked, None);
+    /// The broker is there, and perhaps takes no publishes.
+    pub fn broker_up(&self, vhost: &str, blocked: Option<String>) {
+        self.put_broker(vhost, UpDown::Up, blocked, None);
     }
 
-    /// A connection to the broker is down.
-    pub fn broker_down(&self, vhost: &str, role: BrokerRole, cause: impl Into<String>) {
-        self.put_broker(vhost, role, UpDown::Down, None, Some(cause.into()));
+    /// The broker isn't there.
+    pub fn broker_down(&self, vhost: &str, cause: impl Into<String>) {
+        self.put_broker(vhost, UpDown::Down, None, Some(cause.into()));
     }
 
     fn put_broker(
         &self,
         vhost: &str,
-        role: BrokerRole,
         state: UpDown,
         blocked: Option<String>,
         cause: Option<String>,
     ) {
         let line = BrokerLine {
             vhost: vhost.to_owned(),
-            role,
             state,
             blocked,
             cause,
@@ -106,12 +104,7 @@ impl StatusHub {
         self.inner
             .lock()
             .brokers
-            .insert((vhost.to_owned(), role), line);
-    }
-
-    /// No source uses this vhost any more.
-    pub fn drop_broker(&self, vhost: &str, role: BrokerRole) {
-        self.inner.lock().brokers.remove(&(vhost.to_owned(), role));
+            .insert(vhost.to_owned(), line);
     }
 
     /// What a link to one gateway does now.
@@ -228,8 +221,8 @@ mod tests {
     #[test]
     fn a_later_word_replaces_the_earlier_one() {
         let hub = hub();
-        hub.broker_down("/", BrokerRole::Consume, "connection refused");
-        hub.broker_up("/", BrokerRole::Consume, None);
+        hub.broker_down("/", "connection refused");
+        hub.broker_up("/", None);
         hub.set_fault("orders", "the exchange is missing", "declare it");
         hub.clear_fault("orders");
         let status = hub.snapshot();

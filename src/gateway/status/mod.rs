@@ -73,24 +73,12 @@ pub enum LaneState {
     Draining,
 }
 
-/// Which connection to the broker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum BrokerRole {
-    /// Takes messages.
-    Consume,
-    /// Publishes messages.
-    Publish,
-}
-
-/// One connection to the unit's broker.
+/// The unit's broker, in one vhost.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BrokerLine {
     /// Its vhost.
     pub vhost: String,
-    /// What it is for.
-    pub role: BrokerRole,
-    /// Whether it is open.
+    /// Whether there is a connection.
     pub state: UpDown,
     /// The broker takes no publishes now (an alarm), and why.
     pub blocked: Option<String>,

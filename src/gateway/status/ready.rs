@@ -70,7 +70,7 @@ pub fn readiness(status: &GatewayStatus) -> Readiness {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gateway::status::{BrokerRole, StatusHub, TableFacts};
+    use crate::gateway::status::{StatusHub, TableFacts};
     use crate::model::{Epoch, GatewayId, Lineage, Revision, SpaceId, UnitId};
 
     fn hub() -> StatusHub {
@@ -94,7 +94,7 @@ mod tests {
     fn a_new_gateway_is_not_ready_and_says_why() {
         let hub = hub();
         hub.etcd_down("connection refused");
-        hub.broker_down("/", BrokerRole::Consume, "no route to host");
+        hub.broker_down("/", "no route to host");
         let answer = readiness(&hub.snapshot());
         assert!(!answer.ready);
         let text = answer.reasons.join("\n");
@@ -108,7 +108,7 @@ mod tests {
         let hub = hub();
         with_table(&hub);
         hub.etcd_down("connection refused");
-        hub.broker_up("/", BrokerRole::Consume, None);
+        hub.broker_up("/", None);
         let answer = readiness(&hub.snapshot());
         assert!(answer.ready, "{answer:?}");
         assert!(!answer.warnings.is_empty());
@@ -119,7 +119,7 @@ mod tests {
         let hub = hub();
         with_table(&hub);
         hub.etcd_up();
-        hub.broker_up("/", BrokerRole::Publish, Some("low on memory".to_owned()));
+        hub.broker_up("/", Some("low on memory".to_owned()));
         assert!(readiness(&hub.snapshot()).reasons[0].contains("low on memory"));
     }
 }
