@@ -61,11 +61,13 @@ pub struct Destination {
 pub enum Content {
     /// At once.
     Whole(Bytes),
-    /// So many bytes, which follow in [`Command::PublishPiece`]s; no other publish on this channel until all are in.
+    /// So many bytes, which follow in [`Command::PublishPiece`]s; no other command on this channel until all are in. It
+    /// counts as sent when the last one is: until then the broker can't have it, and an end leaves it unsent.
     InPieces(u64),
 }
 
-/// A command.
+/// A command. Those of a channel may follow each other without waiting for answers. A queue's name above 255 bytes ends
+/// its channel; a channel that isn't open passes over all but a publish.
 #[derive(Debug)]
 pub enum Command {
     /// → [`super::Done::ChannelOpened`]
@@ -74,6 +76,9 @@ pub enum Command {
         channel: ChannelId,
     },
     /// → [`super::Event::ChannelEnded`], when the broker has done all that was asked on it before.
+    ///
+    /// Whatever else still comes on it is dropped, confirms too: what is unanswered then is unknown. Within the body of
+    /// a publish AMQP lets nobody close a channel: there it does as [`Command::Close`].
     CloseChannel {
         /// Which.
         channel: ChannelId,
@@ -106,7 +111,8 @@ pub enum Command {
         /// Its name.
         queue: Bytes,
     },
-    /// → [`super::Event::Outcome`], once. The channel must be in confirm mode.
+    /// → [`super::Event::Outcome`], once. The channel must be in confirm mode ([`Command::ConfirmSelect`] asked for, not
+    /// necessarily answered).
     Publish {
         /// Which.
         channel: ChannelId,
@@ -114,12 +120,14 @@ pub enum Command {
         id: PublishId,
         /// Where.
         to: Destination,
-        /// As they are sent. A mandatory one has the token header.
+        /// As they are sent. A mandatory one has the token header, or it is [`super::Outcome::Unencodable`]: its return
+        /// could not be told from another's.
         properties: RawProperties,
         /// The body.
         content: Content,
     },
-    /// More of a body.
+    /// More of a body. Passed over when its publish has had its outcome. More than was announced is the caller's fault,
+    /// and ends the connection: AMQP has no other way to take a body back.
     PublishPiece {
         /// Which.
         channel: ChannelId,
