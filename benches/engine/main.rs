@@ -11,6 +11,7 @@
 
 mod machine;
 mod ours;
+mod template;
 mod theirs;
 
 use rustix::time::{ClockId, clock_gettime};

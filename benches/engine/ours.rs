@@ -1,11 +1,11 @@
 //! The engine in its shell, as the gateway drives it.
 
+use super::template::Template;
 use super::{
     ACKNOWLEDGED_AT_ONCE, ACKNOWLEDGED_EVERY, BODY_BYTES, Cost, IN_FLIGHT_MAX, Meter, PREFETCH,
-    QUEUE, TOKEN_HEADER,
+    QUEUE,
 };
-use bytes::{Bytes, BytesMut};
-use setgate::amqp::{FieldValue, Properties, RawProperties};
+use bytes::Bytes;
 use setgate::broker::{
     Consumer, ConsumerEvent, ConsumerKind, Dialer, LanePublisher, Outcome, Publish, PublishId,
     Settings, Unroutable,
@@ -14,48 +14,6 @@ use setgate::lane::Ledger;
 use setgate::model::Address;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::task::TaskTracker;
-
-/// A message's properties, but for its number.
-pub(super) struct Template {
-    bytes: Bytes,
-    token_at: usize,
-}
-
-const TOKEN_DIGITS: usize = 16;
-
-impl Template {
-    pub(super) fn new() -> Self {
-        let mut properties = Properties {
-            delivery_mode: Some(2),
-            ..Properties::default()
-        };
-        let digits = [b'#'; TOKEN_DIGITS];
-        properties
-            .headers_mut()
-            .set(TOKEN_HEADER, FieldValue::str(digits));
-        let bytes = properties.encode().unwrap();
-        let token_at = bytes
-            .windows(TOKEN_DIGITS)
-            .position(|window| window == digits);
-        Self {
-            token_at: token_at.unwrap(),
-            bytes,
-        }
-    }
-
-    pub(super) fn of(&self, number: u64) -> RawProperties {
-        let mut bytes = BytesMut::from(self.bytes.as_ref());
-        let mut rest = number;
-        for digit in bytes[self.token_at..self.token_at + TOKEN_DIGITS]
-            .iter_mut()
-            .rev()
-        {
-            *digit = b'0' + u8::try_from(rest % 10).unwrap();
-            rest /= 10;
-        }
-        RawProperties::from_wire(bytes.freeze())
-    }
-}
 
 fn dialer(uri: &str, tasks: &TaskTracker) -> Dialer {
     let settings = Settings {
