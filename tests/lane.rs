@@ -4,9 +4,12 @@
 
 use bytes::Bytes;
 use proptest::prelude::*;
-use setgate::amqp::{FieldValue, Properties};
-use setgate::lane::{Action, Lane, LaneSettings, Limits, Moment, Note, Routing, Target, Window};
-use setgate::model::marks::{X_SET_IN_DOUBT, X_SET_REASON};
+use setgate::amqp::{FieldTable, FieldValue, Properties, RawProperties, TextProperty};
+use setgate::lane::{
+    Action, EntryId, Lane, LaneSettings, LargeParcel, Limits, Moment, Note, Routing, Target,
+    WRAPPED_CONTENT_TYPE, Window,
+};
+use setgate::model::marks::{X_SET_BODY_BYTES, X_SET_IN_DOUBT, X_SET_REASON};
 use setgate::model::{
     Address, Answer, DeliveryTag, Epoch, Lineage, Message, Parcel, ParcelNumber, Partition, Reason,
     Revision, SealKeys, Seats, SourceName, SpaceId, UnitId,
@@ -147,6 +150,24 @@ impl World {
         self.apply(actions);
     }
 
+    fn take_large(&mut self, tag: u64, message: Message, body_bytes: u64) -> LargeParcel {
+        let routing = Routing {
+            table: &self.table,
+            source: self.table.source(&self.source).unwrap(),
+            keys: &self.keys,
+        };
+        let (actions, parcel) =
+            self.lane
+                .take_large(DeliveryTag(tag), message, body_bytes, routing, Self::at());
+        self.apply(actions);
+        parcel
+    }
+
+    fn large_parked(&mut self, entry: EntryId) {
+        let actions = self.lane.large_parked(entry);
+        self.apply(actions);
+    }
+
     fn answer(&mut self, target: &Target, number: ParcelNumber, answer: Answer) {
         let routing = Routing {
             table: &self.table,
@@ -185,19 +206,24 @@ fn order(uid: i32, id: u64) -> Message {
         ..Properties::default()
     };
     properties.headers_mut().set("uid", FieldValue::I32(uid));
-    message("orders", "order.created", properties)
+    message("orders", "order.created", &properties)
 }
 
-fn message(exchange: &'static str, key: &'static str, properties: Properties) -> Message {
+fn message(exchange: &'static str, key: &'static str, properties: &Properties) -> Message {
     Message {
         address: Address {
             exchange: Bytes::from_static(exchange.as_bytes()),
             routing_key: Bytes::from_static(key.as_bytes()),
         },
-        properties,
+        properties: RawProperties::of(properties).unwrap(),
         body: Bytes::from_static(b"body"),
         redelivered: false,
     }
+}
+
+fn reason(parked: &Parcel) -> &[u8] {
+    let reason = parked.properties.header(X_SET_REASON).unwrap();
+    reason.as_bytes().unwrap()
 }
 
 fn here() -> Target {
@@ -234,10 +260,7 @@ fn a_returned_message_is_parked_before_it_is_settled() {
     assert_eq!(world.settled, 0, "settled though it is nowhere");
     world.lane.stream_up(&Target::Park, 1 << 20, 100);
     let parked = world.next(&Target::Park).unwrap();
-    assert_eq!(
-        parked.properties.header(X_SET_REASON),
-        Some(&FieldValue::str("unroutable"))
-    );
+    assert_eq!(reason(&parked), b"unroutable");
     assert_eq!(&parked.address.routing_key[..], b"setgate.trade.park");
     assert_eq!(&parked.body[..], b"body");
     world.answer(&Target::Park, parked.number, Answer::Accepted);
@@ -257,7 +280,10 @@ fn a_message_that_the_park_does_not_take_is_not_settled() {
         },
     ] {
         let mut world = World::new("orders", 100);
-        world.take(1, message("orders", "order.created", Properties::default()));
+        world.take(
+            1,
+            message("orders", "order.created", &Properties::default()),
+        );
         world.lane.stream_up(&Target::Park, 1 << 20, 100);
         let parked = world.next(&Target::Park).unwrap();
         world.answer(&Target::Park, parked.number, answer);
@@ -273,27 +299,16 @@ fn a_message_that_the_park_does_not_take_is_not_settled() {
 #[test]
 fn a_message_without_a_key_is_parked_and_one_that_a_rule_drops_is_settled() {
     let mut world = World::new("orders", 100);
-    let bare = |key| message("orders", key, Properties::default());
+    let bare = |key| message("orders", key, &Properties::default());
     world.take(1, bare("order.created"));
     world.take(2, bare("order.noise.x"));
     world.take(3, bare("order.created.twice"));
     world.lane.stream_up(&Target::Park, 1 << 20, 100);
     let reasons: Vec<_> = std::iter::from_fn(|| world.next(&Target::Park))
-        .map(|parcel| {
-            (
-                parcel.number,
-                parcel.properties.header(X_SET_REASON).cloned(),
-            )
-        })
+        .map(|parcel| (parcel.number, reason(&parcel).to_vec()))
         .collect();
-    let texts: Vec<_> = reasons
-        .iter()
-        .map(|(_, reason)| reason.clone().unwrap())
-        .collect();
-    assert_eq!(
-        texts,
-        [FieldValue::str("key_absent"), FieldValue::str("no_rule")]
-    );
+    let texts: Vec<_> = reasons.iter().map(|(_, reason)| &reason[..]).collect();
+    assert_eq!(texts, [&b"key_absent"[..], b"no_rule"]);
     for (number, _) in reasons {
         world.answer(&Target::Park, number, Answer::Accepted);
     }
@@ -360,7 +375,7 @@ fn later_keeps_the_parcel_and_gives_the_stream_up() {
 #[test]
 fn a_shared_copy_goes_to_every_other_unit_and_not_back() {
     let mut world = World::new("catalog", 100);
-    world.take(1, message("catalog", "item.1", Properties::default()));
+    world.take(1, message("catalog", "item.1", &Properties::default()));
     assert_eq!(
         world.opened,
         BTreeSet::from([there()]),
@@ -427,6 +442,82 @@ fn a_target_gets_no_more_than_its_credit() {
         1,
         "one larger than the credit"
     );
+}
+
+#[test]
+fn a_large_message_is_settled_when_the_park_has_all_of_it_and_keeps_nobody_waiting() {
+    let mut world = World::new("orders", 100);
+    let mut large = order(70, 1);
+    large.body = Bytes::new();
+    let parcel = world.take_large(1, large, 5 << 20);
+    assert_eq!(&parcel.address.exchange[..], b"setgate.trade.park");
+    assert_eq!((parcel.prefix.len(), parcel.body_bytes), (0, 5 << 20));
+    let mark = |name| parcel.properties.header(name).unwrap();
+    assert_eq!(mark(X_SET_REASON).as_bytes(), Some(&b"too_large"[..]));
+    assert_eq!(mark(X_SET_BODY_BYTES).as_integer(), Some(5 << 20));
+    assert!(
+        world
+            .keys
+            .holds(None, &parcel.properties, &vec![7; 5 << 20])
+    );
+    assert!(
+        world.lane.cost_bytes() < 2_048,
+        "its body counts for nothing"
+    );
+    // A later one overtakes it; its settlement waits.
+    world.take(2, order(70, 2));
+    world.lane.stream_up(&there(), 1 << 20, 100);
+    let later = world.next(&there()).unwrap();
+    world.answer(&there(), later.number, Answer::Accepted);
+    assert_eq!((world.settled, world.lane.in_flight()), (0, 2));
+    world.large_parked(parcel.entry);
+    assert_eq!((world.settled, world.settled_count), (2, 2));
+    world.large_parked(parcel.entry);
+    let parked = Note::Parked {
+        reason: Reason::TooLarge,
+    };
+    assert_eq!(
+        world.notes.iter().filter(|note| **note == parked).count(),
+        1
+    );
+}
+
+#[test]
+fn a_large_message_that_cannot_carry_marks_has_its_properties_in_front_of_its_body() {
+    let mut world = World::new("orders", 100);
+    let mut large = order(70, 1);
+    large.body = Bytes::new();
+    large.properties = RawProperties::from_wire(Bytes::from_static(&[0x80, 0, 9]));
+    let parcel = world.take_large(1, large, 5 << 20);
+    assert_eq!(&parcel.prefix[..], [0, 0, 0, 3, 0x80, 0, 9]);
+    assert_eq!(parcel.body_bytes, (5 << 20) + 7);
+    let kind = parcel.properties.text(TextProperty::ContentType);
+    assert_eq!(kind, Some(WRAPPED_CONTENT_TYPE.as_bytes()));
+}
+
+#[test]
+fn what_is_damaged_is_parked_as_it_came_and_what_only_nests_deep_is_carried() {
+    let mut world = World::new("orders", 100);
+    let mut damaged = order(70, 1);
+    damaged.properties = RawProperties::from_wire(Bytes::from_static(&[0x80, 0, 9]));
+    world.take(1, damaged);
+    world.lane.stream_up(&Target::Park, 1 << 20, 100);
+    let parked = world.next(&Target::Park).unwrap();
+    assert_eq!(reason(&parked), b"malformed");
+    assert_eq!(&parked.body[..], b"\0\0\0\x03\x80\0\x09body");
+    let mut properties = Properties::default();
+    let deep = (0..200).fold(FieldTable::new(), |inner, _| {
+        FieldTable::from_iter([(Bytes::from_static(b"t"), FieldValue::Table(inner))])
+    });
+    properties
+        .headers_mut()
+        .set("deep", FieldValue::Table(deep.clone()));
+    properties.headers_mut().set("uid", FieldValue::I32(70));
+    world.take(2, message("orders", "order.created", &properties));
+    world.lane.stream_up(&there(), 1 << 20, 100);
+    let carried = world.next(&there()).unwrap();
+    let came = carried.properties.header("deep").unwrap();
+    assert_eq!(came.decode().unwrap(), FieldValue::Table(deep));
 }
 
 #[derive(Debug, Clone)]

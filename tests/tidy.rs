@@ -63,8 +63,8 @@ const CRATES: &[(&str, &[&str])] = &[
     // The lab's traffic clients must not share the faults of our own.
     ("lapin", &["broker", "lab"]),
     ("etcd_client", &["etcd"]),
-    ("rustls", &["wire"]),
-    ("tokio_rustls", &["wire"]),
+    ("rustls", &["wire", "broker"]),
+    ("tokio_rustls", &["wire", "broker"]),
     // Links; and plain HTTP to and from people, RabbitMQ's management API and gateways.
     ("hyper", &["wire", "admin", "broker", "cli", "lab"]),
     ("hyper_util", &["wire", "admin", "broker", "cli", "lab"]),

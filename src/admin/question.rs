@@ -2,7 +2,7 @@
 //!
 //! Shared by the admin endpoint and the command, so that both mean the same by `uid=10086`.
 
-use crate::amqp::{FieldTable, FieldValue, Properties};
+use crate::amqp::{FieldTable, FieldValue, Properties, RawProperties};
 use crate::model::{Address, Message, SourceName, UnitId};
 use crate::routing::{Explanation, Table, explain};
 use crate::rules::Take;
@@ -49,7 +49,7 @@ pub enum QuestionError {
         /// Those that exist.
         known: String,
     },
-    /// No `=`, or JSON that is none.
+    /// No `=`, JSON that is none, or what AMQP has no room for.
     #[error("{text:?} is no header: {why}")]
     BadHeader {
         /// As given.
@@ -202,6 +202,10 @@ pub fn answer(
             headers.push(Bytes::from(name.into_bytes()), value);
         }
     }
+    let properties = RawProperties::of(&properties).map_err(|error| QuestionError::BadHeader {
+        text: "one of the headers".to_owned(),
+        why: error.to_string(),
+    })?;
     let message = Message {
         address: Address {
             exchange,

@@ -4,9 +4,11 @@
 //! never `basic.cancel`, after which the next consumer would be ahead of what is requeued. Decides nothing about a
 //! message, settles nothing by itself.
 
+use super::session::{CHANNEL, Session, short_name};
 use super::{BrokerError, Dialer};
+use crate::amqp::engine::{Command, Delivered, Done, Event};
 use crate::lane::Settlement;
-use crate::model::{DeliveryTag, Message};
+use crate::model::{Address, DeliveryTag, Message};
 use bytes::Bytes;
 use tokio::time::Instant;
 
@@ -52,54 +54,143 @@ pub enum ConsumerEvent {
     },
 }
 
-/// A consumer.
+/// A consumer. Dropping it closes its connection in the background.
 #[derive(Debug)]
-pub struct Consumer {}
+pub struct Consumer {
+    session: Session,
+    queue: String,
+}
 
 impl Consumer {
     /// Consumes a queue, with at most `prefetch` deliveries unacknowledged. Both kinds may be open and get nothing for a
     /// while: a single active consumer waits behind another gateway's. `name` is shown in the broker's list of
     /// connections, behind the gateway's.
     pub async fn open(
-        _dialer: &Dialer,
-        _name: &str,
-        _queue: &str,
-        _kind: ConsumerKind,
-        _prefetch: u16,
-        _body_bytes_max: usize,
+        dialer: &Dialer,
+        name: &str,
+        queue: &str,
+        kind: ConsumerKind,
+        prefetch: u16,
+        body_bytes_max: usize,
     ) -> Result<Self, BrokerError> {
-        todo!()
+        let doing = format!("consuming from queue {queue:?}");
+        let queue_name = short_name(queue, &doing)?;
+        let mut session = dialer.dial(&doing, name, body_bytes_max).await?;
+        let steps = [
+            (
+                Command::OpenChannel { channel: CHANNEL },
+                Done::ChannelOpened,
+            ),
+            (
+                Command::Qos {
+                    channel: CHANNEL,
+                    prefetch: prefetch.max(1),
+                },
+                Done::QosSet,
+            ),
+            (
+                Command::Consume {
+                    channel: CHANNEL,
+                    queue: queue_name,
+                    exclusive: kind == ConsumerKind::Exclusive,
+                },
+                Done::Consuming,
+            ),
+        ];
+        for (command, answer) in steps {
+            if let Err(end) = session.call(command, answer).await {
+                return Err(end.error(doing));
+            }
+        }
+        Ok(Self {
+            session,
+            queue: queue.to_owned(),
+        })
     }
 
     /// The queue.
     pub fn queue(&self) -> &str {
-        todo!()
+        &self.queue
     }
 
     /// The next event. Given up, it loses nothing. After `Lost` it says `Lost` again.
     pub async fn next(&mut self) -> ConsumerEvent {
-        todo!()
+        loop {
+            match self.session.next().await {
+                Ok(Event::Delivered {
+                    delivered, body, ..
+                }) => return delivery(delivered, body),
+                Ok(Event::Piece { piece, left, .. }) => {
+                    return ConsumerEvent::Piece { piece, left };
+                }
+                // Nothing else was asked for.
+                Ok(_) => {}
+                Err(end) => return ConsumerEvent::Lost { cause: end.cause() },
+            }
+        }
     }
 
     /// Returns, with the cause, once the consumer has ended, for whoever takes no deliveries for a while: its messages
-    /// are somebody else's from then on. Given up, it loses nothing.
+    /// are somebody else's from then on. Given up, it loses nothing. While the socket isn't read (see
+    /// [`Consumer::stalled_since`]) it notices an end only by what it can't write: within two heartbeats.
     pub async fn ended(&mut self) -> String {
-        todo!()
+        loop {
+            if let Some(end) = self.session.end() {
+                return end.cause();
+            }
+            self.session.changed().await;
+        }
     }
 
     /// Acknowledges what a ledger has settled: its tag and all before it. Not waited for: an acknowledgement that is lost
     /// with the connection only means that the message comes again. Fails when the consumer has ended, and the tag with it.
-    pub fn acknowledge(&self, _settlement: &Settlement) -> Result<(), BrokerError> {
-        todo!()
+    pub fn acknowledge(&self, settlement: &Settlement) -> Result<(), BrokerError> {
+        let tag = settlement.tag().0;
+        // Tag 0 would mean every delivery; the broker gives none.
+        if tag == 0 {
+            return Ok(());
+        }
+        self.session
+            .acknowledge(tag)
+            .map_err(|end| BrokerError::Lost {
+                doing: format!("acknowledging a delivery of queue {:?}", self.queue),
+                cause: end.cause(),
+            })
     }
 
     /// Since when the socket isn't read because what was read isn't taken.
     pub fn stalled_since(&self) -> Option<Instant> {
-        todo!()
+        self.session.stalled_since()
     }
 
-    /// Gives the queue up: what is not acknowledged is back in it, in order, when this returns. Bounded in time.
+    /// Gives the queue up: what is not acknowledged is back in it, in order, when this returns. Deliveries that still come
+    /// are read and dropped. Bounded in time; given up, it goes on in the background.
     pub async fn close(self) -> Result<(), BrokerError> {
-        todo!()
+        let closed = self.session.close().await;
+        closed.map_err(|end| end.error(format!("giving up queue {:?}", self.queue)))
+    }
+}
+
+fn delivery(delivered: Delivered, body: Option<Bytes>) -> ConsumerEvent {
+    let tag = DeliveryTag(delivered.tag);
+    let message = |body| Message {
+        address: Address {
+            exchange: delivered.exchange,
+            routing_key: delivered.routing_key,
+        },
+        properties: delivered.properties,
+        body,
+        redelivered: delivered.redelivered,
+    };
+    match body {
+        Some(body) => ConsumerEvent::Delivery {
+            tag,
+            message: message(body),
+        },
+        None => ConsumerEvent::Large {
+            tag,
+            message: message(Bytes::new()),
+            body_bytes: delivered.body_bytes,
+        },
     }
 }

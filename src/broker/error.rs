@@ -99,18 +99,9 @@ pub(super) fn reply(error: &lapin::Error) -> Option<(u16, String)> {
 pub(super) fn cause_of(error: &lapin::Error) -> String {
     match error.kind() {
         lapin::ErrorKind::ProtocolError(amqp) => {
-            let (code, text) = (amqp.get_id(), amqp.get_message().to_string());
-            format!("the broker said {code} {text}{}", mend(code, &text))
+            refusal(amqp.get_id(), amqp.get_message().as_str())
         }
-        lapin::ErrorKind::IOError(io) => match io.kind() {
-            std::io::ErrorKind::ConnectionRefused => {
-                "connection refused; is the broker running there?".to_owned()
-            }
-            std::io::ErrorKind::ConnectionAborted | std::io::ErrorKind::UnexpectedEof => {
-                "the broker closed the connection".to_owned()
-            }
-            _ => io.to_string(),
-        },
+        lapin::ErrorKind::IOError(io) => io_cause(io),
         lapin::ErrorKind::MissingHeartbeatError => {
             "no heartbeat from the broker for two intervals".to_owned()
         }
@@ -120,6 +111,24 @@ pub(super) fn cause_of(error: &lapin::Error) -> String {
         }
         _ => error.to_string(),
     }
+}
+
+/// One sentence about a socket that failed.
+pub(super) fn io_cause(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::ConnectionRefused => {
+            "connection refused; is the broker running there?".to_owned()
+        }
+        std::io::ErrorKind::ConnectionAborted | std::io::ErrorKind::UnexpectedEof => {
+            "the broker closed the connection".to_owned()
+        }
+        _ => error.to_string(),
+    }
+}
+
+/// One sentence about a refusal.
+pub(super) fn refusal(code: u16, text: &str) -> String {
+    format!("the broker said {code} {text}{}", mend(code, text))
 }
 
 /// What a person can do about a refusal, with a separator in front; empty when there is nothing to add.

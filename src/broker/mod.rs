@@ -16,8 +16,11 @@ mod foreign;
 mod greeting;
 mod management;
 mod publisher;
+mod pump;
+mod session;
 mod settings;
 mod state;
+mod stream;
 
 pub use crate::amqp::engine::{Outcome, PublishId};
 pub use connection::Connection;

@@ -3,8 +3,9 @@
 //! Owns their parsing. Promises that neither `Debug` nor an error shows a password or a key.
 
 use super::BrokerError;
+use crate::amqp::engine::Credentials;
 use lapin::tcp::{OwnedIdentity, OwnedTLSConfig};
-use lapin::uri::{AMQPScheme, AMQPUri};
+use lapin::uri::{AMQPScheme, AMQPUri, SASLMechanism};
 use secrecy::{ExposeSecret, SecretString};
 use std::path::Path;
 use std::time::Duration;
@@ -180,6 +181,37 @@ impl Endpoint {
 
     fn user(&self) -> &str {
         &self.uri.authority.userinfo.username
+    }
+
+    pub(super) fn host(&self) -> &str {
+        &self.uri.authority.host
+    }
+
+    pub(super) fn port(&self) -> u16 {
+        self.uri.authority.port
+    }
+
+    pub(super) fn is_encrypted(&self) -> bool {
+        self.uri.scheme == AMQPScheme::AMQPS
+    }
+
+    /// By the TLS certificate where the URI says so, else by user and password.
+    pub(super) fn sasl(&self) -> Credentials {
+        match self.uri.query.auth_mechanism {
+            Some(SASLMechanism::External) => Credentials::External,
+            _ => Credentials::Plain {
+                user: self.user().to_owned(),
+                password: self.password.clone(),
+            },
+        }
+    }
+
+    pub(super) fn heartbeat(&self) -> Duration {
+        Duration::from_secs(self.uri.query.heartbeat.unwrap_or_default().into())
+    }
+
+    pub(super) fn frame_bytes_max(&self) -> u32 {
+        self.uri.query.frame_max.unwrap_or(FRAME_MAX_BYTES)
     }
 
     /// With the password, for one attempt.

@@ -103,7 +103,9 @@ async fn report(vhost: Vhost, status: StatusHub, metrics: Metrics, cancel: Cance
             }
         }
         if is_blocked != was_blocked {
-            metrics.broker_blocked().add(if is_blocked { 1 } else { -1 });
+            metrics
+                .broker_blocked()
+                .add(if is_blocked { 1 } else { -1 });
             was_blocked = is_blocked;
         }
         let changed = tokio::select! {

@@ -251,8 +251,7 @@ impl<'a> Taking<'a> {
             }
             // The pieces of a large message are on their way to the park already, whatever the lane has in hand.
             let takes = self.large.has_room()
-                && (self.large.is_open()
-                    || (stop_by.is_none() && !grows && self.lane.has_room()));
+                && (self.large.is_open() || (stop_by.is_none() && !grows && self.lane.has_room()));
             let event = tokio::select! {
                 biased;
                 () = cancel.cancelled(), if stop_by.is_none() => Event::Stop,
@@ -321,8 +320,7 @@ impl<'a> Taking<'a> {
                 message,
                 body_bytes,
             } => {
-                let (actions, parcel) =
-                    self.lane.take_large(tag, message, body_bytes, routing, at);
+                let (actions, parcel) = self.lane.take_large(tag, message, body_bytes, routing, at);
                 self.large.begin(&self.shared, parcel);
                 Ok(actions)
             }

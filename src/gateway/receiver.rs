@@ -4,10 +4,10 @@
 //! published in its order, and that two receivers never publish for one lane: a newer stream waits for the end of the
 //! older, and between gateways the lock queue decides.
 
+use super::brokers::Vhost;
 use super::metrics::MemoryKind;
 use super::shared::Shared;
-use super::brokers::Vhost;
-use crate::amqp::{CodecError, Edit, FieldValue, Property};
+use crate::amqp::{CodecError, Edit, FieldValue, RawValue, TextProperty};
 use crate::broker::{
     self, Connection, Dialer, LanePublisher, OpenError, Outcome, Publish, PublishId, Unroutable,
 };
@@ -184,16 +184,11 @@ fn check(table: &Table, shared: &Shared, parcel: &Parcel, lane: &LaneId) -> Resu
 
 /// How often `here` occurs in the parcel's path, which has to end with it.
 fn path_visits(parcel: &Parcel, here: &crate::model::UnitId) -> Option<usize> {
-    let FieldValue::Array(path) = parcel.properties.header(crate::model::marks::X_SET_PATH)? else {
-        return None;
-    };
-    let is_here = |value: &&FieldValue| {
-        value
-            .as_bytes()
-            .is_some_and(|bytes| bytes == here.as_str().as_bytes())
-    };
-    path.last().filter(is_here)?;
-    Some(path.iter().filter(is_here).count())
+    let path = parcel.properties.header(crate::model::marks::X_SET_PATH)?;
+    let units: Vec<_> = path.as_array()?.collect::<Result<_, _>>().ok()?;
+    let is_here = |value: &&RawValue<'_>| value.as_bytes() == Some(here.as_str().as_bytes());
+    units.last().filter(is_here)?;
+    Some(units.iter().filter(is_here).count())
 }
 
 /// The exchanges that a stream has found to be there.
@@ -254,7 +249,10 @@ async fn serve(
         window: 1,
         in_doubt: metrics.in_doubt(&pipe.hello.source, &shared.here.unit),
         confirm_seconds: metrics.confirm_seconds(),
-        memory: metrics.memory_bytes(MemoryKind::Receivers),
+        memory: Held {
+            gauge: metrics.memory_bytes(MemoryKind::Receivers),
+            bytes: 0,
+        },
     };
     let mut parcels = Vec::new();
     // Whatever ends the stream, what is under way gets its answer first: the publisher gives up on the broker by itself.
@@ -322,7 +320,7 @@ struct Publishing<'a> {
     window: usize,
     in_doubt: IntCounter,
     confirm_seconds: Histogram,
-    memory: IntGauge,
+    memory: Held,
 }
 
 struct UnderWay {
@@ -420,10 +418,26 @@ impl Publishing<'_> {
     }
 }
 
-impl Drop for Publishing<'_> {
+/// What one stream has added to the gauge of all receivers' memory.
+struct Held {
+    gauge: IntGauge,
+    bytes: i64,
+}
+
+impl Held {
+    fn add(&mut self, bytes: i64) {
+        self.gauge.add(bytes);
+        self.bytes += bytes;
+    }
+
+    fn sub(&mut self, bytes: i64) {
+        self.add(-bytes);
+    }
+}
+
+impl Drop for Held {
     fn drop(&mut self) {
-        self.memory
-            .sub(self.under_way.values().map(|one| one.bytes).sum());
+        self.gauge.sub(self.bytes);
     }
 }
 
@@ -451,16 +465,17 @@ fn publish(parcel: Parcel, incarnation: u64, held: Duration) -> Result<Publish, 
         sent_before,
         ..
     } = parcel;
+    let token = format!("{incarnation:x}-{number}");
+    let left = properties
+        .text(TextProperty::Expiration)
+        .map(|expiration| remaining(expiration, held));
     let mut edit = Edit::new();
-    edit.set_header(
-        X_SET_PARCEL,
-        &FieldValue::str(format!("{incarnation:x}-{number}")),
-    );
+    edit.set_str(X_SET_PARCEL, &token);
     if sent_before {
-        edit.set_header(X_SET_IN_DOUBT, &FieldValue::Bool(true));
+        edit.set(X_SET_IN_DOUBT, &FieldValue::Bool(true));
     }
-    if let Some(expiration) = properties.text(Property::Expiration) {
-        edit.set(Property::Expiration, remaining(&expiration, held));
+    if let Some(left) = &left {
+        edit.set_text(TextProperty::Expiration, left.as_ref());
     }
     Ok(Publish {
         id: PublishId(number.0),

@@ -3,8 +3,8 @@
 //! Promises: marks count only under a valid seal; a copy that has been here is settled and not routed again; nothing
 //! makes more than `hops_max` rounds. Never talks to a broker, never reads a clock.
 
-use crate::amqp::{FieldValue, NESTING_MAX, Properties};
-use crate::model::marks::{self, Marks, Trail};
+use crate::amqp::{RawProperties, TextProperty};
+use crate::model::marks::{Marks, Trail};
 use crate::model::{Message, MessageId, Reason, Retry, Round, SealKeys, UnitId, Why};
 use crate::rules::{Duplicates, IdFrom};
 use bytes::Bytes;
@@ -17,25 +17,22 @@ pub const PROPERTIES_BYTES_MAX: usize = 131_072 - 8 - 12;
 /// an address (2 × 255), a CC that was wrapped is counted with the headers it came from.
 const MARKS_BYTES: usize = 4_096;
 
-/// What a quorum queue adds to a message that it hands out again.
-const X_DELIVERY_COUNT: &str = "x-delivery-count";
-
 /// The id of a message, by its source's document: a header's string or bytes as they are, an integer as its decimal text.
-fn id_of(properties: &Properties, duplicates: &Duplicates) -> Option<MessageId> {
+fn id_of(properties: &RawProperties, duplicates: &Duplicates) -> Option<MessageId> {
     let Duplicates::ById { id, .. } = duplicates else {
         return None;
     };
-    match id {
-        IdFrom::MessageId => properties.message_id.clone().map(MessageId),
+    let text = match id {
+        IdFrom::MessageId => properties.text(TextProperty::MessageId)?,
         IdFrom::Header(name) => {
             let value = properties.header(name)?;
-            value
-                .as_bytes()
-                .cloned()
-                .or_else(|| value.as_integer().map(|number| number.to_string().into()))
-                .map(MessageId)
+            match value.as_bytes() {
+                Some(bytes) => bytes,
+                None => return Some(MessageId(value.as_integer()?.to_string().into())),
+            }
         }
-    }
+    };
+    Some(MessageId(properties.share(text)))
 }
 
 /// What a lane allows.
@@ -91,12 +88,13 @@ impl Envelope {
     /// Decides whether this is a copy that has been here, a message that goes on, or one that has gone too far.
     pub fn admit(self, here: &UnitId, keys: &SealKeys, limits: Limits) -> Admission {
         let Self { message, id, marks } = self;
+        let user_id = user_id_of(&message.properties);
         let admitted = match marks {
             Marks::Absent | Marks::Unsealed => Admitted {
                 path: vec![here.clone()],
                 round: Round(1),
                 retry: Retry(0),
-                user_id: message.properties.user_id.clone(),
+                user_id,
                 message,
                 id,
             },
@@ -113,7 +111,7 @@ impl Envelope {
                     path,
                     round,
                     retry,
-                    user_id,
+                    user_id: first,
                     ..
                 } = trail;
                 // One that comes back on purpose is a new wish: it begins a new path, and its round goes on.
@@ -122,12 +120,11 @@ impl Envelope {
                 } else {
                     path.into_iter().chain([here.clone()]).collect()
                 };
-                let user_id = message.properties.user_id.clone().or(user_id);
                 Admitted {
                     path,
                     round: Round(round.0.saturating_add(1)),
                     retry,
-                    user_id,
+                    user_id: user_id.or(first),
                     message,
                     id,
                 }
@@ -136,17 +133,15 @@ impl Envelope {
         if admitted.round.0 > limits.rounds_max {
             return Admission::TooManyRounds(admitted);
         }
-        let mut admitted = admitted;
-        marks::strip(&mut admitted.message.properties);
-        // How often the source's quorum queue handed it out: the queue's word, not its publisher's, and false elsewhere.
-        if admitted.message.redelivered
-            && let Some(headers) = &mut admitted.message.properties.headers
-        {
-            headers.remove(X_DELIVERY_COUNT);
-        }
-        admitted.message.properties.user_id = None;
         Admission::Go(admitted)
     }
+}
+
+/// What a message's publisher called itself.
+pub(super) fn user_id_of(properties: &RawProperties) -> Option<Bytes> {
+    properties
+        .text(TextProperty::UserId)
+        .map(|user| properties.share(user))
 }
 
 fn unreadable(message: &Message, limits: Limits) -> Option<Unreadable> {
@@ -163,28 +158,19 @@ fn unreadable(message: &Message, limits: Limits) -> Option<Unreadable> {
             limits.body_bytes_max
         ));
     }
-    if message
-        .properties
-        .headers
-        .as_ref()
-        .is_some_and(|headers| headers.depth() > NESTING_MAX)
-    {
+    if let Err(error) = message.properties.check() {
         return Some(Unreadable {
             reason: Reason::Malformed,
-            cause: format!("its headers nest deeper than {NESTING_MAX} levels"),
+            cause: format!("its properties: {error}"),
         });
     }
-    match message.properties.encode() {
-        Err(error) => Some(Unreadable {
-            reason: Reason::Malformed,
-            cause: format!("its headers: {error}"),
-        }),
-        Ok(bytes) if bytes.len() + MARKS_BYTES > PROPERTIES_BYTES_MAX => too_large(format!(
-            "its properties have {} bytes, which leaves no room for marks in one frame of 128 KiB",
-            bytes.len()
-        )),
-        Ok(_) => None,
+    let bytes = message.properties.as_bytes().len();
+    if bytes + MARKS_BYTES > PROPERTIES_BYTES_MAX {
+        return too_large(format!(
+            "its properties have {bytes} bytes, which leaves no room for marks in one frame of 128 KiB"
+        ));
     }
+    None
 }
 
 /// What becomes of an envelope.
@@ -198,10 +184,10 @@ pub enum Admission {
     TooManyRounds(Admitted),
 }
 
-/// A message that may be routed, without its marks and without its publisher's `user-id`.
+/// A message that may be routed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Admitted {
-    /// Marks stripped, but on one with too many rounds, which is parked as it came.
+    /// As the queue gave it, old marks included: its stamp takes them off.
     pub message: Message,
     /// By the source's rule.
     pub id: Option<MessageId>,
@@ -217,32 +203,21 @@ pub struct Admitted {
 
 impl Admitted {
     /// The path as it is stamped on a parcel for `to`: ends with `to`, and has it once.
-    pub fn path_to(&self, to: &UnitId) -> Vec<UnitId> {
-        let mut path = self.path.clone();
-        if path.last() == Some(to) {
-            return path;
-        }
-        if path.contains(to) {
+    pub fn path_to<'a>(&'a self, to: &'a UnitId) -> impl Iterator<Item = &'a UnitId> {
+        let before = match self.path.split_last() {
+            Some((last, before)) if last == to => before,
             // Owned by a unit of its trail: a new path from here, as for all that comes back on purpose.
-            path.drain(..path.len() - 1);
-        }
-        path.push(to.clone());
-        path
+            Some((last, _)) if self.path.contains(to) => std::slice::from_ref(last),
+            _ => &self.path[..],
+        };
+        before.iter().chain([to])
     }
-}
-
-/// A path as a header's value.
-pub(super) fn path_value(path: &[UnitId]) -> FieldValue {
-    FieldValue::Array(
-        path.iter()
-            .map(|unit| FieldValue::str(unit.as_str()))
-            .collect(),
-    )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::amqp::{Edit, FieldValue, Properties};
     use crate::lane::stamp::{Stamp, stamp};
     use crate::model::marks::{X_SET_PATH, X_SET_SEAL};
     use crate::model::{Address, Epoch, Lineage, Parcel, ParcelNumber, Revision};
@@ -270,10 +245,11 @@ mod tests {
     fn message(exchange: &'static str) -> Message {
         Message {
             address: address(exchange),
-            properties: Properties {
+            properties: RawProperties::of(&Properties {
                 message_id: Some(Bytes::from_static(b"m1")),
                 ..Properties::default()
-            },
+            })
+            .unwrap(),
             body: Bytes::from_static(b"body"),
             redelivered: false,
         }
@@ -285,12 +261,19 @@ mod tests {
             .admit(&unit(here), &keys(), LIMITS)
     }
 
-    fn delivered(from: &str, to: &str, why: Why, message: Message) -> Message {
+    fn with(mut message: Message, name: &str, value: &FieldValue) -> Message {
+        let mut edit = Edit::new();
+        edit.set(name, value);
+        message.properties = edit.apply(&message.properties).unwrap();
+        message
+    }
+
+    fn stamped(from: &str, to: &str, why: Why, message: Message) -> Parcel {
         let Admission::Go(admitted) = admit(message, from) else {
             panic!("not admitted")
         };
         let address = admitted.message.address.clone();
-        let parcel: Parcel = stamp(
+        stamp(
             &admitted,
             Stamp {
                 keys: &keys(),
@@ -301,12 +284,17 @@ mod tests {
                 to: &unit(to),
                 slot: None,
                 why,
-                address: address.clone(),
+                address,
             },
             ParcelNumber(1),
-        );
+        )
+        .unwrap()
+    }
+
+    fn delivered(from: &str, to: &str, why: Why, message: Message) -> Message {
+        let parcel = stamped(from, to, why, message);
         Message {
-            address,
+            address: parcel.address,
             properties: parcel.properties,
             body: parcel.body,
             redelivered: false,
@@ -316,18 +304,12 @@ mod tests {
     #[test]
     fn the_count_of_the_source_queue_stays_behind_and_a_publishers_own_does_not() {
         for redelivered in [true, false] {
-            let mut message = message("orders");
+            let mut message = with(message("orders"), "x-delivery-count", &FieldValue::I64(1));
             message.redelivered = redelivered;
-            let count = FieldValue::I64(1);
-            message
-                .properties
-                .headers_mut()
-                .set(X_DELIVERY_COUNT, count.clone());
-            let Admission::Go(admitted) = admit(message, "sh-1") else {
-                panic!("not admitted")
-            };
-            let kept = admitted.message.properties.header(X_DELIVERY_COUNT);
-            assert_eq!(kept, (!redelivered).then_some(&count));
+            let seen = message.header("x-delivery-count").is_some();
+            let kept = stamped("sh-1", "bj-1", Why::Owner, message);
+            let kept = kept.properties.header("x-delivery-count").is_some();
+            assert_eq!((seen, kept), (!redelivered, !redelivered));
         }
     }
 
@@ -366,15 +348,26 @@ mod tests {
 
     #[test]
     fn forged_marks_begin_a_new_trail() {
-        let mut forged = message("catalog");
-        let headers = forged.properties.headers_mut();
-        headers.set(X_SET_PATH, path_value(&[unit("sh-1"), unit("bj-1")]));
-        headers.set(X_SET_SEAL, FieldValue::Bytes(Bytes::from_static(&[7; 16])));
-        let Admission::Go(admitted) = admit(forged, "bj-1") else {
+        let path = FieldValue::Array(vec![FieldValue::str("sh-1"), FieldValue::str("bj-1")]);
+        let forged = with(message("catalog"), X_SET_PATH, &path);
+        let seal = FieldValue::Bytes(Bytes::from_static(&[7; 16]));
+        let forged = with(forged, X_SET_SEAL, &seal);
+        let forged = with(forged, "x-set-own", &FieldValue::Void);
+        assert!(forged.header(X_SET_PATH).is_none(), "no rule sees a mark");
+        let Admission::Go(admitted) = admit(forged.clone(), "bj-1") else {
             panic!("believed")
         };
         assert_eq!(admitted.path, [unit("bj-1")]);
-        assert!(admitted.message.properties.headers.unwrap().is_empty());
+        let parcel = stamped("bj-1", "bj-1", Why::Shared, forged);
+        let named = |name: &[u8]| {
+            parcel
+                .properties
+                .headers()
+                .filter(|(n, _)| *n == name)
+                .count()
+        };
+        assert_eq!(named(X_SET_SEAL.as_bytes()), 1);
+        assert_eq!(named(b"x-set-own"), 0);
     }
 
     #[test]
@@ -397,25 +390,35 @@ mod tests {
             panic!("settled")
         };
         assert_eq!(admitted.path, [unit("sh-1"), unit("bj-1"), unit("sz-1")]);
-        assert_eq!(
-            admitted.path_to(&unit("sh-1")),
-            [unit("sz-1"), unit("sh-1")]
-        );
-        assert_eq!(admitted.path_to(&unit("sz-1")).last(), Some(&unit("sz-1")));
+        let path_to = |to: &str| -> Vec<_> { admitted.path_to(&unit(to)).cloned().collect() };
+        assert_eq!(path_to("sh-1"), [unit("sz-1"), unit("sh-1")]);
+        assert_eq!(path_to("sz-1"), admitted.path);
+        assert_eq!(path_to("gz-1").len(), 4);
     }
 
     #[test]
     fn what_leaves_no_room_for_marks_is_unreadable() {
-        let mut large = message("orders");
-        large
-            .properties
-            .headers_mut()
-            .set("pad", FieldValue::str("x".repeat(130_000)));
+        let pad = FieldValue::str("x".repeat(130_000));
+        let large = with(message("orders"), "pad", &pad);
         let (_, unreadable) =
             *Envelope::decode(large, &Duplicates::default(), &keys(), LIMITS).unwrap_err();
         assert_eq!(unreadable.reason, Reason::TooLarge);
         let mut body = message("orders");
         body.body = Bytes::from(vec![0; (1 << 20) + 1]);
         assert!(Envelope::decode(body, &Duplicates::default(), &keys(), LIMITS).is_err());
+    }
+
+    #[test]
+    fn damaged_properties_are_unreadable_and_nesting_of_any_depth_is_not() {
+        let mut damaged = message("orders");
+        damaged.properties = RawProperties::from_wire(Bytes::from_static(&[0x80, 0, 9, b'x']));
+        let (_, unreadable) =
+            *Envelope::decode(damaged, &Duplicates::default(), &keys(), LIMITS).unwrap_err();
+        assert_eq!(unreadable.reason, Reason::Malformed);
+        let deep = (0..1_000).fold(FieldValue::Void, |inner, _| FieldValue::Array(vec![inner]));
+        let deep = with(message("orders"), "deep", &deep);
+        let due = deep.properties.header("deep").unwrap().bytes.to_vec();
+        let parcel = stamped("sh-1", "bj-1", Why::Owner, deep);
+        assert_eq!(parcel.properties.header("deep").unwrap().bytes, due);
     }
 }

@@ -4,10 +4,13 @@
 //! answered for good; that what a target returns or refuses is parked and never settled as if it had arrived; that
 //! parcels for one target stay in the order of the queue. Never talks to a broker, never reads a clock.
 
-use super::envelope::{Admission, Admitted, Envelope, Limits};
+use super::envelope::{Admission, Admitted, Envelope, Limits, user_id_of};
 use super::ledger::{EntryId, Ledger, Settlement};
 use super::outlet::{Offered, Origin, Outlet, OutletView};
-use super::stamp::{Parked, Stamp, stamp, wrap};
+use super::park::{LargeParcel, Parked, wrap, wrap_large};
+use super::stamp::{Stamp, stamp};
+use crate::amqp::RawValue;
+use crate::model::marks::X_SET_REASON;
 use crate::model::{
     Address, Answer, DeliveryTag, Message, MessageId, Parcel, ParcelNumber, Partition, Reason,
     Retry, Round, RuleName, SealKeys, SourceName, UnitId, Why, own_queues,
@@ -15,7 +18,7 @@ use crate::model::{
 use crate::routing::{Outcome, Source, Table, Unrecorded};
 use crate::rules::Duplicates;
 use bytes::Bytes;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -131,6 +134,8 @@ pub struct Lane {
     settings: LaneSettings,
     ledger: Ledger,
     outlets: BTreeMap<Target, Outlet>,
+    /// Of the ledger's entries, those whose bodies are being parked in pieces.
+    large: BTreeSet<EntryId>,
 }
 
 impl Lane {
@@ -140,6 +145,7 @@ impl Lane {
             settings,
             ledger: Ledger::default(),
             outlets: BTreeMap::new(),
+            large: BTreeSet::new(),
         }
     }
 
@@ -189,20 +195,55 @@ impl Lane {
         actions
     }
 
-    /// Takes a delivery in whose headers couldn't be read, and parks it.
-    pub fn take_unreadable(
+    /// Takes a delivery in whose body is above `message_max` and comes in pieces. Gives what goes into the park queue in
+    /// front of them; the delivery is settled when all of it is there, see [`Lane::large_parked`]. Others may be taken
+    /// meanwhile: what is parked keeps nobody waiting, though their acknowledgement waits for its own.
+    pub fn take_large(
         &mut self,
         tag: DeliveryTag,
         message: Message,
-        cause: String,
+        body_bytes: u64,
         routing: Routing<'_>,
         at: Moment,
-    ) -> Vec<Action> {
-        let mut actions = vec![Action::Note(Note::Received)];
-        let entry = self.ledger.open(tag, cost_bytes(&message), at.now);
-        let parked = self.parked_as_it_is(message, Reason::Malformed);
-        self.park(entry, &parked, cause, routing, at, &mut actions);
+    ) -> (Vec<Action>, LargeParcel) {
+        let reason = Reason::TooLarge;
+        let max = self.settings.limits.body_bytes_max;
+        let cause = format!("its body has {body_bytes} bytes, message_max is {max}");
+        let actions = vec![
+            Action::Note(Note::Received),
+            Action::Note(Note::Parking { reason, cause }),
+        ];
+        // Its body counts for nothing: no more of it than a piece is ever held.
+        let entry = self.ledger.open(tag, OVERHEAD_BYTES, at.now);
+        self.ledger.wait_for(entry);
         self.ledger.close(entry);
+        self.large.insert(entry);
+        let Routing { table, keys, .. } = routing;
+        let parked = self.parked_as_it_is(message, reason);
+        let here = &self.settings.here;
+        let (properties, prefix, body_bytes) =
+            wrap_large(&parked, body_bytes, keys, here, at.unix_seconds);
+        let parcel = LargeParcel {
+            entry,
+            address: park_address(table),
+            properties,
+            prefix,
+            body_bytes,
+        };
+        self.check_invariants();
+        (actions, parcel)
+    }
+
+    /// The park queue has a large message, to its last byte.
+    pub fn large_parked(&mut self, entry: EntryId) -> Vec<Action> {
+        let mut actions = Vec::new();
+        if self.large.remove(&entry) {
+            self.ledger.answered(entry);
+            actions.push(Action::Note(Note::Parked {
+                reason: Reason::TooLarge,
+            }));
+        }
+        self.settle(&mut actions);
         self.check_invariants();
         actions
     }
@@ -313,7 +354,7 @@ impl Lane {
                 for target in targets {
                     let to = Target::Unit(target.unit.clone());
                     let number = self.outlet(&to, actions).next_number();
-                    let parcel = stamp(
+                    let stamped = stamp(
                         &admitted,
                         Stamp {
                             keys,
@@ -328,9 +369,19 @@ impl Lane {
                         },
                         number,
                     );
+                    let rule = decision.rule.clone();
+                    let parcel = match stamped {
+                        Ok(parcel) => parcel,
+                        Err(error) => {
+                            let parked = parked(&admitted, Reason::Malformed, rule);
+                            let cause = format!("its properties: {error}");
+                            self.park(entry, &parked, cause, routing, at, actions);
+                            continue;
+                        }
+                    };
                     let origin = Origin {
                         admitted: Arc::clone(&admitted),
-                        rule: decision.rule.clone(),
+                        rule,
                     };
                     self.offer(&to, entry, parcel, at, Some(origin), actions);
                 }
@@ -447,7 +498,7 @@ impl Lane {
             path: vec![self.settings.here.clone()],
             round: Round(1),
             retry: Retry(0),
-            user_id: message.properties.user_id.clone(),
+            user_id: user_id_of(&message.properties),
             message,
             reason,
             rule: None,
@@ -465,7 +516,6 @@ impl Lane {
     ) {
         let Routing { table, keys, .. } = routing;
         let (properties, body) = wrap(parked, keys, &self.settings.here, at.unix_seconds);
-        let queue = Bytes::from(own_queues::park(table.space()));
         let number = self.outlet(&Target::Park, actions).next_number();
         let parcel = Parcel {
             number,
@@ -478,11 +528,7 @@ impl Lane {
             slot: None,
             why: Why::Local,
             to: self.settings.here.clone(),
-            // The exchange in front of the park queue has the queue's name.
-            address: Address {
-                exchange: queue.clone(),
-                routing_key: queue,
-            },
+            address: park_address(table),
             properties,
             body,
             sent_before: parked.message.redelivered,
@@ -503,7 +549,7 @@ impl Lane {
             self.outlets.values().for_each(Outlet::check_invariants);
             let unanswered: usize = self.outlets.values().map(Outlet::unanswered).sum();
             debug_assert_eq!(
-                unanswered,
+                unanswered + self.large.len(),
                 self.ledger.waiting(),
                 "every parcel has its entry"
             );
@@ -535,16 +581,28 @@ fn on_trial(target: &Target, answer: Answer) -> Answer {
     }
 }
 
+/// The exchange in front of the park queue has the queue's name.
+fn park_address(table: &Table) -> Address {
+    let queue = Bytes::from(own_queues::park(table.space()));
+    Address {
+        exchange: queue.clone(),
+        routing_key: queue,
+    }
+}
+
 fn parked_reason(parcel: &Parcel) -> Reason {
     parcel
         .properties
-        .header(crate::model::marks::X_SET_REASON)
-        .and_then(crate::amqp::FieldValue::as_bytes)
-        .and_then(|word| Reason::from_word(word))
+        .header(X_SET_REASON)
+        .and_then(RawValue::as_bytes)
+        .and_then(Reason::from_word)
         .unwrap_or(Reason::Malformed)
 }
 
-/// What a message counts for in a lane's window; the same allowance as a parcel's.
+/// A flat allowance for what a message takes besides its body; the same as a parcel's.
+const OVERHEAD_BYTES: usize = 1_024;
+
+/// What a message counts for in a lane's window.
 fn cost_bytes(message: &Message) -> usize {
-    message.body.len() + 1_024
+    message.body.len() + OVERHEAD_BYTES
 }

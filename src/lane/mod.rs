@@ -10,6 +10,7 @@ mod ledger;
 mod machine;
 mod outlet;
 mod prefetch;
+mod park;
 mod stamp;
 
 pub use envelope::{Admission, Admitted, Envelope, Limits, PROPERTIES_BYTES_MAX, Unreadable};
@@ -17,5 +18,6 @@ pub use expiration::remaining;
 pub use ledger::{EntryId, Ledger, Settlement};
 pub use machine::{Action, Lane, LaneSettings, Moment, Note, Routing, Target, Window};
 pub use outlet::{Outlet, OutletView};
+pub use park::{LargeParcel, Parked, WRAPPED_CONTENT_TYPE, wrap};
 pub use prefetch::Prefetch;
-pub use stamp::{Parked, Stamp, WRAPPED_CONTENT_TYPE, stamp, wrap};
+pub use stamp::{Stamp, stamp};

@@ -7,6 +7,7 @@
 use super::envelope::Admitted;
 use super::expiration::remaining;
 use super::ledger::EntryId;
+use crate::amqp::{Edit, TextProperty};
 use crate::model::{Answer, Parcel, ParcelNumber, RuleName};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -151,9 +152,15 @@ impl Outlet {
             return None;
         }
         let mut parcel = offered.parcel.clone();
-        if let Some(expiration) = &parcel.properties.expiration {
+        if let Some(expiration) = offered.parcel.properties.text(TextProperty::Expiration) {
             let held = now.saturating_duration_since(offered.taken);
-            parcel.properties.expiration = Some(remaining(expiration, held));
+            let left = remaining(expiration, held);
+            let mut edit = Edit::new();
+            edit.set_text(TextProperty::Expiration, &left);
+            // What has been stamped can be edited: it stays as it is for the compiler alone.
+            if let Ok(properties) = edit.apply(&offered.parcel.properties) {
+                parcel.properties = properties;
+            }
         }
         self.sent += 1;
         self.sent_unanswered += 1;

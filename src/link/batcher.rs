@@ -61,13 +61,7 @@ impl Batcher {
             reason,
             cause,
         };
-        if let Err(error) = encode_parcel(parcel, &mut self.payload) {
-            self.payload.truncate(before);
-            return Err(unsendable(
-                Reason::Malformed,
-                format!("it can't be put on a link: {error}"),
-            ));
-        }
+        encode_parcel(parcel, &mut self.payload);
         let size = self.payload.len() - before;
         if size >= self.frame_bytes_max {
             self.payload.truncate(before);

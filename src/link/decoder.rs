@@ -78,7 +78,7 @@ impl Decoder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::amqp::{FieldValue, Properties};
+    use crate::amqp::{FieldValue, Properties, RawProperties};
     use crate::link::{
         Arrival, Batcher, Canary, Credit, Hello, Incarnation, PROTOCOL, Refusal, RefusalReason,
         Welcome,
@@ -96,7 +96,7 @@ mod tests {
         proptest::collection::vec(any::<u8>(), 0..max).prop_map(Bytes::from)
     }
 
-    fn properties() -> impl Strategy<Value = Properties> {
+    fn properties() -> impl Strategy<Value = RawProperties> {
         (
             proptest::option::of(bytes(255)),
             proptest::option::of(any::<u8>()),
@@ -116,7 +116,7 @@ mod tests {
                     ]);
                     properties.headers_mut().set(&name, value);
                 }
-                properties
+                RawProperties::of(&properties).unwrap()
             })
     }
 
@@ -303,7 +303,7 @@ mod tests {
                 exchange: Bytes::new(),
                 routing_key: Bytes::new(),
             },
-            properties: Properties::default(),
+            properties: RawProperties::default(),
             body: Bytes::from(vec![7; body_bytes]),
             sent_before: false,
         }

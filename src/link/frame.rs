@@ -163,12 +163,6 @@ pub enum FrameError {
         /// The bound.
         max: usize,
     },
-    /// AMQP properties that can't be encoded.
-    #[error("the properties can't be encoded")]
-    Properties {
-        /// Why.
-        source: crate::amqp::CodecError,
-    },
 }
 
 pub(super) const HEAD_BYTES: usize = 4;
@@ -230,7 +224,7 @@ impl Frame {
                 let mut payload = BytesMut::new();
                 for arrival in arrivals {
                     match arrival {
-                        Arrival::Readable(parcel) => encode_parcel(parcel, &mut payload)?,
+                        Arrival::Readable(parcel) => encode_parcel(parcel, &mut payload),
                         Arrival::Unreadable { .. } => {
                             return Err(FrameError::OutOfRange("an unreadable parcel"));
                         }

@@ -5,7 +5,7 @@
 //! three hundred in memory.
 
 use super::frame::{Arrival, FrameError, name, read};
-use crate::amqp::Properties;
+use crate::amqp::RawProperties;
 use crate::model::{
     Address, Epoch, Lineage, MessageId, Parcel, ParcelNumber, Retry, Revision, Round, Slot, Why,
 };
@@ -53,12 +53,8 @@ struct ParcelWire {
 }
 
 /// Appends one parcel to a batch's payload.
-pub(super) fn encode_parcel(parcel: &Parcel, payload: &mut BytesMut) -> Result<(), FrameError> {
+pub(super) fn encode_parcel(parcel: &Parcel, payload: &mut BytesMut) {
     use prost::Message as _;
-    let properties = parcel
-        .properties
-        .encode()
-        .map_err(|source| FrameError::Properties { source })?;
     let wire = ParcelWire {
         number: parcel.number.0,
         lineage: parcel.lineage.0.clone(),
@@ -72,7 +68,7 @@ pub(super) fn encode_parcel(parcel: &Parcel, payload: &mut BytesMut) -> Result<(
         to: parcel.to.to_string(),
         exchange: parcel.address.exchange.clone(),
         routing_key: parcel.address.routing_key.clone(),
-        properties,
+        properties: parcel.properties.as_bytes().clone(),
         body: parcel.body.clone(),
         sent_before: parcel.sent_before,
     };
@@ -81,7 +77,6 @@ pub(super) fn encode_parcel(parcel: &Parcel, payload: &mut BytesMut) -> Result<(
     encode_key(PARCELS_TAG, WireType::LengthDelimited, payload);
     encode_varint(length as u64, payload);
     wire.encode_raw(payload);
-    Ok(())
 }
 
 /// Reads a batch's payload. What can't be split into parcels is an error of the frame; a parcel that can't be
@@ -125,7 +120,9 @@ fn understand(wire: ParcelWire) -> Result<Parcel, String> {
             "it says why it goes there in a word that this version doesn't know".to_owned(),
         );
     };
-    let properties = Properties::decode(wire.properties)
+    let properties = RawProperties::from_wire(wire.properties);
+    properties
+        .check()
         .map_err(|error| format!("its properties can't be read: {error}"))?;
     Ok(Parcel {
         number: ParcelNumber(wire.number),

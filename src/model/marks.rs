@@ -1,7 +1,7 @@
 //! The `x-set-*` headers: requests, which anybody may make, and marks, which count only under a valid seal.
 
 use super::{MessageId, Retry, Round, SealKeys, UnitId, Why};
-use crate::amqp::{FieldValue, Properties};
+use crate::amqp::{RawProperties, RawValue};
 use bytes::Bytes;
 
 macro_rules! headers {
@@ -56,6 +56,8 @@ headers! {
     X_SET_RULE = "x-set-rule";
     /// On parked ones: since when.
     X_SET_AT = "x-set-at";
+    /// On parked ones whose body nobody held whole: how many bytes it has. The seal covers these instead of the body.
+    X_SET_BODY_BYTES = "x-set-body-bytes";
 }
 
 /// Headers that anybody may set: they stay as they came, and are no marks.
@@ -70,7 +72,7 @@ const REQUESTS: [&str; 7] = [
 ];
 
 /// The marks under the seal: all that a gateway reads again. Order matters: it is that of the hash.
-pub const SEALED: [&str; 19] = [
+pub const SEALED: [&str; 20] = [
     X_SET_SLOT,
     X_SET_FROM,
     X_SET_TO,
@@ -90,18 +92,12 @@ pub const SEALED: [&str; 19] = [
     X_SET_REASON,
     X_SET_RULE,
     X_SET_AT,
+    X_SET_BODY_BYTES,
 ];
 
 /// Whether a header is a mark: `x-set-` and no request. Case counts, as everywhere in AMQP.
 pub fn is_mark(name: &[u8]) -> bool {
     name.starts_with(b"x-set-") && !REQUESTS.iter().any(|request| request.as_bytes() == name)
-}
-
-/// Takes every mark off.
-pub fn strip(properties: &mut Properties) {
-    if let Some(headers) = &mut properties.headers {
-        headers.retain(|name, _| !is_mark(name));
-    }
 }
 
 /// Where a message has been, by marks whose seal holds.
@@ -140,14 +136,10 @@ impl Marks {
     pub fn read(
         keys: &SealKeys,
         id: Option<&MessageId>,
-        properties: &Properties,
+        properties: &RawProperties,
         body: &[u8],
     ) -> Self {
-        let marked = properties
-            .headers
-            .as_ref()
-            .is_some_and(|headers| headers.iter().any(|(name, _)| is_mark(name)));
-        if !marked {
+        if !properties.headers().any(|(name, _)| is_mark(name)) {
             return Self::Absent;
         }
         if !keys.holds(id, properties, body) {
@@ -157,26 +149,24 @@ impl Marks {
     }
 }
 
-fn trail(properties: &Properties) -> Option<Trail> {
-    let FieldValue::Array(path) = properties.header(X_SET_PATH)? else {
-        return None;
-    };
-    if path.len() > PATH_MAX {
+fn trail(properties: &RawProperties) -> Option<Trail> {
+    let path = properties.header(X_SET_PATH)?.as_array()?;
+    if path.clone().take(PATH_MAX + 1).count() > PATH_MAX {
         return None;
     }
     let unit =
-        |value: &FieldValue| UnitId::parse(std::str::from_utf8(value.as_bytes()?).ok()?).ok();
+        |value: RawValue<'_>| UnitId::parse(std::str::from_utf8(value.as_bytes()?).ok()?).ok();
     let number = |name| u32::try_from(properties.header(name)?.as_integer()?).ok();
+    let user_id = properties
+        .header(X_SET_USER_ID)
+        .and_then(RawValue::as_bytes);
     Some(Trail {
-        path: path.iter().map(unit).collect::<Option<_>>()?,
+        path: path.map(|value| unit(value.ok()?)).collect::<Option<_>>()?,
         round: Round(number(X_SET_ROUND)?),
         retry: Retry(number(X_SET_RETRY)?),
         why: Why::from_word(properties.header(X_SET_WHY)?.as_bytes()?)?,
-        delivered: properties.header(X_SET_DELIVERED)?.as_bytes()?.clone(),
-        user_id: properties
-            .header(X_SET_USER_ID)
-            .and_then(FieldValue::as_bytes)
-            .cloned(),
+        delivered: properties.share(properties.header(X_SET_DELIVERED)?.as_bytes()?),
+        user_id: user_id.map(|user| properties.share(user)),
     })
 }
 
@@ -185,24 +175,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn requests_are_no_marks_and_stay() {
-        let mut properties = Properties::default();
-        for name in [
+    fn requests_are_no_marks() {
+        let names = [
             "x-set-key",
             "x-set-path",
             "x-set-seal",
             "x-set-whatever",
             "X-Set-Path",
             "uid",
-        ] {
-            properties.headers_mut().set(name, FieldValue::str("v"));
-        }
-        strip(&mut properties);
-        let left: Vec<_> = properties
-            .headers_mut()
-            .iter()
-            .map(|(name, _)| name.clone())
+        ];
+        let others: Vec<_> = names
+            .into_iter()
+            .filter(|name| !is_mark(name.as_bytes()))
             .collect();
-        assert_eq!(left, ["x-set-key", "X-Set-Path", "uid"]);
+        assert_eq!(others, ["x-set-key", "X-Set-Path", "uid"]);
     }
 }

@@ -1,6 +1,7 @@
 //! A message as a queue gives it, and where one goes.
 
-use crate::amqp::Properties;
+use super::marks;
+use crate::amqp::{RawProperties, RawValue};
 use bytes::Bytes;
 
 /// Where a message is published: an exchange (empty: the default one) and a routing key. Bytes, as AMQP has them.
@@ -22,9 +23,32 @@ pub struct Message {
     /// Where its publisher sent it.
     pub address: Address,
     /// As they came.
-    pub properties: Properties,
+    pub properties: RawProperties,
     /// As it came.
     pub body: Bytes,
     /// The broker has handed it out before.
     pub redelivered: bool,
+}
+
+/// What a quorum queue adds to a message that it hands out again.
+const X_DELIVERY_COUNT: &[u8] = b"x-delivery-count";
+
+impl Message {
+    /// The first header of this name, as keys and rules see it: without what stays behind.
+    pub fn header(&self, name: &str) -> Option<RawValue<'_>> {
+        if (self.stays_behind())(name.as_bytes()) {
+            return None;
+        }
+        self.properties.header(name)
+    }
+
+    /// Which of its headers go nowhere from here: marks, which new ones replace, and how often the source's quorum queue
+    /// has handed it out: that queue's word, not its publisher's, and false elsewhere.
+    pub fn stays_behind(&self) -> fn(&[u8]) -> bool {
+        if self.redelivered {
+            |name| marks::is_mark(name) || name == X_DELIVERY_COUNT
+        } else {
+            marks::is_mark
+        }
+    }
 }

@@ -23,5 +23,5 @@ pub use numbers::{
 };
 pub use outcome::{Reason, Why};
 pub use parcel::{Answer, LaneId, Parcel};
-pub use seal::{SEAL_BYTES, SealError, SealKeys};
+pub use seal::{SEAL_BYTES, SealError, SealKeys, SealedBody};
 pub use seats::Seats;

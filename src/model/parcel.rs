@@ -4,7 +4,7 @@ use super::{
     Address, Epoch, Lineage, MessageId, ParcelNumber, Partition, Retry, Revision, Round, Slot,
     SourceName, UnitId, Why,
 };
-use crate::amqp::Properties;
+use crate::amqp::RawProperties;
 use bytes::Bytes;
 
 /// One lane, as everybody names it: the unit in which it takes, its source, its partition.
@@ -50,7 +50,7 @@ pub struct Parcel {
     /// Where it is to be published there.
     pub address: Address,
     /// Marked and sealed; `expiration` as it was at receipt.
-    pub properties: Properties,
+    pub properties: RawProperties,
     /// As it came.
     pub body: Bytes,
     /// It may have reached a target before: redelivered by the broker, or sent again by a link.

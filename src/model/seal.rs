@@ -3,11 +3,15 @@
 //! A keyed hash (SipHash-2-4 with 128 bits of output) under the space's key, over every mark that is read again, the
 //! message's id and its body. Marks without a valid seal count for nothing: a publisher can't forge a trail, nor carry
 //! one over to another message. Not a signature: whoever has the key (every gateway of the space) can make one.
+//!
+//! A mark is hashed as the bytes that it travels in, type octet first. Of a message above `message_max`, whose body goes
+//! into the park queue piece by piece and is in nobody's hand, the seal covers the body's length instead, and a sealed
+//! mark (`x-set-body-bytes`) says so. That is enough: those marks hold only on a body of that very length, so another
+//! body that carries them is above `message_max` as well, and comes no further than into the park again.
 
-use super::marks::{SEALED, X_SET_SEAL};
+use super::marks::{SEALED, X_SET_BODY_BYTES, X_SET_SEAL};
 use super::{Address, MessageId};
-use crate::amqp::{FieldValue, Properties};
-use bytes::{Bytes, BytesMut};
+use crate::amqp::{Edit, FieldValue, RawHeaders, RawProperties, RawValue};
 use secrecy::{ExposeSecret, SecretBox};
 use serde::Deserialize;
 use siphasher::sip128::{Hasher128, SipHasher24};
@@ -85,68 +89,126 @@ impl SealKeys {
         })
     }
 
-    /// Puts the seal over what `properties` carry now.
-    pub fn seal(&self, id: Option<&MessageId>, properties: &mut Properties, body: &[u8]) {
-        let seal = marks_hash(&self.sealing, id, properties, body);
-        properties
-            .headers_mut()
-            .set(X_SET_SEAL, FieldValue::Bytes(Bytes::copy_from_slice(&seal)));
+    /// Puts the seal over the marks that an edit sets. The edit has to take off all those that are there, as
+    /// `remove_if(marks::is_mark)` does: what is not under the seal must not be found where it is looked for.
+    pub fn seal(&self, id: Option<&MessageId>, edit: &mut Edit<'_>, body: SealedBody<'_>) {
+        if let SealedBody::Length(bytes) = body {
+            let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+            edit.set(X_SET_BODY_BYTES, &FieldValue::I64(bytes));
+        }
+        let seal = marks_hash(&self.sealing, id, &sealed(edit.headers()), body);
+        edit.set_bytes(X_SET_SEAL, seal);
     }
 
     /// Whether the seal is there and holds, by any of the keys.
-    pub fn holds(&self, id: Option<&MessageId>, properties: &Properties, body: &[u8]) -> bool {
-        let Some(seal) = properties.header(X_SET_SEAL).and_then(FieldValue::as_bytes) else {
+    pub fn holds(&self, id: Option<&MessageId>, properties: &RawProperties, body: &[u8]) -> bool {
+        let seal = properties.header(X_SET_SEAL).and_then(RawValue::as_bytes);
+        let Some(seal) = seal else {
             return false;
         };
-        std::iter::once(&self.sealing)
-            .chain(&self.verifying)
-            .any(|key| marks_hash(key, id, properties, body).ct_eq(seal).into())
+        let covered = match properties.header(X_SET_BODY_BYTES) {
+            None => SealedBody::Whole(body),
+            Some(bytes) => {
+                let length = body.len() as u64;
+                if bytes
+                    .as_integer()
+                    .and_then(|bytes| u64::try_from(bytes).ok())
+                    != Some(length)
+                {
+                    return false;
+                }
+                SealedBody::Length(length)
+            }
+        };
+        let marks = sealed(properties.headers());
+        self.all()
+            .any(|key| marks_hash(key, id, &marks, covered).ct_eq(seal).into())
     }
 
     /// The value of `x-set-delivered`: where and with which dead-letterings a message was delivered.
-    pub fn delivered(&self, address: &Address, properties: &Properties) -> Bytes {
-        Bytes::copy_from_slice(&delivered_hash(&self.sealing, address, properties))
+    pub fn delivered(&self, address: &Address, properties: &RawProperties) -> [u8; SEAL_BYTES] {
+        delivered_hash(&self.sealing, address, properties)
     }
 
     /// Whether `mark` is the hash of this address and these dead-letterings, by any of the keys.
-    pub fn delivered_as(&self, mark: &[u8], address: &Address, properties: &Properties) -> bool {
-        std::iter::once(&self.sealing)
-            .chain(&self.verifying)
+    pub fn delivered_as(&self, mark: &[u8], address: &Address, properties: &RawProperties) -> bool {
+        self.all()
             .any(|key| delivered_hash(key, address, properties).ct_eq(mark).into())
     }
+
+    fn all(&self) -> impl Iterator<Item = &SealKey> {
+        std::iter::once(&self.sealing).chain(&self.verifying)
+    }
+}
+
+/// What of a body is under the seal.
+#[derive(Debug, Clone, Copy)]
+pub enum SealedBody<'a> {
+    /// All of it.
+    Whole(&'a [u8]),
+    /// How many bytes it has: of one that nobody has in hand.
+    Length(u64),
+}
+
+type Sealed<'a> = [Option<RawValue<'a>>; SEALED.len()];
+
+/// The first of each mark that is sealed.
+fn sealed(headers: RawHeaders<'_>) -> Sealed<'_> {
+    let mut values = [None; SEALED.len()];
+    for (name, value) in headers {
+        let at = SEALED.iter().position(|sealed| sealed.as_bytes() == name);
+        if let Some(place) = at.and_then(|at| values.get_mut(at)) {
+            place.get_or_insert(value);
+        }
+    }
+    values
 }
 
 fn marks_hash(
     key: &SealKey,
     id: Option<&MessageId>,
-    properties: &Properties,
-    body: &[u8],
+    marks: &Sealed<'_>,
+    body: SealedBody<'_>,
 ) -> [u8; SEAL_BYTES] {
     let mut hasher = key.hasher(b"setgate seal 1");
     part(&mut hasher, id.map(|id| &id.0[..]));
-    part(&mut hasher, Some(body));
-    let mut value = BytesMut::new();
-    for name in SEALED {
-        value.clear();
-        // A value that can't be encoded came from no wire and can't have been sealed: hashed as if absent.
-        let present = properties
-            .header(name)
-            .is_some_and(|v| v.encode(&mut value).is_ok());
-        part(&mut hasher, present.then_some(&value[..]));
+    match body {
+        SealedBody::Whole(body) => part(&mut hasher, Some(body)),
+        // No part of another kind begins like this.
+        SealedBody::Length(bytes) => {
+            hasher.write_u8(2);
+            hasher.write_u64(bytes);
+        }
+    }
+    for mark in marks {
+        value_part(&mut hasher, *mark);
     }
     hasher.finish128().as_bytes()
 }
 
-fn delivered_hash(key: &SealKey, address: &Address, properties: &Properties) -> [u8; SEAL_BYTES] {
+fn delivered_hash(
+    key: &SealKey,
+    address: &Address,
+    properties: &RawProperties,
+) -> [u8; SEAL_BYTES] {
     let mut hasher = key.hasher(b"setgate delivered 1");
     part(&mut hasher, Some(&address.exchange));
     part(&mut hasher, Some(&address.routing_key));
-    let mut value = BytesMut::new();
-    let present = properties
-        .header("x-death")
-        .is_some_and(|v| v.encode(&mut value).is_ok());
-    part(&mut hasher, present.then_some(&value[..]));
+    value_part(&mut hasher, properties.header("x-death"));
     hasher.finish128().as_bytes()
+}
+
+/// Feeds a header's value, type octet first, as `part` feeds bytes.
+fn value_part(hasher: &mut SipHasher24, value: Option<RawValue<'_>>) {
+    match value {
+        None => hasher.write_u8(0),
+        Some(RawValue { kind, bytes }) => {
+            hasher.write_u8(1);
+            hasher.write_u64(1 + bytes.len() as u64);
+            hasher.write_u8(kind);
+            hasher.write(bytes);
+        }
+    }
 }
 
 /// Feeds one part so that no two sequences of parts read alike: presence, length, bytes.
@@ -165,6 +227,7 @@ fn part(hasher: &mut SipHasher24, bytes: Option<&[u8]>) {
 mod tests {
     use super::*;
     use crate::model::marks::{X_SET_PATH, X_SET_ROUND};
+    use bytes::Bytes;
 
     fn keys(sealing: &str, verifying: &[&str]) -> SealKeys {
         let json = serde_json::json!({"seal": sealing, "verify": verifying});
@@ -174,47 +237,65 @@ mod tests {
     const OLD: &str = "000102030405060708090a0b0c0d0e0f";
     const NEW: &str = "f0f1f2f3f4f5f6f7f8f9fafbfcfdfeff";
 
-    fn sealed(keys: &SealKeys, body: &[u8]) -> Properties {
-        let mut properties = Properties::default();
-        properties
-            .headers_mut()
-            .set(X_SET_PATH, FieldValue::Array(vec![FieldValue::str("sh-1")]));
-        properties
-            .headers_mut()
-            .set(X_SET_ROUND, FieldValue::I32(1));
-        keys.seal(
-            Some(&MessageId(Bytes::from_static(b"m1"))),
-            &mut properties,
-            body,
-        );
-        properties
+    fn id() -> MessageId {
+        MessageId(Bytes::from_static(b"m1"))
+    }
+
+    fn sealed(keys: &SealKeys, body: SealedBody<'_>) -> RawProperties {
+        let mut edit = Edit::new();
+        edit.set_strings(X_SET_PATH, ["sh-1"]);
+        edit.set(X_SET_ROUND, &FieldValue::I32(1));
+        keys.seal(Some(&id()), &mut edit, body);
+        edit.apply(&RawProperties::default()).unwrap()
+    }
+
+    fn with(properties: &RawProperties, name: &str, value: &FieldValue) -> RawProperties {
+        let mut edit = Edit::new();
+        edit.set(name, value);
+        edit.apply(properties).unwrap()
     }
 
     #[test]
     fn a_seal_holds_for_its_own_message_alone() {
         let keys = keys(OLD, &[]);
-        let id = MessageId(Bytes::from_static(b"m1"));
-        let good = sealed(&keys, b"body");
-        assert!(keys.holds(Some(&id), &good, b"body"));
-        assert!(!keys.holds(Some(&id), &good, b"another body"));
+        let good = sealed(&keys, SealedBody::Whole(b"body"));
+        assert!(keys.holds(Some(&id()), &good, b"body"));
+        assert!(!keys.holds(Some(&id()), &good, b"another body"));
         assert!(!keys.holds(None, &good, b"body"));
-        let mut forged = good.clone();
-        forged.headers_mut().set(X_SET_ROUND, FieldValue::I32(0));
-        assert!(!keys.holds(Some(&id), &forged, b"body"));
+        let forged = with(&good, X_SET_ROUND, &FieldValue::I32(0));
+        assert!(!keys.holds(Some(&id()), &forged, b"body"));
         // The same number in another type is another value.
-        forged.headers_mut().set(X_SET_ROUND, FieldValue::I64(1));
-        assert!(!keys.holds(Some(&id), &forged, b"body"));
-        let mut bare = good;
-        bare.headers_mut().remove(X_SET_SEAL);
-        assert!(!keys.holds(Some(&id), &bare, b"body"));
+        let forged = with(&good, X_SET_ROUND, &FieldValue::I64(1));
+        assert!(!keys.holds(Some(&id()), &forged, b"body"));
+        // A mark of the body's length that the seal doesn't know.
+        let forged = with(&good, X_SET_BODY_BYTES, &FieldValue::I64(4));
+        assert!(!keys.holds(Some(&id()), &forged, b"body"));
+        let mut bare = Edit::new();
+        bare.remove(X_SET_SEAL);
+        let bare = bare.apply(&good).unwrap();
+        assert!(!keys.holds(Some(&id()), &bare, b"body"));
+    }
+
+    #[test]
+    fn a_seal_over_a_length_holds_for_bodies_of_that_length_alone() {
+        let keys = keys(OLD, &[]);
+        let good = sealed(&keys, SealedBody::Length(4));
+        assert!(keys.holds(Some(&id()), &good, b"body"));
+        assert!(keys.holds(Some(&id()), &good, b"mind"));
+        assert!(!keys.holds(Some(&id()), &good, b"bodies"));
+        let forged = with(&good, X_SET_BODY_BYTES, &FieldValue::I64(6));
+        assert!(!keys.holds(Some(&id()), &forged, b"bodies"));
+        let mut bare = Edit::new();
+        bare.remove(X_SET_BODY_BYTES);
+        let bare = bare.apply(&good).unwrap();
+        assert!(!keys.holds(Some(&id()), &bare, b"body"));
     }
 
     #[test]
     fn after_a_rotation_old_seals_still_verify() {
-        let id = MessageId(Bytes::from_static(b"m1"));
-        let old = sealed(&keys(OLD, &[]), b"body");
-        assert!(keys(NEW, &[OLD]).holds(Some(&id), &old, b"body"));
-        assert!(!keys(NEW, &[]).holds(Some(&id), &old, b"body"));
+        let old = sealed(&keys(OLD, &[]), SealedBody::Whole(b"body"));
+        assert!(keys(NEW, &[OLD]).holds(Some(&id()), &old, b"body"));
+        assert!(!keys(NEW, &[]).holds(Some(&id()), &old, b"body"));
     }
 
     #[test]

@@ -22,7 +22,6 @@
 //! | `340282366920938463463374607431768211457` | 5511 | 4444 | 1457 | 1457 |
 //! | `张三` (UTF-8) | 8802 | 9146 | doesn't fit | doesn't fit |
 
-use crate::amqp::FieldValue;
 use crate::model::{Message, Slot};
 use crate::rules::{Key, KeyFrom, KeyMap, Words};
 use bytes::Bytes;
@@ -64,12 +63,12 @@ impl Unfit {
 pub(super) fn look(from: &KeyFrom, map: KeyMap, slots: u32, message: &Message) -> Candidate {
     let routing_key = &message.address.routing_key;
     let found = match from {
-        KeyFrom::Header(name) => match message.properties.header(name) {
+        KeyFrom::Header(name) => match message.header(name) {
             None => return Candidate::Absent,
-            Some(FieldValue::Str(bytes) | FieldValue::Bytes(bytes)) => bytes.clone(),
-            Some(value) => match value.as_integer() {
-                Some(integer) => Bytes::from(integer.to_string()),
-                None => return Candidate::Malformed(Unfit::Type),
+            Some(value) => match (value.as_bytes(), value.as_integer()) {
+                (Some(bytes), _) => message.properties.share(bytes),
+                (None, Some(integer)) => Bytes::from(integer.to_string()),
+                (None, None) => return Candidate::Malformed(Unfit::Type),
             },
         },
         KeyFrom::RoutingKeyWord(word) => {

@@ -1,7 +1,7 @@
 //! Decisions: every route, the key, the seats, and that gateway and `explain` say the same.
 
 use super::*;
-use crate::amqp::{FieldTable, FieldValue, Properties};
+use crate::amqp::{FieldTable, FieldValue, Properties, RawProperties};
 use crate::model::{
     Address, Epoch, Lineage, Message, Reason, Revision, Seats, Slot, SourceName, SpaceId, UnitId,
     Why,
@@ -128,10 +128,11 @@ fn message(routing_key: &str, headers: &[(&str, FieldValue)]) -> Message {
             exchange: Bytes::from_static(b"orders"),
             routing_key: Bytes::copy_from_slice(routing_key.as_bytes()),
         },
-        properties: Properties {
+        properties: RawProperties::of(&Properties {
             headers: Some(table),
             ..Properties::default()
-        },
+        })
+        .unwrap(),
         body: Bytes::new(),
         redelivered: false,
     }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType, date_time_ymd,
 };
-use setgate::amqp::Properties;
+use setgate::amqp::RawProperties;
 use setgate::link::{Credit, CreditWindow, Hello, Here, Incarnation, PROTOCOL, Standing};
 use setgate::model::{
     Address, Answer, Epoch, Lineage, Parcel, ParcelNumber, Partition, Retry, Revision, Round, Why,
@@ -159,7 +159,7 @@ pub(crate) fn parcel(number: u64, body_bytes: usize) -> Parcel {
             exchange: Bytes::from_static(b"orders.local"),
             routing_key: Bytes::from_static(b"order.cn.created"),
         },
-        properties: Properties::default(),
+        properties: RawProperties::default(),
         body: Bytes::from(body),
         sent_before: false,
     }

@@ -2,8 +2,9 @@
 
 use crate::harness::{DEADLINE, eventually};
 use bytes::Bytes;
-use setgate::amqp::{FieldTable, FieldValue, Properties};
+use setgate::amqp::{FieldTable, FieldValue, Properties, RawProperties};
 use setgate::lab::raw::{RawClient, RawConfirm, RawError, RawMessage};
+use setgate::model::{MessageId, SealKeys};
 use tokio::task::block_in_place;
 
 /// A message as an application sees it.
@@ -38,6 +39,12 @@ impl Received {
         };
         let text = |unit: &FieldValue| String::from_utf8(unit.as_bytes().unwrap().to_vec());
         path.iter().map(|unit| text(unit).unwrap()).collect()
+    }
+
+    /// Whether its marks are under a seal that holds.
+    pub(crate) fn is_sealed(&self, seal: &SealKeys, id: Option<&MessageId>) -> bool {
+        let properties = RawProperties::of(&self.properties).unwrap();
+        seal.holds(id, &properties, &self.body)
     }
 
     pub(crate) fn body_text(&self) -> String {

@@ -219,7 +219,7 @@ async fn every_property_every_field_type_and_every_body_arrive_as_they_were_publ
             assert!(got.body == body, "a body of {} bytes differs", body.len());
             assert_marks(&got, &id, uid, "sh-1", unit);
             let id = setgate::model::MessageId(id.into());
-            assert!(seal.holds(Some(&id), &got.properties, &got.body));
+            assert!(got.is_sealed(&seal, Some(&id)));
         }
         // No properties but the key: none are invented.
         let sent = crate::broker::keyed(uid.unsigned_abs());

@@ -4,8 +4,8 @@
 //! and the configuration name; faults by a limit of their own.
 
 use super::{
-    BrokerLine, GatewayStatus, LaneFacts, LaneOfGateway, LinkState, PeerLine,
-    StatusFault, TableFacts, UpDown,
+    BrokerLine, GatewayStatus, LaneFacts, LaneOfGateway, LinkState, PeerLine, StatusFault,
+    TableFacts, UpDown,
 };
 use crate::model::{GatewayId, Partition, SourceName, SpaceId, UnitId};
 use parking_lot::Mutex;
@@ -101,10 +101,7 @@ impl StatusHub {
             blocked,
             cause,
         };
-        self.inner
-            .lock()
-            .brokers
-            .insert(vhost.to_owned(), line);
+        self.inner.lock().brokers.insert(vhost.to_owned(), line);
     }
 
     /// What a link to one gateway does now.

@@ -1,0 +1,298 @@
+//! A message wrapped for the park queue, where it waits for a person.
+//!
+//! Owns the marks of a parked message. Promises that it neither goes elsewhere from there nor dies there, that what can't
+//! carry marks is wrapped whole, as a body, and that nothing of it is lost.
+
+use super::envelope::PROPERTIES_BYTES_MAX;
+use super::ledger::EntryId;
+use super::stamp::number_value;
+use crate::amqp::{CodecError, Edit, FieldValue, RawProperties, TextProperty};
+use crate::model::marks::{
+    X_SET_AT, X_SET_CC, X_SET_DELIVERY_MODE, X_SET_EXCHANGE, X_SET_EXPIRATION, X_SET_FROM,
+    X_SET_ID, X_SET_PATH, X_SET_REASON, X_SET_RETRY, X_SET_ROUND, X_SET_ROUTING_KEY, X_SET_RULE,
+    X_SET_USER_ID,
+};
+use crate::model::{
+    Address, Message, MessageId, Reason, Retry, Round, RuleName, SealKeys, SealedBody, UnitId,
+};
+use bytes::{BufMut, Bytes, BytesMut};
+
+/// The content type of a parked message that could not carry its marks: its body is the length of its properties as they
+/// travelled (4 bytes), those properties, and its own body.
+pub const WRAPPED_CONTENT_TYPE: &str = "application/x-setgate-wrapped";
+
+/// RabbitMQ stores a message of this delivery mode.
+const PERSISTENT: u8 = 2;
+
+/// Room for the one mark that is put on later, which pairs a return: 18 bytes around a token of up to 37.
+const TOKEN_BYTES: usize = 64;
+
+/// A message that needs a person, and what its park entry says of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Parked {
+    /// As it came; its marks, which told of where it was, are replaced by those of its parking.
+    pub message: Message,
+    /// By the source's rule, where it could be read.
+    pub id: Option<MessageId>,
+    /// The units that it has visited.
+    pub path: Vec<UnitId>,
+    /// How often it has been taken.
+    pub round: Round,
+    /// How often it has been retried.
+    pub retry: Retry,
+    /// Of the closed set.
+    pub reason: Reason,
+    /// The rule that sent it here, where one did.
+    pub rule: Option<RuleName>,
+    /// What its publisher called itself.
+    pub user_id: Option<Bytes>,
+}
+
+/// A message above `message_max` on its way into the park queue, whose body follows in pieces.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LargeParcel {
+    /// Says which one is parked, when it is.
+    pub entry: EntryId,
+    /// Where it is to be published: the exchange in front of the park queue.
+    pub address: Address,
+    /// Wrapped and sealed.
+    pub properties: RawProperties,
+    /// What goes in front of the message's own body. Empty, unless the message can't carry marks.
+    pub prefix: Bytes,
+    /// Of the prefix and the message's own body.
+    pub body_bytes: u64,
+}
+
+/// Wraps a parked message for the park queue: address, CC, expiration and delivery mode go into sealed headers, so that
+/// the message neither goes elsewhere from there nor dies there. `at`: seconds since 1970.
+pub fn wrap(parked: &Parked, keys: &SealKeys, from: &UnitId, at: u64) -> (RawProperties, Bytes) {
+    let body = &parked.message.body;
+    if let Some(properties) = around(parked, SealedBody::Whole(body), keys, from, at) {
+        return (properties, body.clone());
+    }
+    let mut whole = BytesMut::from(prefix(&parked.message));
+    whole.put_slice(body);
+    let whole = whole.freeze();
+    let properties = beside(parked, SealedBody::Whole(&whole), keys, from, at);
+    (properties, whole)
+}
+
+/// As [`wrap`], for a body of so many bytes that isn't there: the properties, what goes in front of the body, and how
+/// many bytes these two have.
+pub(super) fn wrap_large(
+    parked: &Parked,
+    body_bytes: u64,
+    keys: &SealKeys,
+    from: &UnitId,
+    at: u64,
+) -> (RawProperties, Bytes, u64) {
+    if let Some(properties) = around(parked, SealedBody::Length(body_bytes), keys, from, at) {
+        return (properties, Bytes::new(), body_bytes);
+    }
+    let prefix = prefix(&parked.message);
+    let body_bytes = body_bytes.saturating_add(prefix.len() as u64);
+    let properties = beside(parked, SealedBody::Length(body_bytes), keys, from, at);
+    (properties, prefix, body_bytes)
+}
+
+/// Puts the marks on the message itself; `None` when it can't carry them.
+fn around(
+    parked: &Parked,
+    body: SealedBody<'_>,
+    keys: &SealKeys,
+    from: &UnitId,
+    at: u64,
+) -> Option<RawProperties> {
+    let message = &parked.message;
+    let mut edit = Edit::new();
+    edit.remove_if(message.stays_behind());
+    edit.remove(CC);
+    edit.clear_text(TextProperty::Expiration);
+    edit.clear_text(TextProperty::UserId);
+    if let Some(cc) = message.properties.header(CC) {
+        edit.set_raw(X_SET_CC, cc);
+    }
+    let wrapped = put_marks(edit, &message.properties, parked, body, keys, from, at).ok()?;
+    (wrapped.as_bytes().len() + TOKEN_BYTES <= PROPERTIES_BYTES_MAX).then_some(wrapped)
+}
+
+/// The properties of a message that carries the parked one as its body.
+fn beside(
+    parked: &Parked,
+    body: SealedBody<'_>,
+    keys: &SealKeys,
+    from: &UnitId,
+    at: u64,
+) -> RawProperties {
+    let mut edit = Edit::new();
+    edit.set_text(TextProperty::ContentType, WRAPPED_CONTENT_TYPE.as_bytes());
+    let none = RawProperties::default();
+    // Nothing that can fail: no text is longer than where it came from.
+    put_marks(edit, &none, parked, body, keys, from, at).unwrap_or_default()
+}
+
+/// A header that names further queues.
+const CC: &str = "CC";
+
+fn put_marks<'a>(
+    mut edit: Edit<'a>,
+    properties: &RawProperties,
+    parked: &'a Parked,
+    body: SealedBody<'_>,
+    keys: &SealKeys,
+    from: &UnitId,
+    at: u64,
+) -> Result<RawProperties, CodecError> {
+    let message = &parked.message;
+    edit.set_delivery_mode(PERSISTENT);
+    if let Some(id) = &parked.id {
+        edit.set_str(X_SET_ID, &id.0);
+    }
+    edit.set_str(X_SET_FROM, from.as_str());
+    edit.set_strings(X_SET_PATH, parked.path.iter().map(UnitId::as_str));
+    edit.set(X_SET_ROUND, &number_value(parked.round.0));
+    edit.set(X_SET_RETRY, &number_value(parked.retry.0));
+    edit.set_str(X_SET_EXCHANGE, &message.address.exchange);
+    edit.set_str(X_SET_ROUTING_KEY, &message.address.routing_key);
+    if let Some(expiration) = message.properties.text(TextProperty::Expiration) {
+        edit.set_str(X_SET_EXPIRATION, expiration);
+    }
+    if let Some(mode) = message.properties.delivery_mode() {
+        edit.set_str(X_SET_DELIVERY_MODE, mode.to_string());
+    }
+    if let Some(user) = &parked.user_id {
+        edit.set_str(X_SET_USER_ID, user);
+    }
+    edit.set_str(X_SET_REASON, parked.reason.as_str());
+    if let Some(rule) = &parked.rule {
+        edit.set_str(X_SET_RULE, rule.as_str());
+    }
+    edit.set(X_SET_AT, &FieldValue::Timestamp(at));
+    keys.seal(parked.id.as_ref(), &mut edit, body);
+    edit.apply(properties)
+}
+
+/// What goes in front of the body of a message that can't carry marks: its properties as they came, their length first.
+fn prefix(message: &Message) -> Bytes {
+    let properties = message.properties.as_bytes();
+    let mut prefix = BytesMut::with_capacity(4 + properties.len() + message.body.len());
+    // They came in one frame, whose length has four octets too.
+    prefix.put_u32(u32::try_from(properties.len()).unwrap_or(u32::MAX));
+    prefix.put_slice(properties);
+    prefix.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::amqp::Properties;
+    use crate::model::marks::X_SET_BODY_BYTES;
+
+    fn keys() -> SealKeys {
+        SealKeys::parse(br#"{"seal":"000102030405060708090a0b0c0d0e0f"}"#).unwrap()
+    }
+
+    fn here() -> UnitId {
+        UnitId::parse("sh-1").unwrap()
+    }
+
+    fn parked(properties: RawProperties) -> Parked {
+        Parked {
+            message: Message {
+                address: Address {
+                    exchange: Bytes::from_static(b"orders"),
+                    routing_key: Bytes::from_static(b"order.cn"),
+                },
+                properties,
+                body: Bytes::from_static(b"body"),
+                redelivered: false,
+            },
+            id: None,
+            path: vec![here()],
+            round: Round(1),
+            retry: Retry(0),
+            reason: Reason::KeyAbsent,
+            rule: None,
+            user_id: None,
+        }
+    }
+
+    #[test]
+    fn a_parked_message_neither_expires_nor_goes_elsewhere() {
+        let mut properties = Properties {
+            expiration: Some(Bytes::from_static(b"1000")),
+            delivery_mode: Some(1),
+            ..Properties::default()
+        };
+        properties
+            .headers_mut()
+            .set("CC", FieldValue::Array(vec![FieldValue::str("other")]));
+        let raw = RawProperties::of(&properties).unwrap();
+        let (wrapped, body) = wrap(&parked(raw), &keys(), &here(), 5);
+        assert!(keys().holds(None, &wrapped, &body));
+        let wrapped = wrapped.decode().unwrap();
+        assert_eq!(wrapped.expiration, None);
+        assert_eq!(wrapped.delivery_mode, Some(2));
+        assert_eq!(wrapped.header("CC"), None);
+        assert_eq!(
+            wrapped.header(X_SET_EXPIRATION),
+            Some(&FieldValue::str("1000"))
+        );
+        assert_eq!(
+            wrapped.header(X_SET_DELIVERY_MODE),
+            Some(&FieldValue::str("1"))
+        );
+        assert!(matches!(
+            wrapped.header(X_SET_CC),
+            Some(FieldValue::Array(_))
+        ));
+    }
+
+    fn padded(bytes: usize) -> RawProperties {
+        let mut properties = Properties::default();
+        properties
+            .headers_mut()
+            .set("pad", FieldValue::str("x".repeat(bytes)));
+        RawProperties::of(&properties).unwrap()
+    }
+
+    #[test]
+    fn what_cannot_carry_marks_is_parked_as_a_body() {
+        let damaged = RawProperties::from_wire(Bytes::from_static(&[0x80, 0, 9, b'x']));
+        for properties in [padded(131_000), damaged] {
+            let parked = parked(properties.clone());
+            let (wrapped, body) = wrap(&parked, &keys(), &here(), 5);
+            assert_eq!(
+                wrapped.text(TextProperty::ContentType),
+                Some(WRAPPED_CONTENT_TYPE.as_bytes())
+            );
+            let due = properties.as_bytes();
+            assert_eq!(body[..4], u32::try_from(due.len()).unwrap().to_be_bytes());
+            assert_eq!(body[4..], [due, &b"body"[..]].concat());
+            assert!(keys().holds(None, &wrapped, &body));
+        }
+    }
+
+    #[test]
+    fn a_wrapped_message_fits_one_frame_whatever_room_it_leaves() {
+        for bytes in (130_000..131_000).step_by(7) {
+            let (wrapped, _) = wrap(&parked(padded(bytes)), &keys(), &here(), 5);
+            assert!(wrapped.as_bytes().len() + TOKEN_BYTES <= PROPERTIES_BYTES_MAX);
+        }
+    }
+
+    #[test]
+    fn a_body_that_is_not_there_is_sealed_by_its_length() {
+        for (properties, before) in [(padded(9), 0), (padded(131_000), 4 + 131_000 + 15)] {
+            let mut parked = parked(properties.clone());
+            parked.message.body = Bytes::new();
+            let (wrapped, prefix, bytes) = wrap_large(&parked, 3_000, &keys(), &here(), 5);
+            assert_eq!((prefix.len(), bytes), (before, 3_000 + before as u64));
+            let mark = wrapped.header(X_SET_BODY_BYTES).unwrap().as_integer();
+            assert_eq!(mark, i64::try_from(bytes).ok());
+            let body = [&prefix[..], &[7; 3_000]].concat();
+            assert!(keys().holds(None, &wrapped, &body));
+            assert!(!keys().holds(None, &wrapped, &body[1..]));
+        }
+    }
+}
