@@ -310,12 +310,11 @@ async fn publish(place: &Place, messages: u64, kills: u64) -> Account {
     };
     let mut next = 0;
     let mut killed = 0;
+    let mut killed_at = Instant::now();
     // The broker closes what it lists while these run.
     let mut killing: Option<Kill> = None;
-    let closed = CancellationToken::new();
-    let mut gone = closed.child_token();
-    let closing = async |gone: &CancellationToken| place.close_connections(gone.clone()).await;
-    let mut closer = Box::pin(closing(&gone));
+    let mut gone = CancellationToken::new();
+    let mut closer = Box::pin(place.close_connections(gone.clone()));
     while account.answered < messages {
         if !publisher.is_open() && publisher.unanswered() == 0 {
             assert!(
@@ -327,6 +326,7 @@ async fn publish(place: &Place, messages: u64, kills: u64) -> Account {
             if killing == Some(Kill::ByBroker) {
                 closer.as_mut().await;
             }
+            println!("{killing:?} after {:.1} s at {next}", killed_at.elapsed().as_secs_f64());
             killing = None;
             killed += 1;
             proxy = Proxy::start(place.target, Duration::ZERO, &tasks)
@@ -334,7 +334,12 @@ async fn publish(place: &Place, messages: u64, kills: u64) -> Account {
                 .unwrap();
             publisher = place.publisher(&proxy, &tasks).await;
         }
-        while next < messages
+        // The next kill's turn comes when this one is through, however long the broker takes to list what it is to close.
+        let until = match killing {
+            Some(_) => (killed + 2) * messages / (kills + 1),
+            None => messages,
+        };
+        while next < until.min(messages)
             && publisher.is_open()
             && publisher.has_room()
             && publisher.unanswered() < IN_FLIGHT_MAX
@@ -344,10 +349,11 @@ async fn publish(place: &Place, messages: u64, kills: u64) -> Account {
         }
         if killing.is_none() && killed < kills && next > (killed + 1) * messages / (kills + 1) {
             killing = Some(Kill::of(killed));
+            killed_at = Instant::now();
             match Kill::of(killed) {
                 Kill::ByBroker => {
-                    gone = closed.child_token();
-                    closer = Box::pin(closing(&gone));
+                    gone = CancellationToken::new();
+                    closer = Box::pin(place.close_connections(gone.clone()));
                 }
                 Kill::ByNetwork => {
                     // The old proxy ends with its connections.
@@ -373,7 +379,7 @@ async fn publish(place: &Place, messages: u64, kills: u64) -> Account {
                 Ok(known) => known,
                 Err(_) => {
                     assert!(
-                        next == messages || publisher.unanswered() >= IN_FLIGHT_MAX,
+                        next >= until || publisher.unanswered() >= IN_FLIGHT_MAX,
                         "{} in flight",
                         publisher.unanswered()
                     );

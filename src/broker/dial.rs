@@ -3,11 +3,11 @@
 //! Owns where the broker is and which of its addresses answered last. Promises that a failure names every address that
 //! was tried, and why it was of no use. Keeps nothing up: who lost a connection dials again.
 
+use super::Settings;
 use super::error::BrokerError;
 use super::session::{ANSWER_TIMEOUT, Session};
 use super::settings::Endpoint;
 use super::stream::{Stream, tls_config};
-use super::Settings;
 use crate::amqp::engine::EngineSettings;
 use crate::amqp::{FieldTable, FieldValue};
 use crate::model::marks::X_SET_PARCEL;

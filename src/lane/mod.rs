@@ -9,8 +9,8 @@ mod expiration;
 mod ledger;
 mod machine;
 mod outlet;
-mod prefetch;
 mod park;
+mod prefetch;
 mod stamp;
 
 pub use envelope::{Admission, Admitted, Envelope, Limits, PROPERTIES_BYTES_MAX, Unreadable};
