@@ -287,7 +287,7 @@ mod tests {
         }
         let names: Vec<_> = front.iter().map(|(name, _)| name.clone()).collect();
         let mut out = properties.clone();
-        let kept = properties.headers.iter().flat_map(|table| table.iter());
+        let kept = properties.headers.iter().flat_map(FieldTable::iter);
         let kept = kept.filter(|(name, _)| !removes(name) && !names.contains(name));
         let kept: Vec<_> = kept.map(|(n, v)| (n.clone(), v.clone())).collect();
         let set = front.into_iter().filter_map(|(n, v)| Some((n, v?)));

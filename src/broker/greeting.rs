@@ -4,6 +4,7 @@
 //! them on a connection of its own also tells a frozen or foreign server from a broker before the library, which can't
 //! be made to give up a handshake, starts a thread on it.
 
+use crate::amqp::engine::Server;
 use crate::amqp::{FieldTable, FieldValue};
 use bytes::{Buf, Bytes};
 use futures_io::{AsyncRead, AsyncWrite};
@@ -15,22 +16,6 @@ const PROTOCOL_HEADER: &[u8; 8] = b"AMQP\x00\x00\x09\x01";
 const GREETING_BYTES_MAX: usize = 65_536;
 /// Type octet, channel, payload length.
 const FRAME_HEADER_BYTES: usize = 7;
-
-/// What a broker says of itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Server {
-    /// `RabbitMQ`.
-    pub product: String,
-    /// `3.10.8`.
-    pub version: String,
-}
-
-impl Server {
-    /// The first number of the version.
-    pub fn major(&self) -> Option<u32> {
-        self.version.split('.').next()?.parse().ok()
-    }
-}
 
 /// Says hello and reads the answer. The stream is of no use afterwards.
 pub(super) async fn read<S: AsyncRead + AsyncWrite + Unpin>(
@@ -110,10 +95,8 @@ mod tests {
         properties.encode(&mut bytes).unwrap();
         let bytes = bytes.freeze();
         let server = parse(bytes.clone()).unwrap();
-        assert_eq!(
-            (server.product.as_str(), server.major()),
-            ("RabbitMQ", Some(4))
-        );
+        assert_eq!(server.product, "RabbitMQ");
+        assert_eq!(server.version, "4.0.5");
         for len in 0..bytes.len() {
             assert_eq!(parse(bytes.slice(..len)), None, "{len}");
         }

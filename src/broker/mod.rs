@@ -1,8 +1,10 @@
-//! The local RabbitMQ cluster: connections, consumers, publishers, declarations.
+//! The local RabbitMQ cluster: consumers and publishers, declarations and inspection.
 //!
-//! The only folder that names lapin (the lab's traffic clients apart). Promises that a delivery's tag and a publish's
-//! confirm never outlive the connection that they belong to, that every outcome of a publish is reported once, and that
-//! no secret appears in any state, error or log. Spawns no tasks: [`Connection::run`] is a future for the gateway.
+//! Two ways to the broker, for two purposes. What carries messages runs on [`crate::amqp::engine`], a connection for each
+//! consumer and each publisher, opened by a [`Dialer`]. What declares and inspects runs on lapin, which no other folder
+//! names (the lab's traffic clients apart), over one supervised [`Connection`] per vhost. Promises that a delivery's tag
+//! and a publish's outcome never outlive the connection that they belong to, that every outcome is reported once, and
+//! that no secret appears in any state, error or log. Starts tasks on the tracker that a dialer is given, and no others.
 //! Knows nothing of lanes, rules or units.
 
 mod channel;
@@ -22,7 +24,7 @@ mod settings;
 mod state;
 mod stream;
 
-pub use crate::amqp::engine::{Outcome, PublishId};
+pub use crate::amqp::engine::{Outcome, PublishId, Server};
 pub use connection::Connection;
 pub use consumer::{Consumer, ConsumerEvent, ConsumerKind};
 pub use declare::{
@@ -31,7 +33,6 @@ pub use declare::{
 pub use dial::Dialer;
 pub use error::BrokerError;
 pub use foreign::{ForeignKind, ForeignQueue, InspectError, Refused, hold, inspect_foreign_queue};
-pub use greeting::Server;
 pub use management::Management;
 pub use publisher::{LanePublisher, OpenError, Publish, Unroutable};
 pub use settings::{Settings, Tls};

@@ -186,10 +186,6 @@ impl Drop for Taking<'_> {
     }
 }
 
-#[expect(
-    clippy::large_enum_variant,
-    reason = "one at a time, and most are the large one"
-)]
 enum Event {
     Stop,
     Outlet(OutletEvent),
@@ -337,7 +333,7 @@ impl<'a> Taking<'a> {
             return Ok(Vec::new());
         };
         match outcome {
-            Ok(()) => Ok(self.lane.large_parked(entry, Shared::moment())),
+            Ok(()) => Ok(self.lane.large_parked(entry)),
             Err(cause) => Err(format!("parking a large message: {cause}")),
         }
     }

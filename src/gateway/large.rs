@@ -6,9 +6,10 @@
 
 use super::receiver::open_park;
 use super::shared::Shared;
+use crate::amqp::Edit;
 use crate::broker::{Outcome, Publish, PublishId, Unroutable};
 use crate::lane::{EntryId, LargeParcel};
-use crate::model::{Address, own_queues};
+use crate::model::marks::X_SET_PARCEL;
 use bytes::Bytes;
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -110,14 +111,12 @@ async fn park(
 ) -> Result<(), String> {
     let vhost = shared.brokers.vhost(vhost).map_err(|e| e.to_string())?;
     let mut publisher = open_park(shared, &vhost).await?;
-    let park = own_queues::park(&shared.here.space);
+    let mut edit = Edit::new();
+    edit.set_str(X_SET_PARCEL, format!("{:x}", fastrand::u64(..)));
     let publish = Publish {
         id: PublishId(1),
-        address: Address {
-            exchange: park.into(),
-            routing_key: Bytes::new(),
-        },
-        properties: parcel.properties,
+        address: parcel.address,
+        properties: edit.apply(&parcel.properties).map_err(|e| e.to_string())?,
         body: parcel.prefix,
         unroutable: Unroutable::Return,
     };

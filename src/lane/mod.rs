@@ -4,6 +4,7 @@
 //! target; each target has an outlet that keeps its parcels until they are answered; when every target has answered,
 //! the ledger settles the delivery.
 
+mod action;
 mod envelope;
 mod expiration;
 mod ledger;
@@ -13,10 +14,11 @@ mod park;
 mod prefetch;
 mod stamp;
 
+pub use action::{Action, LaneSettings, Moment, Note, Routing, Target, Window};
 pub use envelope::{Admission, Admitted, Envelope, Limits, PROPERTIES_BYTES_MAX, Unreadable};
 pub use expiration::remaining;
 pub use ledger::{EntryId, Ledger, Settlement};
-pub use machine::{Action, Lane, LaneSettings, Moment, Note, Routing, Target, Window};
+pub use machine::Lane;
 pub use outlet::{Outlet, OutletView};
 pub use park::{LargeParcel, Parked, WRAPPED_CONTENT_TYPE, wrap};
 pub use prefetch::Prefetch;

@@ -13,8 +13,8 @@ use super::frames::{FRAME_OVERHEAD, Frame, Kind};
 use super::methods::{Close, Method, SHORT_BYTES_MAX};
 use super::output::{CONTENT_HEADER_BYTES, Output};
 use super::publishes::{Publishes, Token, Verdict};
-use crate::amqp::{RawProperties, RawValue};
-use bytes::{Bytes, BytesMut};
+use crate::amqp::RawProperties;
+use bytes::Bytes;
 use std::collections::VecDeque;
 use std::time::Instant;
 
@@ -312,8 +312,8 @@ impl Channel {
         if !to.mandatory {
             return Ok(None);
         }
-        match token(properties, io.token_header) {
-            Some(value) => Ok(Some(Token::new(value))),
+        match Token::of(properties, io.token_header) {
+            Some(token) => Ok(Some(token)),
             None => unencodable(format!(
                 "it is mandatory and has no header {}, by which its return would be known",
                 io.token_header
@@ -576,7 +576,7 @@ impl Channel {
         properties: &RawProperties,
         io: &Io,
     ) -> Result<(), Fault> {
-        let Some(value) = token(properties, io.token_header) else {
+        let Some(token) = Token::of(properties, io.token_header) else {
             return Err(Fault::new(
                 Code::CommandInvalid,
                 format!(
@@ -586,7 +586,7 @@ impl Channel {
             ));
         };
         match &mut self.confirms {
-            Confirms::On(publishes) => publishes.returned(&Token::new(value), code, text),
+            Confirms::On(publishes) => publishes.returned(&token, code, text),
             Confirms::Off => Err(Fault::new(
                 Code::CommandInvalid,
                 format!(
@@ -649,17 +649,4 @@ impl Done {
             Self::Declared => "queue.declare-ok",
         }
     }
-}
-
-/// The token header's value, by a decode of all properties.
-fn token(properties: &RawProperties, name: &str) -> Option<RawValue> {
-    let headers = properties.decode().ok()?.headers?;
-    let mut out = BytesMut::new();
-    headers.get(name)?.encode(&mut out).ok()?;
-    let bytes = out.freeze();
-    let (kind, _) = bytes.split_first()?;
-    Some(RawValue {
-        kind: *kind,
-        bytes: bytes.slice(1..),
-    })
 }

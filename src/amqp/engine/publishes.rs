@@ -8,7 +8,8 @@
 use super::command::PublishId;
 use super::event::Outcome;
 use super::fault::{Code, Fault};
-use crate::amqp::RawValue;
+use crate::amqp::RawProperties;
+use bytes::Bytes;
 use std::collections::VecDeque;
 
 /// How many slots are kept before settled ones between unanswered ones are taken out.
@@ -49,11 +50,14 @@ enum State {
 #[derive(Debug)]
 pub(super) struct Token {
     glance: u64,
-    value: RawValue,
+    kind: u8,
+    bytes: Bytes,
 }
 
 impl Token {
-    pub(super) fn new(value: RawValue) -> Self {
+    /// The value of the header of this name.
+    pub(super) fn of(properties: &RawProperties, name: &str) -> Option<Self> {
+        let value = properties.header(name)?;
         // The last bytes are the most different ones: ids end in what is random or counts.
         let glance = match value.bytes.last_chunk::<8>() {
             Some(last) => u64::from_be_bytes(*last),
@@ -62,11 +66,15 @@ impl Token {
                 .iter()
                 .fold(0, |sum, octet| sum << 8 | u64::from(*octet)),
         };
-        Self { glance, value }
+        Some(Self {
+            glance,
+            kind: value.kind,
+            bytes: properties.share(value.bytes),
+        })
     }
 
     fn is(&self, other: &Self) -> bool {
-        self.glance == other.glance && self.value == other.value
+        self.glance == other.glance && self.kind == other.kind && self.bytes == other.bytes
     }
 }
 

@@ -1,0 +1,114 @@
+//! What a lane is made with, is told, and asks for.
+
+use super::envelope::Limits;
+use super::ledger::Settlement;
+use crate::model::{Partition, Reason, SealKeys, SourceName, UnitId};
+use crate::routing::{Source, Table};
+use crate::rules::Duplicates;
+use std::time::{Duration, Instant};
+
+/// Where a parcel goes: a unit (the local one too), or this unit's park.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Target {
+    /// A unit.
+    Unit(UnitId),
+    /// `setgate.<space>.park` of the source's virtual host.
+    Park,
+}
+
+/// The time of an event: one clock to measure with, one for people's eyes.
+#[derive(Debug, Clone, Copy)]
+pub struct Moment {
+    /// Never jumps.
+    pub now: Instant,
+    /// Seconds since 1970.
+    pub unix_seconds: u64,
+}
+
+/// How much a lane may have in flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Window {
+    /// Deliveries.
+    pub deliveries: usize,
+    /// Bytes of bodies, with an allowance for each message.
+    pub bytes: usize,
+}
+
+/// What a lane is.
+#[derive(Debug, Clone)]
+pub struct LaneSettings {
+    /// This unit.
+    pub here: UnitId,
+    /// What it takes.
+    pub source: SourceName,
+    /// Which lane of it.
+    pub partition: Partition,
+    /// Of the gateway.
+    pub limits: Limits,
+    /// Of this lane.
+    pub window: Window,
+    /// By the source's document.
+    pub duplicates: Duplicates,
+}
+
+/// What messages are routed by: one table and the space's seal keys, for one message from start to end.
+#[derive(Debug, Clone, Copy)]
+pub struct Routing<'a> {
+    /// In force.
+    pub table: &'a Table,
+    /// The source, in that table.
+    pub source: &'a Source,
+    /// Of the space.
+    pub keys: &'a SealKeys,
+}
+
+/// What the shell has to do.
+#[derive(Debug)]
+pub enum Action {
+    /// A target without an outlet so far: open a stream to it, and keep one open.
+    Open(Target),
+    /// Give the target's stream up; a new one may be opened after a pause.
+    Close(Target),
+    /// Acknowledge these deliveries.
+    Acknowledge(Settlement),
+    /// Count it, log it.
+    Note(Note),
+}
+
+/// What happened, for metrics and log.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Note {
+    /// A delivery was taken.
+    Received,
+    /// A unit has it, this long after it was taken.
+    Delivered {
+        /// Which.
+        to: UnitId,
+        /// Taken → answered.
+        transit: Duration,
+    },
+    /// A unit had it already.
+    Duplicate {
+        /// Which.
+        to: UnitId,
+    },
+    /// It lies in the park.
+    Parked {
+        /// Why.
+        reason: Reason,
+    },
+    /// It ended here, by a rule.
+    Dropped {
+        /// Why.
+        reason: Reason,
+    },
+    /// Its marks had no valid seal.
+    SealRefused,
+    /// It is on its way to the park.
+    Parking {
+        /// Why.
+        reason: Reason,
+        /// In words.
+        cause: String,
+    },
+}

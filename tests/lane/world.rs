@@ -1,0 +1,240 @@
+//! A lane in a world of two units, driven by hand: whatever it asks for is noted.
+
+use bytes::Bytes;
+use setgate::amqp::{FieldValue, Properties, RawProperties};
+use setgate::lane::{
+    Action, EntryId, Lane, LaneSettings, LargeParcel, Limits, Moment, Note, Routing, Target, Window,
+};
+use setgate::model::marks::X_SET_REASON;
+use setgate::model::{
+    Address, Answer, DeliveryTag, Epoch, Lineage, Message, Parcel, ParcelNumber, Partition,
+    Revision, SealKeys, Seats, SourceName, SpaceId, UnitId,
+};
+use setgate::routing::{Table, TableInputs};
+use setgate::rules::{DocumentFile, Duplicates};
+use std::collections::{BTreeMap, BTreeSet};
+
+const DOCUMENTS: &str = r##"
+kind: topology
+space: trade
+cities: {shanghai: {}, beijing: {}}
+sites: {sh-a: {city: shanghai}, bj-c: {city: beijing}}
+units: {sh-1: {site: sh-a}, bj-1: {site: bj-c}}
+center: sh-1
+---
+kind: placement
+slots: 100
+ranges: [{slots: 0-49, unit: sh-1}, {slots: 50-99, unit: bj-1}]
+---
+kind: source
+name: orders
+take: {exchange: orders, bindings: [{routing_key: "order.#"}]}
+deliver: {exchange: orders.local}
+key: {from: [{header: uid}], map: digits}
+---
+kind: rule
+name: by-user
+source: orders
+order: 100
+when: {routing_key: "order.*"}
+route: owner
+---
+kind: rule
+name: noise
+source: orders
+order: 200
+when: {routing_key: "order.noise.#"}
+route: drop
+---
+kind: source
+name: catalog
+take: {exchange: catalog, bindings: [{routing_key: "#"}]}
+---
+kind: rule
+name: everywhere
+source: catalog
+order: 100
+route: shared
+"##;
+
+fn table() -> Table {
+    let files = [DocumentFile {
+        name: "all.yaml".into(),
+        text: DOCUMENTS.into(),
+    }];
+    Table::compile(TableInputs {
+        files: &files,
+        placement: None,
+        seats: Seats {
+            lineage: Lineage("one".into()),
+            epoch: Epoch(1),
+            stand_ins: BTreeMap::new(),
+        },
+        revision: Revision(7),
+        space: &SpaceId::parse("trade").unwrap(),
+    })
+    .unwrap_or_else(|faults| panic!("{faults:#?}"))
+}
+
+pub(crate) fn keys() -> SealKeys {
+    SealKeys::parse(br#"{"seal":"000102030405060708090a0b0c0d0e0f"}"#).unwrap()
+}
+
+pub(crate) fn unit(name: &str) -> UnitId {
+    UnitId::parse(name).unwrap()
+}
+
+pub(crate) struct World {
+    pub(crate) table: Table,
+    pub(crate) keys: SealKeys,
+    pub(crate) source: SourceName,
+    pub(crate) lane: Lane,
+    /// Settled up to this tag.
+    pub(crate) settled: u64,
+    pub(crate) settled_count: usize,
+    pub(crate) notes: Vec<Note>,
+    pub(crate) opened: BTreeSet<Target>,
+    pub(crate) closed: Vec<Target>,
+}
+
+impl World {
+    pub(crate) fn new(source: &str, deliveries: usize) -> Self {
+        let source = SourceName::parse(source).unwrap();
+        let lane = Lane::new(LaneSettings {
+            here: unit("sh-1"),
+            source: source.clone(),
+            partition: Partition(0),
+            limits: Limits {
+                body_bytes_max: 1 << 20,
+                rounds_max: 4,
+            },
+            window: Window {
+                deliveries,
+                bytes: 64 << 20,
+            },
+            duplicates: Duplicates::default(),
+        });
+        Self {
+            table: table(),
+            keys: keys(),
+            source,
+            lane,
+            settled: 0,
+            settled_count: 0,
+            notes: Vec::new(),
+            opened: BTreeSet::new(),
+            closed: Vec::new(),
+        }
+    }
+
+    fn at() -> Moment {
+        Moment {
+            now: tokio::time::Instant::now().into_std(),
+            unix_seconds: 1,
+        }
+    }
+
+    pub(crate) fn take(&mut self, tag: u64, message: Message) {
+        let routing = Routing {
+            table: &self.table,
+            source: self.table.source(&self.source).unwrap(),
+            keys: &self.keys,
+        };
+        let actions = self
+            .lane
+            .take(DeliveryTag(tag), message, routing, Self::at());
+        self.apply(actions);
+    }
+
+    pub(crate) fn take_large(
+        &mut self,
+        tag: u64,
+        message: Message,
+        body_bytes: u64,
+    ) -> LargeParcel {
+        let routing = Routing {
+            table: &self.table,
+            source: self.table.source(&self.source).unwrap(),
+            keys: &self.keys,
+        };
+        let (actions, parcel) =
+            self.lane
+                .take_large(DeliveryTag(tag), message, body_bytes, routing, Self::at());
+        self.apply(actions);
+        parcel
+    }
+
+    pub(crate) fn large_parked(&mut self, entry: EntryId) {
+        let actions = self.lane.large_parked(entry);
+        self.apply(actions);
+    }
+
+    pub(crate) fn answer(&mut self, target: &Target, number: ParcelNumber, answer: Answer) {
+        let routing = Routing {
+            table: &self.table,
+            source: self.table.source(&self.source).unwrap(),
+            keys: &self.keys,
+        };
+        let actions = self
+            .lane
+            .answered(target, vec![(number, answer)], routing, Self::at());
+        self.apply(actions);
+    }
+
+    fn apply(&mut self, actions: Vec<Action>) {
+        for action in actions {
+            match action {
+                Action::Acknowledge(settlement) => {
+                    assert!(settlement.tag().0 > self.settled, "a tag was settled twice");
+                    self.settled = settlement.tag().0;
+                    self.settled_count += settlement.count();
+                }
+                Action::Open(target) => assert!(self.opened.insert(target), "opened twice"),
+                Action::Close(target) => self.closed.push(target),
+                Action::Note(note) => self.notes.push(note),
+            }
+        }
+    }
+
+    pub(crate) fn next(&mut self, target: &Target) -> Option<Parcel> {
+        self.lane.next_to_send(target, Self::at().now)
+    }
+}
+
+pub(crate) fn order(uid: i32, id: u64) -> Message {
+    let mut properties = Properties {
+        message_id: Some(Bytes::from(format!("m{id}"))),
+        ..Properties::default()
+    };
+    properties.headers_mut().set("uid", FieldValue::I32(uid));
+    message("orders", "order.created", &properties)
+}
+
+pub(crate) fn message(
+    exchange: &'static str,
+    key: &'static str,
+    properties: &Properties,
+) -> Message {
+    Message {
+        address: Address {
+            exchange: Bytes::from_static(exchange.as_bytes()),
+            routing_key: Bytes::from_static(key.as_bytes()),
+        },
+        properties: RawProperties::of(properties).unwrap(),
+        body: Bytes::from_static(b"body"),
+        redelivered: false,
+    }
+}
+
+pub(crate) fn reason(parked: &Parcel) -> &[u8] {
+    let reason = parked.properties.header(X_SET_REASON).unwrap();
+    reason.as_bytes().unwrap()
+}
+
+pub(crate) fn here() -> Target {
+    Target::Unit(unit("sh-1"))
+}
+
+pub(crate) fn there() -> Target {
+    Target::Unit(unit("bj-1"))
+}
