@@ -100,7 +100,7 @@ impl Connection {
     }
 
     /// Opens a channel, while there is a connection.
-    pub async fn channel(&self) -> Result<Channel, BrokerError> {
+    pub(super) async fn channel(&self) -> Result<Channel, BrokerError> {
         let doing = || "opening a channel".to_owned();
         let live = self.0.live.lock().clone();
         let Some(live) = live else {

@@ -13,7 +13,6 @@ use crate::amqp::engine::{
     ChannelEnd, Command, Done, Engine, EngineSettings, Event, Input, Outcome,
 };
 use bytes::{Buf, Bytes, BytesMut};
-use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io::IoSlice;
 use std::pin::pin;
@@ -59,9 +58,6 @@ pub(super) struct Pump {
     /// While the broker takes no publishes.
     raised: Option<Raised>,
     buffer: BytesMut,
-    /// Being written, in order.
-    chunks: VecDeque<Bytes>,
-    chunks_bytes: usize,
     /// What was written may lie in the TLS session.
     to_flush: bool,
     /// Reading waits for the owner.
@@ -102,8 +98,6 @@ impl Pump {
             life: Life::Opening,
             raised: None,
             buffer: BytesMut::new(),
-            chunks: VecDeque::new(),
-            chunks_bytes: 0,
             to_flush: false,
             paused: false,
             events: Vec::new(),
@@ -125,7 +119,7 @@ impl Pump {
             self.take_commands(now);
             self.take_events(now);
             self.hand_over();
-            self.take_output(now);
+            self.time_writes(now);
             if self.is_over(now) {
                 break;
             }
@@ -182,20 +176,18 @@ impl Pump {
     /// Ready with whether anything was written.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<bool>> {
         let mut wrote = false;
-        while !self.chunks.is_empty() {
+        let output = self.engine.output();
+        while output.has_remaining() {
             let mut slices = [IoSlice::new(&[]); SLICES_MAX];
-            let mut count = 0;
-            for (slice, chunk) in slices.iter_mut().zip(&self.chunks) {
-                *slice = IoSlice::new(chunk);
-                count += 1;
-            }
-            let slices = slices.get(..count).unwrap_or_default();
+            let filled = output.chunks_vectored(&mut slices);
+            let slices = slices.get(..filled).unwrap_or_default();
             match pin!(self.stream.write_vectored(slices)).poll(cx) {
                 Poll::Ready(Ok(0)) => {
                     return Poll::Ready(Err(std::io::ErrorKind::WriteZero.into()));
                 }
                 Poll::Ready(Ok(bytes)) => {
-                    self.written(bytes);
+                    output.advance(bytes);
+                    self.to_flush = true;
                     wrote = true;
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
@@ -213,18 +205,6 @@ impl Pump {
             }
         }
         Poll::Ready(Ok(wrote))
-    }
-
-    fn written(&mut self, mut bytes: usize) {
-        self.chunks_bytes = self.chunks_bytes.saturating_sub(bytes);
-        while let Some(chunk) = self.chunks.front_mut() {
-            if bytes < chunk.len() {
-                chunk.advance(bytes);
-                return;
-            }
-            bytes -= chunk.len();
-            self.chunks.pop_front();
-        }
     }
 
     fn take_step(&mut self, step: Step, now: Instant) {
@@ -264,7 +244,7 @@ impl Pump {
         }
         if is_due(self.confirm_due) {
             // What isn't written can't be confirmed, and has a deadline of its own.
-            if self.chunks.is_empty() {
+            if self.engine.output_bytes() == 0 {
                 let seconds = CONFIRM_TIMEOUT.as_secs();
                 self.lose(format!("no confirm within {seconds} s"), now);
                 self.confirm_due = None;
@@ -283,9 +263,8 @@ impl Pump {
             let mut state = self.shared.state.lock();
             std::mem::swap(&mut self.commands, &mut state.outbox);
             let unwritten = state.unwritten();
-            state.output_bytes = self.chunks_bytes
-                + self.engine.output_bytes()
-                + std::mem::take(&mut state.outbox_bytes);
+            let taken = std::mem::take(&mut state.outbox_bytes);
+            state.output_bytes = self.engine.output_bytes() + taken;
             if unwritten >= OUTPUT_BYTES_MAX && state.unwritten() < OUTPUT_BYTES_MAX {
                 self.shared.to_owner.notify_one();
             }
@@ -343,9 +322,7 @@ impl Pump {
     fn close(&mut self, within: Duration, now: Instant) {
         match self.life {
             Life::Closing { .. } => return,
-            // Nothing was asked yet.
-            Life::Opening => self.lose("closed by this gateway".to_owned(), now),
-            Life::Bare => self.give(Command::Close, now),
+            Life::Opening | Life::Bare => self.give(Command::Close, now),
             Life::Channel => self.give(Command::CloseChannel { channel: CHANNEL }, now),
         }
         self.life = Life::Closing { within };
@@ -432,15 +409,12 @@ impl Pump {
         self.shared.to_owner.notify_one();
     }
 
-    fn take_output(&mut self, now: Instant) {
-        for chunk in self.engine.take_output() {
-            if !chunk.is_empty() {
-                self.chunks_bytes += chunk.len();
-                self.chunks.push_back(chunk);
-                self.to_flush = true;
-            }
-        }
-        if !self.to_flush || self.raised.is_some() {
+    fn has_output(&self) -> bool {
+        self.engine.output_bytes() > 0 || self.to_flush
+    }
+
+    fn time_writes(&mut self, now: Instant) {
+        if !self.has_output() || self.raised.is_some() {
             self.write_due = None;
         } else if self.write_due.is_none() {
             self.write_due = Some(now + WRITE_TIMEOUT);
@@ -450,7 +424,7 @@ impl Pump {
     /// Whether nothing is left to be done, or no time.
     fn is_over(&mut self, now: Instant) -> bool {
         if self.engine.is_ended() {
-            if self.lost || !self.to_flush {
+            if self.lost || !self.has_output() {
                 return true;
             }
             let last = now + LAST_WORDS_TIMEOUT;
