@@ -478,20 +478,19 @@ impl Channel {
     }
 
     fn answer(&mut self, method: &Method, done: Done, io: &mut Io) -> Result<Still, Fault> {
-        match self.awaited.pop_front() {
-            Some(awaited) if awaited.done == done => {
-                io.events.push_back(Event::Done {
-                    channel: self.id,
-                    done,
-                });
-                // The next one has been waiting behind this one.
-                if let Some(next) = self.awaited.front_mut() {
-                    next.since = io.now;
-                }
-                Ok(Still::There)
-            }
-            Some(_) | None => Err(self.out_of_place(method)),
+        if self.awaited.front().map(|awaited| awaited.done) != Some(done) {
+            return Err(self.out_of_place(method));
         }
+        self.awaited.pop_front();
+        // The next one has been waiting behind this one.
+        if let Some(next) = self.awaited.front_mut() {
+            next.since = io.now;
+        }
+        io.events.push_back(Event::Done {
+            channel: self.id,
+            done,
+        });
+        Ok(Still::There)
     }
 
     fn out_of_place(&self, method: &Method) -> Fault {

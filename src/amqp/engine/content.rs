@@ -6,7 +6,7 @@
 use super::ChannelId;
 use super::event::{Delivered, Event};
 use super::fault::{Code, Fault};
-use super::methods::{Arguments, BASIC};
+use super::methods::{Arguments, BASIC, Of};
 use crate::amqp::RawProperties;
 use bytes::{Bytes, BytesMut};
 use std::collections::VecDeque;
@@ -60,7 +60,7 @@ pub(super) struct Header {
 impl Header {
     /// The weight is not looked at: it says nothing, and RabbitMQ passes over it too.
     pub(super) fn read(payload: &Bytes) -> Result<Self, Fault> {
-        let mut arguments = Arguments::new(payload);
+        let mut arguments = Arguments::new(payload, Of::ContentHeader);
         let class = arguments.u16()?;
         let _weight = arguments.u16()?;
         let body_bytes = arguments.u64()?;

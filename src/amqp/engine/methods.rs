@@ -151,7 +151,7 @@ impl Method {
 
     /// Reads a method frame's payload.
     pub(super) fn read(payload: &Bytes) -> Result<Self, Fault> {
-        let mut arguments = Arguments { payload, at: 0 };
+        let mut arguments = Arguments::new(payload, Of::Method);
         let id = (arguments.u16()?, arguments.u16()?);
         let method = match id {
             BASIC_DELIVER => {
@@ -241,15 +241,23 @@ fn split_id([a, b, c, d]: [u8; 4]) -> Id {
     (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]))
 }
 
-/// A cursor over a method frame.
+/// A cursor over a frame's payload.
 pub(super) struct Arguments<'a> {
     payload: &'a Bytes,
+    of: Of,
     at: usize,
 }
 
+/// What a frame carries, in words.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Of {
+    Method,
+    ContentHeader,
+}
+
 impl<'a> Arguments<'a> {
-    pub(super) fn new(payload: &'a Bytes) -> Self {
-        Self { payload, at: 0 }
+    pub(super) fn new(payload: &'a Bytes, of: Of) -> Self {
+        Self { payload, of, at: 0 }
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], Fault> {
@@ -269,12 +277,13 @@ impl<'a> Arguments<'a> {
     }
 
     fn truncated(&self) -> Fault {
-        let id = self.payload.first_chunk::<4>().map(|id| split_id(*id));
-        let what = match id {
-            Some((class, method)) => {
+        let what = match (self.of, self.payload.first_chunk::<4>()) {
+            (Of::Method, Some(id)) => {
+                let (class, method) = split_id(*id);
                 format!("a method frame that ends within the arguments of {class}.{method}")
             }
-            None => "a frame too short for what it is".to_owned(),
+            (Of::Method, None) => "a method frame too short for a method".to_owned(),
+            (Of::ContentHeader, _) => "a header frame too short for a content header".to_owned(),
         };
         Fault::new(Code::SyntaxError, what)
     }

@@ -59,7 +59,7 @@ pub enum Input {
 /// See the file's head.
 ///
 /// Whoever drives it takes the events out after each [`Engine::handle`]: they are bounded by its input, one event for
-/// 20 bytes of it at most, beside one outcome for each unanswered publish.
+/// 9 bytes of it at most (a body frame of one byte), beside one outcome for each unanswered publish.
 pub struct Engine {
     settings: EngineSettings,
     life: Life,

@@ -237,7 +237,7 @@ impl Publishes {
         );
         debug_assert!(self.unanswered <= self.slots.len());
         debug_assert!(
-            self.slots.len() <= SLOTS_KEPT.max(4 * self.unanswered + 3),
+            self.slots.len() <= SLOTS_KEPT + 4 * self.unanswered + 3,
             "{} slots for {} unanswered publishes",
             self.slots.len(),
             self.unanswered

@@ -1,7 +1,13 @@
 //! The engine against a scripted server.
 
+mod confirms;
+mod content;
+mod lives;
+mod poison;
 mod server;
+mod streams;
 mod talk;
+mod time;
 
 use super::{
     ChannelEnd, ChannelId, Command, Content, Credentials, Destination, Done, Ended, Engine,
@@ -14,7 +20,7 @@ use std::time::{Duration, Instant};
 
 const TOKEN_HEADER: &str = "x-set-parcel";
 const ONE: ChannelId = ChannelId(1);
-const BODY_BYTES_MAX: usize = 20_000;
+const BODY_BYTES_MAX: usize = 6_000;
 const HEARTBEAT: Duration = Duration::from_secs(10);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(7);
 
