@@ -239,7 +239,7 @@ fn in_tables() -> Vec<Poison> {
     name_lies[0] = 255;
     vec![
         of("nested 200 deep", Carried, &[&uid, &nested(200)]),
-        of("nested 18,000 deep", Carried, &[&uid, &nested(18_000)]),
+        of("nested 5,000 deep", Carried, &[&uid, &nested(5_000)]),
         of("10,000 entries", Carried, &[&uid, &many]),
         of(
             "a string longer than its table",
@@ -545,7 +545,8 @@ fn without_marks(mut properties: Properties) -> (Properties, BTreeMap<String, Fi
     let mut marks = BTreeMap::new();
     if let Some(headers) = &mut properties.headers {
         headers.retain(|name, value| {
-            let is_mark = name.starts_with(b"x-set-");
+            // The park queue is a quorum queue, which counts its deliveries.
+            let is_mark = name.starts_with(b"x-set-") || name == b"x-delivery-count";
             if is_mark {
                 let name = String::from_utf8_lossy(name).into_owned();
                 marks.insert(name, value.clone());
