@@ -375,9 +375,10 @@ async fn publish(place: &Place, messages: u64, kills: u64) -> Account {
                 };
                 timeout(DEADLINE, either).await.expect("an outcome in time")
             }
-            Some(Kill::Withheld) => match timeout(STALLED, publisher.next()).await {
-                Ok(known) => known,
-                Err(_) => {
+            Some(Kill::Withheld) => {
+                if let Ok(known) = timeout(STALLED, publisher.next()).await {
+                    known
+                } else {
                     assert!(
                         next == messages || publisher.unanswered() >= IN_FLIGHT_MAX,
                         "{} in flight",
@@ -388,7 +389,7 @@ async fn publish(place: &Place, messages: u64, kills: u64) -> Account {
                         .unwrap();
                     continue;
                 }
-            },
+            }
             Some(Kill::ByNetwork) | None => timeout(DEADLINE, publisher.next())
                 .await
                 .expect("an outcome in time"),

@@ -92,18 +92,18 @@ pub(super) async fn publish(uri: &str, messages: u64) -> Cost {
             confirm.unwrap().await.unwrap()
         });
         if waiting.len() == IN_FLIGHT_MAX {
-            confirmed(waiting.pop_front().unwrap().await);
+            confirmed(&waiting.pop_front().unwrap().await);
         }
     }
     for confirm in waiting {
-        confirmed(confirm.await);
+        confirmed(&confirm.await);
     }
     let cost = meter.end();
     close(connection).await;
     cost
 }
 
-fn confirmed(confirmation: Confirmation) {
+fn confirmed(confirmation: &Confirmation) {
     assert!(matches!(confirmation, Confirmation::Ack(None)));
 }
 
