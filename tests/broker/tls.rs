@@ -50,8 +50,8 @@ async fn refusal(settings: &Settings) -> String {
     }
 }
 
-fn identity(identity: Identity) -> Option<(String, secrecy::SecretString)> {
-    Some((identity.cert_pem, identity.key_pem.into()))
+fn identity(identity: Identity) -> (String, secrecy::SecretString) {
+    (identity.cert_pem, identity.key_pem.into())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -77,7 +77,9 @@ async fn over_tls_a_gateway_logs_in_by_password_or_by_its_certificate() {
     ];
     settings.tls = Some(Tls {
         ca: ca.clone(),
-        identity: identity(node.ca.issue_uri(GATEWAY, Validity::Good).unwrap()),
+        identity: Some(identity(
+            node.ca.issue_uri(GATEWAY, Validity::Good).unwrap(),
+        )),
     });
     // Nobody of that name yet.
     let cause = refusal(&settings).await;
@@ -87,15 +89,17 @@ async fn over_tls_a_gateway_logs_in_by_password_or_by_its_certificate() {
     node.ctl(&["set_permissions", GATEWAY, own, own, own]);
     carries(&settings).await;
 
-    // Without a certificate, and with one that has run out: told, and not let in.
+    // Without a certificate, and with one that has run out: not let in.
     let valid = settings.tls.replace(anonymous);
     let cause = refusal(&settings).await;
     assert!(cause.contains("EXTERNAL"), "{cause}");
     let expired = node.ca.issue_uri(GATEWAY, Validity::Expired).unwrap();
     settings.tls = valid.map(|tls| Tls {
-        identity: identity(expired),
+        identity: Some(identity(expired)),
         ..tls
     });
     let cause = refusal(&settings).await;
-    assert!(cause.contains("ertificate"), "{cause}");
+    // What the broker says of it is lost when it resets the connection, because our first bytes came after its last.
+    let told = cause.contains("ertificate") || cause.contains("reset by peer");
+    assert!(told, "{cause}");
 }
