@@ -10,7 +10,7 @@ LAB := $(TARGET)/debug/setgate-lab
 
 .PHONY: help
 help: ## What there is
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 .PHONY: setup
 setup: ## Install what is missing: RabbitMQ, etcd, protoc, promtool, a C compiler (by apt-get, where it is there)
@@ -54,6 +54,21 @@ test-lab: setup ## Start the brokers and the etcd that tests share; they stay un
 .PHONY: test-lab-down
 test-lab-down: ## End them
 	@$(LAB) down --dir $(TEST_LAB)
+
+# The same tests and measurements with the figures that a release is judged by; each starts the shared brokers first, and
+# they stay. Not by nextest, which ends what takes more than five minutes.
+.PHONY: bench-engine
+bench-engine: test-lab ## What a message costs: the engine and lapin on one broker, and the pure machine alone (5 minutes)
+	cargo bench --locked --bench engine
+
+.PHONY: outcomes
+outcomes: test-lab ## 1,000,000 publishes through 20 killed connections: one outcome each, and the right one (5 minutes)
+	SETGATE_OUTCOMES_MESSAGES=1000000 cargo test --locked --release --test outcomes -- --nocapture
+
+.PHONY: held
+held: test-lab ## A lane held for five minutes; 10,000 messages of 64 KiB and 100 of 60 MiB in 128 MiB (25 minutes)
+	SETGATE_HELD_SECONDS=300 SETGATE_MEMORY_MESSAGES=10000 SETGATE_MEMORY_LARGE=100 \
+		cargo test --locked --release --test promises -- --nocapture --test-threads=1 held:: memory::
 
 .PHONY: nextest
 nextest:

@@ -7,7 +7,7 @@
 use super::field::{FieldValue, put_length, put_long, put_short};
 use super::raw::{RawHeaders, RawProperties, TextProperty};
 use super::reader::CodecError;
-use super::walk::{DELIVERY_MODE, Entries, HEADERS, LAST, Parts, RawValue, Stop};
+use super::walk::{DELIVERY_MODE, End, Entries, HEADERS, LAST, Parts, RawValue};
 use bytes::{BufMut, BytesMut};
 
 /// Room for the marks of a parcel: some 14, of 30 bytes on average.
@@ -221,17 +221,15 @@ impl<'a> Edit<'a> {
         out.put_u32(0);
         out.put_slice(&self.front);
         let mut entries = Entries::of(table);
-        loop {
-            match entries.step() {
-                Ok(Some(entry)) if self.removes(entry.name) => {}
-                Ok(Some(entry)) => out.put_slice(entry.whole),
-                Ok(None) => break,
-                Err(Stop::Opaque) => {
-                    out.put_slice(entries.rest());
-                    break;
-                }
-                Err(Stop::Damaged(error)) => return Err(error),
+        for entry in entries.by_ref() {
+            if !self.removes(entry.name) {
+                out.put_slice(entry.whole);
             }
+        }
+        match entries.end() {
+            End::Complete => {}
+            End::Opaque(tail) => out.put_slice(tail),
+            End::Damaged(error) => return Err(error),
         }
         put_length(out, at, "a table")
     }

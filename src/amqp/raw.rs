@@ -7,7 +7,7 @@
 use super::field::FieldValue;
 use super::properties::Properties;
 use super::reader::{CodecError, Reader};
-use super::walk::{DELIVERY_MODE, Entries, HEADERS, PRIORITY, Parts, RawValues, Stop, TIMESTAMP};
+use super::walk::{DELIVERY_MODE, End, Entries, HEADERS, PRIORITY, Parts, RawValues, TIMESTAMP};
 use bytes::{BufMut, Bytes, BytesMut};
 
 pub use super::walk::RawValue;
@@ -172,12 +172,10 @@ impl RawProperties {
 
 fn check_table(table: &[u8]) -> Result<(), CodecError> {
     let mut entries = Entries::of(table);
-    loop {
-        match entries.step() {
-            Ok(Some(_)) => {}
-            Ok(None) | Err(Stop::Opaque) => return Ok(()),
-            Err(Stop::Damaged(error)) => return Err(error),
-        }
+    entries.by_ref().for_each(drop);
+    match entries.end() {
+        End::Complete | End::Opaque(_) => Ok(()),
+        End::Damaged(error) => Err(error),
     }
 }
 
@@ -194,9 +192,9 @@ impl<'a> RawHeaders<'a> {
 impl<'a> Iterator for RawHeaders<'a> {
     type Item = (&'a [u8], RawValue<'a>);
 
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
-        let entry = self.0.step().ok()??;
-        Some((entry.name, entry.value))
+        self.0.next().map(|entry| (entry.name, entry.value))
     }
 }
 

@@ -105,15 +105,6 @@ impl<'a> Iterator for Parts<'a> {
     }
 }
 
-/// Why entries or values can't be stepped over any further.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Stop {
-    /// A type whose length nobody here knows: all from that entry on is an opaque tail.
-    Opaque,
-    /// The bytes end inside a name or a value.
-    Damaged(CodecError),
-}
-
 /// A header's value, undecoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RawValue<'a> {
@@ -123,26 +114,44 @@ pub struct RawValue<'a> {
     pub bytes: &'a [u8],
 }
 
-/// Takes a value off the front, type octet first.
-fn value<'a>(rest: &mut &'a [u8]) -> Result<RawValue<'a>, Stop> {
-    let truncated = |what| Stop::Damaged(CodecError::Truncated(what));
-    let Some(&[kind]) = split(rest, 1).and_then(|kind| kind.first_chunk()) else {
-        return Err(truncated("a field type"));
-    };
-    let bytes = match kind {
-        b'V' => Some(0),
-        b't' | b'b' | b'B' => Some(1),
-        b's' | b'u' => Some(2),
-        b'I' | b'i' | b'f' => Some(4),
-        b'D' => Some(5),
-        b'l' | b'd' | b'T' => Some(8),
-        b'S' | b'x' | b'A' | b'F' => long(rest),
-        _ => return Err(Stop::Opaque),
-    };
-    let bytes = bytes.and_then(|bytes| split(rest, bytes));
+/// Of a type whose value says its own length.
+const LONG: u8 = 254;
+/// Of a type that nobody here knows.
+const UNKNOWN: u8 = 255;
+
+/// How many bytes follow a type octet: looked up, as every header of every message is stepped over several times.
+static VALUE_BYTES: [u8; 256] = {
+    let mut bytes = [UNKNOWN; 256];
+    let known: [(&[u8], u8); 7] = [
+        (b"V", 0),
+        (b"tbB", 1),
+        (b"su", 2),
+        (b"Iif", 4),
+        (b"D", 5),
+        (b"ldT", 8),
+        (b"SxAF", LONG),
+    ];
+    let mut group = 0;
+    while group < known.len() {
+        let (kinds, length) = known[group];
+        let mut at = 0;
+        while at < kinds.len() {
+            bytes[kinds[at] as usize] = length;
+            at += 1;
+        }
+        group += 1;
+    }
     bytes
-        .map(|bytes| RawValue { kind, bytes })
-        .ok_or_else(|| truncated("a header's value"))
+};
+
+/// How many bytes a value has behind its type octet, as far as that can be known.
+#[inline]
+fn value_bytes(kind: u8, behind: &[u8]) -> Option<usize> {
+    match VALUE_BYTES[usize::from(kind)] {
+        UNKNOWN => None,
+        LONG => long(behind),
+        fixed => Some(usize::from(fixed)),
+    }
 }
 
 /// One header.
@@ -154,10 +163,21 @@ pub(super) struct Entry<'a> {
     pub(super) whole: &'a [u8],
 }
 
-/// The headers of a table, in their order.
+/// The headers of a table, in their order, as far as they can be stepped over; then [`Entries::end`] says why no further.
 #[derive(Debug, Clone)]
 pub(super) struct Entries<'a> {
     rest: &'a [u8],
+}
+
+/// How a walk over a table ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum End<'a> {
+    /// Behind the last header.
+    Complete,
+    /// Before a header of a type whose length nobody here knows: all from there on is an opaque tail.
+    Opaque(&'a [u8]),
+    /// Before a header that leaves its table.
+    Damaged(CodecError),
 }
 
 impl<'a> Entries<'a> {
@@ -166,24 +186,38 @@ impl<'a> Entries<'a> {
         Self { rest: table }
     }
 
-    /// The next header; `None` behind the last. After a stop, `rest` begins with what couldn't be stepped over.
-    pub(super) fn step(&mut self) -> Result<Option<Entry<'a>>, Stop> {
-        let mut rest = self.rest;
-        let Some(bytes) = short(rest) else {
-            return Ok(None);
+    /// Asked for when there is no next one.
+    pub(super) fn end(&self) -> End<'a> {
+        let Some(name) = short(self.rest) else {
+            return End::Complete;
         };
-        let Some(name) = split(&mut rest, bytes).and_then(|name| name.get(1..)) else {
-            return Err(Stop::Damaged(CodecError::Truncated("a header's name")));
-        };
-        let value = value(&mut rest)?;
-        let (whole, rest) = self.rest.split_at(self.rest.len() - rest.len());
-        self.rest = rest;
-        Ok(Some(Entry { name, value, whole }))
+        let truncated = |what| End::Damaged(CodecError::Truncated(what));
+        match self.rest.get(name..) {
+            None => truncated("a header's name"),
+            Some([]) => truncated("a field type"),
+            Some([kind, ..]) if VALUE_BYTES[usize::from(*kind)] == UNKNOWN => {
+                End::Opaque(self.rest)
+            }
+            Some(_) => truncated("a header's value"),
+        }
     }
+}
 
-    /// What has not been stepped over.
-    pub(super) const fn rest(&self) -> &'a [u8] {
-        self.rest
+impl<'a> Iterator for Entries<'a> {
+    type Item = Entry<'a>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        let (name, behind) = self.rest.split_at_checked(short(self.rest)?)?;
+        let (&kind, behind) = behind.split_first()?;
+        let (bytes, rest) = behind.split_at_checked(value_bytes(kind, behind)?)?;
+        let (whole, _) = self.rest.split_at(name.len() + 1 + bytes.len());
+        self.rest = rest;
+        Some(Entry {
+            name: name.get(1..)?,
+            value: RawValue { kind, bytes },
+            whole,
+        })
     }
 }
 
@@ -204,13 +238,17 @@ impl<'a> Iterator for RawValues<'a> {
     type Item = Result<RawValue<'a>, CodecError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let kind = *self.rest.first()?;
-        Some(value(&mut self.rest).map_err(|stop| {
+        let (&kind, behind) = self.rest.split_first()?;
+        let parted = value_bytes(kind, behind).and_then(|bytes| behind.split_at_checked(bytes));
+        let Some((bytes, rest)) = parted else {
             self.rest = &[];
-            match stop {
-                Stop::Opaque => CodecError::UnknownType(kind),
-                Stop::Damaged(error) => error,
-            }
-        }))
+            return Some(Err(if VALUE_BYTES[usize::from(kind)] == UNKNOWN {
+                CodecError::UnknownType(kind)
+            } else {
+                CodecError::Truncated("an array's value")
+            }));
+        };
+        self.rest = rest;
+        Some(Ok(RawValue { kind, bytes }))
     }
 }

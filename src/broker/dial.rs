@@ -55,6 +55,7 @@ impl Dialer {
             tasks: tasks.clone(),
             first: AtomicUsize::new(0),
             alarm: Arc::new(Alarm {
+                name: settings.name.clone(),
                 connections: Mutex::new(0),
                 reason: watch::Sender::new(None),
             }),
@@ -147,6 +148,7 @@ impl std::fmt::Debug for Dialer {
 
 /// How many connections of a dialer the broker blocks, and why.
 pub(super) struct Alarm {
+    name: String,
     connections: Mutex<usize>,
     reason: watch::Sender<Option<String>>,
 }
@@ -158,7 +160,7 @@ impl Alarm {
     pub(super) fn raise(self: &Arc<Self>, reason: &str) -> Raised {
         let mut connections = self.connections.lock();
         if *connections == 0 {
-            tracing::warn!(%reason, "the broker blocks publishers");
+            tracing::warn!(connection = %self.name, %reason, "the broker blocks publishers");
         }
         *connections += 1;
         self.reason.send_replace(Some(reason.to_owned()));
@@ -171,7 +173,7 @@ impl Drop for Raised {
         let mut connections = self.0.connections.lock();
         *connections -= 1;
         if *connections == 0 {
-            tracing::info!("the broker takes publishes again");
+            tracing::info!(connection = %self.0.name, "the broker takes publishes again");
             self.0.reason.send_replace(None);
         }
     }

@@ -120,7 +120,7 @@ impl LanePublisher {
 
     /// Why it is of no further use, once it isn't; outcomes that `next` hasn't given yet are still to come.
     pub fn ended(&self) -> Option<String> {
-        todo!()
+        self.session.end().map(|end| end.cause())
     }
 
     /// Whether another publish is taken now: not while the broker blocks publishers, nor while too much waits to be

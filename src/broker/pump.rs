@@ -334,14 +334,21 @@ impl Pump {
         while let Some(event) = self.engine.next_event() {
             let closing = matches!(self.life, Life::Closing { .. });
             match &event {
-                Event::Opened { .. } => self.turn(Life::Bare),
-                Event::Done {
-                    done: Done::ChannelOpened,
-                    ..
-                } => self.turn(Life::Channel),
-                Event::Done { .. } => {}
-                Event::Delivered { .. } | Event::Piece { .. } if closing => continue,
-                Event::Delivered { .. } | Event::Piece { .. } => {}
+                // Nobody takes these any more.
+                Event::Delivered { .. } | Event::Piece { .. } | Event::ConsumerCancelled { .. }
+                    if closing =>
+                {
+                    continue;
+                }
+                Event::Delivered { .. } | Event::Piece { .. } | Event::ConsumerCancelled { .. } => {
+                }
+                Event::ChannelEnded { .. } if closing => self.give(Command::Close, now),
+                Event::Opened { .. } | Event::ChannelEnded { .. } => self.turn(Life::Bare),
+                Event::Done { done, .. } => {
+                    if *done == Done::ChannelOpened {
+                        self.turn(Life::Channel);
+                    }
+                }
                 Event::Outcome { .. } => {
                     self.unanswered = self.unanswered.saturating_sub(1);
                     self.confirm_due = None;
@@ -349,10 +356,6 @@ impl Pump {
                         self.expect_confirm(now);
                     }
                 }
-                Event::ConsumerCancelled { .. } if closing => continue,
-                Event::ConsumerCancelled { .. } => {}
-                Event::ChannelEnded { .. } if closing => self.give(Command::Close, now),
-                Event::ChannelEnded { .. } => self.turn(Life::Bare),
                 Event::Blocked { reason } => {
                     self.raised = Some(self.alarm.raise(reason));
                     self.write_due = None;

@@ -9,7 +9,8 @@ use super::metrics::MemoryKind;
 use super::shared::Shared;
 use crate::amqp::{CodecError, Edit, FieldValue, RawValue, TextProperty};
 use crate::broker::{
-    self, Connection, Dialer, LanePublisher, OpenError, Outcome, Publish, PublishId, Unroutable,
+    self, BrokerError, Connection, Dialer, LanePublisher, OpenError, Outcome, Publish, PublishId,
+    Unroutable,
 };
 use crate::lane::remaining;
 use crate::link::RefusalReason;
@@ -215,6 +216,13 @@ impl Exchanges<'_> {
                 String::from_utf8_lossy(exchange),
                 self.connection.vhost()
             ),
+            // No rule names such an exchange, but a message of a foreign queue may.
+            Err(error @ BrokerError::Unencodable { .. }) => {
+                return Err(Answer::Refused {
+                    reason: Reason::Malformed,
+                    cause: error.to_string(),
+                });
+            }
             Err(error) => error.to_string(),
         };
         Err(Answer::Later { cause })

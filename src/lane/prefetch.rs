@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 /// How long sizes are watched before a prefetch grows: where they change to and fro, a lane reopens no more often.
-const WATCH: Duration = Duration::from_secs(60);
+const WATCH: Duration = Duration::from_mins(1);
 
 /// A prefetch that grows by less than this factor isn't worth a channel.
 const GROWTH_MIN: u16 = 2;
@@ -107,7 +107,7 @@ mod tests {
 
     #[test]
     fn it_grows_again_after_a_minute_of_small_ones_and_not_in_silence() {
-        let start = Instant::now();
+        let start = tokio::time::Instant::now().into_std();
         let mut prefetch = Prefetch::new(1_024, 64 * MIB);
         prefetch.saw(60 * MIB);
         prefetch.shrink();
@@ -124,7 +124,7 @@ mod tests {
 
     #[test]
     fn one_large_message_within_the_minute_keeps_it_low() {
-        let start = Instant::now();
+        let start = tokio::time::Instant::now().into_std();
         let mut prefetch = Prefetch::new(1_024, 64 * MIB);
         prefetch.saw(60 * MIB);
         prefetch.shrink();

@@ -95,9 +95,12 @@ pub const SEALED: [&str; 20] = [
     X_SET_BODY_BYTES,
 ];
 
+/// How the names of all of them begin.
+pub(super) const PREFIX: &[u8] = b"x-set-";
+
 /// Whether a header is a mark: `x-set-` and no request. Case counts, as everywhere in AMQP.
 pub fn is_mark(name: &[u8]) -> bool {
-    name.starts_with(b"x-set-") && !REQUESTS.iter().any(|request| request.as_bytes() == name)
+    name.starts_with(PREFIX) && !REQUESTS.iter().any(|request| request.as_bytes() == name)
 }
 
 /// Where a message has been, by marks whose seal holds.

@@ -1,14 +1,11 @@
 //! What crosses a broker, and what its answers mean.
 
-use crate::node::{Node, delivery, lost, settlement, to_queue, within};
+use crate::node::{Node, consume, delivery, lost, publish, publisher, raw, settlement, to_queue};
 use bytes::Bytes;
 use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::{AMQPValue, FieldTable as LapinTable};
-use setgate::amqp::{FieldTable, FieldValue, Properties};
-use setgate::broker::{
-    Consumer, ConsumerKind, LanePublisher, Outcome, QueueType, Role, ensure_lane_queue,
-    ensure_own_queue,
-};
+use setgate::amqp::{Edit, FieldTable, FieldValue, Properties};
+use setgate::broker::{Outcome, Publish, QueueType, ensure_lane_queue, ensure_own_queue};
 
 fn every_property() -> Properties {
     let every_type = [
@@ -72,51 +69,68 @@ fn every_property() -> Properties {
     }
 }
 
+/// With this header.
+fn with(mut publish: Publish, name: &str, value: &FieldValue) -> Publish {
+    let mut edit = Edit::new();
+    edit.set(name, value);
+    publish.properties = edit.apply(&publish.properties).unwrap();
+    publish
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_cross_unchanged_and_every_outcome_is_true() {
     let node = Node::start();
-    let publishing = node.connect(Role::Publish).await;
-    let consuming = node.connect(Role::Consume).await;
+    let declaring = node.connect().await;
+    let dialer = node.dialer();
     let application = node.application().await;
-    ensure_lane_queue(&publishing, "setgate.t.lane", QueueType::Quorum, "", &[])
+    let lane = "setgate.t.lane";
+    ensure_lane_queue(&declaring, lane, QueueType::Quorum, "", &[])
         .await
         .unwrap();
-    let mut publisher = LanePublisher::open(&publishing, None).await.unwrap();
+    let mut publisher = publisher(&dialer, None).await;
+    let mut consumer = consume(&dialer, lane, 1_000).await;
 
-    // Every property and field type.
-    let mut all = to_queue("setgate.t.lane", 0);
-    all.properties = every_property();
-    all.token = "all".to_owned();
-    assert_eq!(
-        within(publisher.publish(vec![all])).await,
-        [Outcome::Confirmed]
-    );
-    let mut consumer = Consumer::open(&consuming, "setgate.t.lane", ConsumerKind::SingleActive, 10)
-        .await
-        .unwrap();
-    let (tag, message) = delivery(&mut consumer).await;
-    assert_eq!(message.properties.decode().unwrap(), every_property());
-    assert_eq!(message.body, Bytes::from_static(b"message 0"));
-    assert!(!message.redelivered);
-    consumer.acknowledge(&settlement(tag)).unwrap();
+    // Every property and field type, and what is no text.
+    let mut strange = every_property();
+    strange.message_id = Some(Bytes::from_static(b"id \xff\xfe"));
+    strange
+        .headers_mut()
+        .set(b"\xc3\x28 name", FieldValue::Void);
+    for properties in [every_property(), strange] {
+        let mut all = to_queue(lane, 0);
+        all.properties = raw(&properties);
+        let sent = all.properties.clone();
+        assert_eq!(
+            publish(&mut publisher, vec![all]).await,
+            [Outcome::Confirmed]
+        );
+        let (tag, message) = delivery(&mut consumer).await;
+        assert_eq!(message.properties, sent);
+        assert_eq!(message.properties.decode().unwrap(), properties);
+        assert_eq!(message.body, Bytes::from_static(b"message 0"));
+        assert!(!message.redelivered);
+        consumer.acknowledge(&settlement(tag)).unwrap();
+    }
 
-    // Returns, among 200 in flight: every 7th has no queue. Of the rest, half is transient in a classic queue, which
-    // confirms at once, between returns and their confirms; that is when a return comes along with another's confirm.
-    ensure_own_queue(&publishing, "setgate.t.fast", QueueType::Classic)
+    // Returns, among 1,000 in flight: every 7th has no queue. Of the rest, half is transient in a classic queue, which
+    // confirms at once, between returns and their confirms.
+    ensure_own_queue(&declaring, "setgate.t.fast", QueueType::Classic)
         .await
         .unwrap();
     let target = |n: usize| match (n % 7, n % 2) {
         (0, _) => "nowhere",
         (_, 0) => "setgate.t.fast",
-        (_, _) => "setgate.t.lane",
+        (_, _) => lane,
     };
-    for _ in 0..10 {
-        let batch = (0..200).map(|n| {
+    for _ in 0..5 {
+        let batch = (0..1_000).map(|n| {
             let mut publish = to_queue(target(n), n);
-            publish.properties.delivery_mode = Some(if n % 2 == 0 { 1 } else { 2 });
+            let mut edit = Edit::new();
+            edit.set_delivery_mode(if n % 2 == 0 { 1 } else { 2 });
+            publish.properties = edit.apply(&publish.properties).unwrap();
             publish
         });
-        let outcomes = within(publisher.publish(batch.collect())).await;
+        let outcomes = publish(&mut publisher, batch.collect()).await;
         for (n, outcome) in outcomes.into_iter().enumerate() {
             match target(n) {
                 "nowhere" => assert!(
@@ -126,7 +140,7 @@ async fn messages_cross_unchanged_and_every_outcome_is_true() {
                 _ => assert_eq!(outcome, Outcome::Confirmed, "{n}"),
             }
         }
-        for n in (0..200).filter(|n| target(*n) == "setgate.t.lane") {
+        for n in (0..1_000).filter(|n| target(*n) == lane) {
             let (tag, message) = delivery(&mut consumer).await;
             assert_eq!(message.body, format!("message {n}"));
             consumer.acknowledge(&settlement(tag)).unwrap();
@@ -144,93 +158,105 @@ async fn messages_cross_unchanged_and_every_outcome_is_true() {
         .queue_declare("full".into(), QueueDeclareOptions::durable(), full)
         .await
         .unwrap();
-    let outcomes = within(publisher.publish((0..3).map(|n| to_queue("full", n)).collect())).await;
+    let batch = (0..3).map(|n| to_queue("full", n));
     assert_eq!(
-        outcomes,
+        publish(&mut publisher, batch.collect()).await,
         [Outcome::Confirmed, Outcome::Nacked, Outcome::Nacked]
     );
 
-    // What would cost the connection is held back, and the rest of the batch goes its way.
-    let mut headers = to_queue("setgate.t.lane", 1);
-    headers
-        .properties
-        .headers_mut()
-        .set("big", FieldValue::str("x".repeat(131_072)));
-    let mut body = to_queue("setgate.t.lane", 2);
+    // What would cost the connection is held back, and the rest goes its way.
+    let big = FieldValue::str("x".repeat(131_072));
+    let headers = with(to_queue(lane, 1), "big", &big);
+    let mut body = to_queue(lane, 2);
     body.body = Bytes::from(vec![0; (1 << 20) + 1]);
-    let mut name = to_queue("setgate.t.lane", 3);
-    name.properties.message_id = Some(Bytes::from_static(b"\xff"));
-    let outcomes =
-        within(publisher.publish(vec![headers, to_queue("setgate.t.lane", 0), body, name])).await;
+    let mut key = to_queue(lane, 3);
+    key.address.routing_key = Bytes::from(vec![b'k'; 256]);
+    let batch = vec![headers, to_queue(lane, 0), body, key];
+    let outcomes = publish(&mut publisher, batch).await;
     assert!(
-        matches!(&outcomes[0], Outcome::TooLarge { .. }),
-        "{outcomes:?}"
-    );
-    assert_eq!(outcomes[1], Outcome::Confirmed);
-    assert!(
-        matches!(&outcomes[2], Outcome::TooLarge { .. }),
-        "{outcomes:?}"
-    );
-    assert!(
-        matches!(&outcomes[3], Outcome::Unencodable { .. }),
+        matches!(
+            &outcomes[..],
+            [
+                Outcome::TooLarge { .. },
+                Outcome::Confirmed,
+                Outcome::TooLarge { .. },
+                Outcome::Unencodable { .. }
+            ]
+        ),
         "{outcomes:?}"
     );
 
-    // The largest that fits: 20 bytes around the properties, which have 17 + 21 more than the value here.
-    let mut edge = to_queue("setgate.t.lane", 4);
-    let value = 131_072 - 20 - edge.properties.encode().unwrap().len() - "big".len() - 6;
-    edge.properties
-        .headers_mut()
-        .set("big", FieldValue::str("x".repeat(value)));
-    assert_eq!(edge.properties.encode().unwrap().len() + 20, 131_072);
+    // The largest that fits: 20 bytes around the properties, which have 6 more and the name than the value here.
+    let edge = to_queue(lane, 4);
+    let value = 131_072 - 20 - edge.properties.as_bytes().len() - "big".len() - 6;
+    let edge = with(edge, "big", &FieldValue::str("x".repeat(value)));
+    assert_eq!(edge.properties.as_bytes().len() + 20, 131_072);
     assert_eq!(
-        within(publisher.publish(vec![edge])).await,
+        publish(&mut publisher, vec![edge]).await,
         [Outcome::Confirmed]
     );
 
     // An exchange that isn't there closes the channel: unknown, and of no further use.
     let mut astray = to_queue("x", 5);
     astray.address.exchange = Bytes::from_static(b"no-such-exchange");
-    let outcomes = within(publisher.publish(vec![astray])).await;
+    let outcomes = publish(&mut publisher, vec![astray]).await;
     assert!(
         matches!(&outcomes[0], Outcome::Unknown { cause } if cause.contains("no-such-exchange")),
         "{outcomes:?}"
     );
-    let outcomes = within(publisher.publish(vec![to_queue("setgate.t.lane", 6)])).await;
+    assert!(!publisher.is_open());
+    let outcomes = publish(&mut publisher, vec![to_queue(lane, 6)]).await;
     assert!(
         matches!(&outcomes[0], Outcome::Unsent { .. }),
         "{outcomes:?}"
     );
+    publisher.close().await.unwrap();
+}
 
-    // A consumer that is dropped, or closed, gives its messages back in order, and ends with its queue.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_that_is_given_up_is_in_order_for_whoever_comes_next() {
+    let node = Node::start();
+    let declaring = node.connect().await;
+    let dialer = node.dialer();
+    let application = node.application().await;
     for kind in [QueueType::Quorum, QueueType::Classic] {
         let queue = format!("setgate.t.order.{}", kind.as_str());
-        ensure_lane_queue(&publishing, &queue, kind, "", &[])
+        ensure_lane_queue(&declaring, &queue, kind, "", &[])
             .await
             .unwrap();
-        let mut publisher = LanePublisher::open(&publishing, None).await.unwrap();
-        within(publisher.publish((0..20).map(|n| to_queue(&queue, n)).collect())).await;
+        let mut publisher = publisher(&dialer, None).await;
+        let batch = (0..2_000).map(|n| to_queue(&queue, n)).collect();
+        let outcomes = publish(&mut publisher, batch).await;
+        assert!(outcomes.iter().all(|one| *one == Outcome::Confirmed));
         publisher.close().await.unwrap();
-        for close in [true, false] {
-            let open = Consumer::open(&consuming, &queue, ConsumerKind::SingleActive, 7);
-            let mut consumer = open.await.unwrap();
+        // Each round acknowledges two of the deliveries that it sees, with a thousand more on their way.
+        for (round, close) in [true, false, true, false].into_iter().enumerate() {
+            let mut consumer = consume(&dialer, &queue, 1_000).await;
             for n in 0..5 {
-                let (_, message) = delivery(&mut consumer).await;
-                assert_eq!(message.body, format!("message {n}"), "{kind:?} {close}");
+                let (tag, message) = delivery(&mut consumer).await;
+                let expected = format!("message {}", round * 2 + n);
+                assert_eq!(message.body, expected, "{kind:?} {round}");
+                if n == 1 {
+                    consumer.acknowledge(&settlement(tag)).unwrap();
+                }
             }
             if close {
                 consumer.close().await.unwrap();
             }
         }
-        let open = Consumer::open(&consuming, &queue, ConsumerKind::SingleActive, 7);
-        let mut consumer = open.await.unwrap();
-        let (_, message) = delivery(&mut consumer).await;
-        assert_eq!(message.body, "message 0");
-        assert!(message.redelivered);
+        let mut consumer = consume(&dialer, &queue, 1_000).await;
+        for n in 8..2_000 {
+            let (tag, message) = delivery(&mut consumer).await;
+            assert_eq!(message.body, format!("message {n}"));
+            assert!(message.redelivered || n > 12, "{n}");
+            consumer.acknowledge(&settlement(tag)).unwrap();
+        }
         application
             .queue_delete(queue.as_str().into(), QueueDeleteOptions::default())
             .await
             .unwrap();
         assert!(lost(&mut consumer).await.contains("queue was deleted"));
+        assert!(lost(&mut consumer).await.contains("queue was deleted"));
+        consumer.close().await.unwrap();
     }
 }

@@ -2,12 +2,14 @@
 
 use bytes::Bytes;
 use rustix::process::{Pid, Signal, kill_process_group};
-use setgate::amqp::{FieldValue, Properties};
+use setgate::amqp::{FieldValue, Properties, RawProperties};
 use setgate::broker::{
-    Connection, ConnectionState, Consumer, ConsumerEvent, Publish, Role, Settings, Unroutable,
+    Connection, ConnectionState, Consumer, ConsumerEvent, ConsumerKind, Dialer, LanePublisher,
+    Outcome, Publish, PublishId, Settings, Unroutable,
 };
 use setgate::lane::{Ledger, Settlement};
 use setgate::model::{Address, DeliveryTag, Message};
+use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -15,6 +17,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 const BIN: &str = "/usr/lib/rabbitmq/bin";
 pub(crate) const DEADLINE: Duration = Duration::from_mins(1);
@@ -146,19 +149,23 @@ impl Node {
     }
 
     /// A supervised connection, up.
-    pub(crate) async fn connect(&self, role: Role) -> Connection {
-        self.connect_as("guest", role).await
+    pub(crate) async fn connect(&self) -> Connection {
+        self.connect_as("guest").await
     }
 
-    pub(crate) async fn connect_as(&self, user: &str, role: Role) -> Connection {
-        supervise(&self.settings(user), role).await
+    pub(crate) async fn connect_as(&self, user: &str) -> Connection {
+        supervise(&self.settings(user)).await
+    }
+
+    pub(crate) fn dialer(&self) -> Dialer {
+        dialer(&self.settings("guest"))
     }
 
     /// Why these settings don't connect.
     pub(crate) async fn refusal(&self, change: impl FnOnce(&mut Settings)) -> String {
         let mut settings = self.settings("guest");
         change(&mut settings);
-        let connection = Connection::new(&settings, None, Role::Publish).unwrap();
+        let connection = Connection::new(&settings, None).unwrap();
         let cancel = CancellationToken::new();
         let run = connection.run(cancel.clone());
         let mut state = connection.watch();
@@ -197,8 +204,8 @@ impl Drop for Node {
     }
 }
 
-pub(crate) async fn supervise(settings: &Settings, role: Role) -> Connection {
-    let connection = Connection::new(settings, None, role).unwrap();
+pub(crate) async fn supervise(settings: &Settings) -> Connection {
+    let connection = Connection::new(settings, None).unwrap();
     let supervised = connection.clone();
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(async move { supervised.run(CancellationToken::new()).await });
@@ -213,25 +220,66 @@ pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
         .expect("in time")
 }
 
+pub(crate) fn dialer(settings: &Settings) -> Dialer {
+    Dialer::new(settings, None, &TaskTracker::new()).unwrap()
+}
+
+/// A single active consumer that takes bodies of up to 1 MiB whole.
+pub(crate) async fn consume(dialer: &Dialer, queue: &str, prefetch: u16) -> Consumer {
+    let kind = ConsumerKind::SingleActive;
+    let open = Consumer::open(dialer, "lane t/0", queue, kind, prefetch, 1 << 20);
+    within(open).await.unwrap()
+}
+
+pub(crate) async fn publisher(dialer: &Dialer, lock: Option<&str>) -> LanePublisher {
+    let open = LanePublisher::open(dialer, "receiver t/0", lock);
+    within(open).await.unwrap()
+}
+
 pub(crate) fn to_queue(queue: &str, number: usize) -> Publish {
-    let token = number.to_string();
     let mut properties = Properties {
         delivery_mode: Some(2),
         ..Properties::default()
     };
     properties
         .headers_mut()
-        .set("x-set-parcel", FieldValue::str(&token));
+        .set("x-set-parcel", FieldValue::str(number.to_string()));
     Publish {
+        id: PublishId(number as u64),
         address: Address {
             exchange: Bytes::new(),
             routing_key: Bytes::copy_from_slice(queue.as_bytes()),
         },
-        properties,
+        properties: raw(&properties),
         body: Bytes::from(format!("message {number}")),
         unroutable: Unroutable::Return,
-        token,
     }
+}
+
+pub(crate) fn raw(properties: &Properties) -> RawProperties {
+    RawProperties::of(properties).unwrap()
+}
+
+/// Publishes all, and returns what became of each, in the same order.
+pub(crate) async fn publish(publisher: &mut LanePublisher, batch: Vec<Publish>) -> Vec<Outcome> {
+    let ids: Vec<_> = batch.iter().map(|publish| publish.id).collect();
+    for publish in batch {
+        publisher.publish(publish);
+    }
+    let mut outcomes = outcomes(publisher).await;
+    assert_eq!(outcomes.len(), ids.len());
+    ids.iter().map(|id| outcomes.remove(id).unwrap()).collect()
+}
+
+/// Of all that is unanswered: each once.
+pub(crate) async fn outcomes(publisher: &mut LanePublisher) -> BTreeMap<PublishId, Outcome> {
+    let mut outcomes = BTreeMap::new();
+    while publisher.unanswered() > 0 {
+        for (id, outcome) in within(publisher.next()).await {
+            assert_eq!(outcomes.insert(id, outcome), None, "{id:?} twice");
+        }
+    }
+    outcomes
 }
 
 pub(crate) async fn delivery(consumer: &mut Consumer) -> (DeliveryTag, Message) {

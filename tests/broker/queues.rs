@@ -1,21 +1,23 @@
 //! Queues, connections and locks: what is declared, held, refused.
 
-use crate::node::{Node, lost, supervise, within};
+use crate::node::{
+    Node, consume, delivery, dialer, lost, publish, publisher, supervise, to_queue, within,
+};
 use bytes::Bytes;
 use lapin::options::{ExchangeDeclareOptions, QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::{AMQPValue, FieldTable as LapinTable};
 use setgate::amqp::FieldTable;
 use setgate::broker::{
-    Binding, BrokerError, ConnectionState, Consumer, ConsumerKind, DeclareError, ForeignKind,
-    InspectError, LanePublisher, Management, OpenError, QueueType, Role, Tls, depth,
+    Binding, BrokerError, ConnectionState, Consumer, ConsumerKind, DeclareError, Dialer,
+    ForeignKind, InspectError, LanePublisher, Management, Outcome, QueueType, Tls, depth,
     ensure_lane_queue, ensure_own_queue, hold, inspect_foreign_queue,
 };
 
 #[tokio::test(flavor = "multi_thread")]
 async fn queues_are_declared_judged_and_locked() {
     let node = Node::start();
-    let one = node.connect(Role::Publish).await;
-    let two = node.connect(Role::Publish).await;
+    let one = node.connect().await;
+    let messages = node.dialer();
     let application = node.application().await;
     let bindings = [Binding {
         routing_key: Bytes::from_static(b"order.#"),
@@ -169,19 +171,26 @@ async fn queues_are_declared_judged_and_locked() {
     );
 
     // A second exclusive consumer is refused.
-    let mut first = Consumer::open(&one, "classic", ConsumerKind::Exclusive, 5)
+    let open = async |dialer: &Dialer| {
+        let kind = ConsumerKind::Exclusive;
+        within(Consumer::open(
+            dialer,
+            "lane t/0",
+            "classic",
+            kind,
+            5,
+            1 << 20,
+        ))
         .await
-        .unwrap();
-    let second = Consumer::open(&two, "classic", ConsumerKind::Exclusive, 5).await;
+    };
+    let first = open(&messages).await.unwrap();
+    let second = open(&messages).await;
     assert!(
         matches!(&second, Err(BrokerError::Refused { code: 403, .. })),
         "{second:?}"
     );
     first.close().await.unwrap();
-    first = Consumer::open(&two, "classic", ConsumerKind::Exclusive, 5)
-        .await
-        .unwrap();
-    first.close().await.unwrap();
+    open(&messages).await.unwrap().close().await.unwrap();
 
     // With the least permissions, a foreign queue is told apart by the management API alone.
     node.ctl(&[
@@ -192,7 +201,7 @@ async fn queues_are_declared_judged_and_locked() {
         ok = rabbit_auth_backend_internal:set_permissions(<<"least">>, <<"/">>, <<"^setgate\\.">>,
             <<"^setgate\\.">>, <<"^(setgate\\.|classic$|orders$)">>, <<"test">>)."#,
     ]);
-    let least = node.connect_as("least", Role::Publish).await;
+    let least = node.connect_as("least").await;
     ensure_lane_queue(
         &least,
         "setgate.t.lane",
@@ -213,9 +222,7 @@ async fn queues_are_declared_judged_and_locked() {
     inspect_foreign_queue(&least, Some(&management), "classic")
         .await
         .unwrap();
-    let mut taken = Consumer::open(&least, "classic", ConsumerKind::Exclusive, 5)
-        .await
-        .unwrap();
+    let mut taken = open(&dialer(&settings)).await.unwrap();
     let refused = ensure_own_queue(&least, "elsewhere", QueueType::Classic).await;
     assert!(
         matches!(refused, Err(DeclareError::NotAllowed { .. })),
@@ -251,36 +258,26 @@ async fn queues_are_declared_judged_and_locked() {
         ca: Some(node.ca.clone()),
         identity: None,
     });
-    let encrypted = supervise(&settings, Role::Publish).await;
+    let encrypted = supervise(&settings).await;
     assert!(
         matches!(encrypted.state(), ConnectionState::Up { uri, .. } if uri.starts_with("amqps://guest@localhost"))
     );
     assert_eq!(depth(&encrypted, "setgate.t.park").await, Ok(Some(0)));
 
-    // Locks: one holder, among connections and within one; free after its close, and after its drop.
-    let lock = "setgate.t.lock";
-    let holder = LanePublisher::open(&one, Some(lock)).await.unwrap();
-    for connection in [&one, &two] {
-        let refused = LanePublisher::open(connection, Some(lock)).await;
-        assert!(
-            matches!(refused, Err(OpenError::Locked { .. })),
-            "{refused:?}"
-        );
+    // So do messages.
+    let mut sender = publisher(&dialer(&settings), None).await;
+    let batch = (0..100).map(|n| to_queue("setgate.t.park", n)).collect();
+    let outcomes = publish(&mut sender, batch).await;
+    assert!(outcomes.iter().all(|one| *one == Outcome::Confirmed));
+    sender.close().await.unwrap();
+    let mut receiver = consume(&dialer(&settings), "setgate.t.park", 100).await;
+    for n in 0..100 {
+        let (_, message) = delivery(&mut receiver).await;
+        assert_eq!(message.body, format!("message {n}"));
     }
-    holder.close().await.unwrap();
-    let holder = LanePublisher::open(&two, Some(lock)).await.unwrap();
-    drop(holder);
-    let holder = within(async {
-        loop {
-            match LanePublisher::open(&one, Some(lock)).await {
-                Ok(holder) => break holder,
-                Err(OpenError::Locked { .. }) => tokio::task::yield_now().await,
-                Err(other) => panic!("{other}"),
-            }
-        }
-    })
-    .await;
-    holder.close().await.unwrap();
-    let again = LanePublisher::open(&one, Some(lock)).await.unwrap();
-    again.close().await.unwrap();
+    receiver.close().await.unwrap();
+    settings.tls = None;
+    let stranger = LanePublisher::open(&dialer(&settings), "t", None).await;
+    let words = stranger.unwrap_err().to_string();
+    assert!(words.contains("certificate"), "{words}");
 }

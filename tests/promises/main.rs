@@ -6,9 +6,12 @@
 mod broker;
 mod fidelity;
 mod harness;
+mod held;
 mod live;
 mod loops;
 mod main_job;
+mod memory;
 mod missing;
 mod parking;
+mod poison;
 mod queues;

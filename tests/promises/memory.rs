@@ -1,0 +1,181 @@
+//! A gateway's memory stays within its budget, whatever sizes wait for it.
+//!
+//! Messages of 64 KiB and of 60 MiB lie in the lane's queue before the gateway starts, with a prefetch that was made for
+//! 1 KiB. `SETGATE_MEMORY_MESSAGES` and `SETGATE_MEMORY_LARGE` say how many of each; `make held` takes 10,000 and 100.
+
+use crate::broker::{Broker, keyed};
+use crate::harness::{BY_OWNER, ORDERS, World, eventually, folder, world};
+use crate::held::{number, number_of, numbered};
+use setgate::amqp::{FieldValue, Properties};
+use setgate::lab::{Await, FabricSpec, Node};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::task::block_in_place;
+use tokio::time::interval;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
+
+const SMALL_BYTES: u64 = 64 * KIB;
+const LARGE_BYTES: u64 = 60 * MIB;
+
+/// What a gateway takes beyond its budget when it works: TLS and compression of its links, the read buffers of its
+/// connections, and what the allocator keeps of what it was given back.
+const ALLOWANCE_BYTES: u64 = 64 * MIB;
+
+/// Owned by sh-2.
+const UID: u32 = 60;
+
+/// Between two messages, with 60 MiB of the next one on its way through two brokers.
+const PATIENCE: Duration = Duration::from_mins(2);
+
+/// The most memory that a process has had, until this is dropped.
+struct Peak {
+    bytes: Arc<AtomicU64>,
+    _ends: DropGuard,
+}
+
+impl Peak {
+    fn watch(pid: u32, tasks: &TaskTracker) -> Self {
+        let bytes = Arc::new(AtomicU64::new(0));
+        let end = CancellationToken::new();
+        let (peak, ended) = (Arc::clone(&bytes), end.clone());
+        tasks.spawn(async move {
+            let mut ticks = interval(Duration::from_millis(10));
+            while !ended.is_cancelled() {
+                ticks.tick().await;
+                if let Some(now) = resident(pid) {
+                    peak.fetch_max(now, Ordering::Relaxed);
+                }
+            }
+        });
+        Self {
+            bytes,
+            _ends: end.drop_guard(),
+        }
+    }
+
+    fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+}
+
+/// A process's resident memory, unless it is gone.
+fn resident(pid: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kib * KIB)
+}
+
+/// Where the large ones end.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Large {
+    Carried,
+    Parked,
+}
+
+/// Has the messages wait, starts the gateway, and looks at both ends' memory until all are where they belong.
+async fn stays_within(test: &str, memory: u64, message_max: u64, due: Large) {
+    let small = number("SETGATE_MEMORY_MESSAGES", 1_500);
+    let large = number("SETGATE_MEMORY_LARGE", 3);
+    let rules = folder(&[
+        ("world.yaml", &world(&["sh-1", "sh-2"])),
+        ("orders.yaml", &format!("{ORDERS}---\n{BY_OWNER}")),
+    ]);
+    let spec = FabricSpec::folder(rules.path())
+        .setting("memory", &format!("{}MiB", memory / MIB))
+        .setting("message_max", &format!("{}MiB", message_max / MIB));
+    let mut world = World::of(test, spec).await;
+    let tasks = TaskTracker::new();
+    let taker: Node = "gateway/sh-1-a".parse().unwrap();
+    let pid = |world: &mut World, name: &str| world.fabric.gateway(name).unwrap().pid.unwrap();
+
+    // Each in its idle state: lanes open, links up, nothing carried yet.
+    let taker_pid = pid(&mut world, "sh-1-a");
+    let receiver_pid = pid(&mut world, "sh-2-a");
+    let idle = [taker_pid, receiver_pid].map(|pid| resident(pid).unwrap());
+    world.fabric.stop(&taker).await.unwrap();
+
+    let mut publisher = world.app("sh-1");
+    for number in 0..small + large {
+        let bytes = if number < small {
+            SMALL_BYTES
+        } else {
+            LARGE_BYTES
+        };
+        publish(&mut publisher, number, bytes);
+    }
+    world.fabric.start(&taker, Await::Nothing).await.unwrap();
+    let peaks = [
+        Peak::watch(pid(&mut world, "sh-1-a"), &tasks),
+        Peak::watch(receiver_pid, &tasks),
+    ];
+
+    let mut consumer = world.app("sh-2");
+    let mut parked_at = world.app("sh-1");
+    let park = world.own_queue("park");
+    for number in 0..small + large {
+        let (bytes, from, queue) = match (number < small, due) {
+            (true, _) => (SMALL_BYTES, &mut consumer, "app.orders.local"),
+            (false, Large::Carried) => (LARGE_BYTES, &mut consumer, "app.orders.local"),
+            (false, Large::Parked) => (LARGE_BYTES, &mut parked_at, park.as_str()),
+        };
+        assert_eq!(next(from, queue).await, (number, bytes));
+    }
+    world.lane_queue_is_empty().await;
+    let mut over = Vec::new();
+    for ((name, peak), idle) in ["taker", "receiver"].iter().zip(&peaks).zip(idle) {
+        let used = peak.bytes().saturating_sub(idle);
+        let said = format!(
+            "{test}: the {name} had {} MiB at most, {} MiB idle: {} MiB for a budget of {} MiB",
+            peak.bytes() / MIB,
+            idle / MIB,
+            used / MIB,
+            memory / MIB
+        );
+        println!("{said}");
+        if used > memory + ALLOWANCE_BYTES {
+            over.push(said);
+        }
+    }
+    println!("{test}: {small} of 64 KiB carried, {large} of 60 MiB {due:?}");
+    assert!(over.is_empty(), "{over:#?}");
+    drop(peaks);
+    world.end().await;
+}
+
+fn publish(publisher: &mut Broker, number: u64, bytes: u64) {
+    let body = numbered(
+        usize::try_from(number).unwrap(),
+        usize::try_from(bytes).unwrap(),
+    );
+    let mut properties: Properties = keyed(UID);
+    // They outlive the memory of the broker.
+    properties.delivery_mode = Some(2);
+    properties
+        .headers_mut()
+        .set("bytes", FieldValue::I64(i64::try_from(bytes).unwrap()));
+    publisher.publish("orders", "order.cn", &properties, body);
+}
+
+/// The next message of a queue: which, and how large.
+async fn next(broker: &mut Broker, queue: &str) -> (u64, u64) {
+    let look = async || block_in_place(|| broker.raw().get(queue)).unwrap();
+    let what = format!("a message in {queue}");
+    let got = eventually(&what, PATIENCE, look).await.0;
+    (number_of(&got.body) as u64, got.body.len() as u64)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn memory_stays_within_its_budget_while_large_messages_are_parked() {
+    stays_within("memory-parked", 128 * MIB, 16 * MIB, Large::Parked).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn memory_stays_within_its_budget_while_large_messages_are_carried() {
+    stays_within("memory-carried", 256 * MIB, 64 * MIB, Large::Carried).await;
+}
