@@ -57,16 +57,6 @@ pub struct LanePublisher {
     /// Known without asking the broker.
     early: Vec<(PublishId, Outcome)>,
     unanswered: usize,
-    body: Body,
-}
-
-/// What [`LanePublisher::piece`] belongs to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Body {
-    /// A body that the broker gets, or nothing.
-    Sent,
-    /// One that was refused before.
-    Dropped,
 }
 
 impl LanePublisher {
@@ -102,7 +92,6 @@ impl LanePublisher {
             body_bytes_max: dialer.message_bytes_max() as u64,
             early: Vec::new(),
             unanswered: 0,
-            body: Body::Sent,
         })
     }
 
@@ -148,19 +137,15 @@ impl LanePublisher {
         self.piece(first);
     }
 
-    /// More of a body.
+    /// More of a body; passed over where its publish was refused.
     pub fn piece(&mut self, piece: Bytes) {
-        if piece.is_empty() || self.body == Body::Dropped {
-            return;
-        }
         let bytes = piece.len();
         let command = Command::PublishPiece {
             channel: CHANNEL,
             piece,
         };
-        if self.session.push(command, bytes).is_err() {
-            self.body = Body::Dropped;
-        }
+        // After the end nothing is owed for a piece: its publish has its outcome.
+        let _ = self.session.push(command, bytes);
     }
 
     fn queue(&mut self, publish: Publish, body_bytes: u64, content: Content) {
@@ -199,13 +184,9 @@ impl LanePublisher {
             let pushed = self.session.push(command, bytes);
             pushed.map_err(|end| Outcome::Unsent { cause: end.cause() })
         };
-        self.body = match refused {
-            Ok(()) => Body::Sent,
-            Err(outcome) => {
-                self.early.push((id, outcome));
-                Body::Dropped
-            }
-        };
+        if let Err(outcome) = refused {
+            self.early.push((id, outcome));
+        }
     }
 
     /// What has become known since, in order; empty when only [`LanePublisher::has_room`] or

@@ -232,13 +232,37 @@ fn a_confirm_of_a_body_that_is_not_whole_breaks_the_protocol() {
     ));
 }
 
+#[test]
+fn a_large_body_is_written_from_where_it_lies() {
+    let mut client = Client::publishing_with(EngineSettings {
+        frame_bytes_max: 16_384,
+        ..settings()
+    });
+    let body = Bytes::from(vec![b'x'; 20_000]);
+    client.asks(publish(1, Content::Whole(body.clone())));
+    let output = client.engine.output();
+    let mut slices = [std::io::IoSlice::new(&[]); 8];
+    let filled = output.chunks_vectored(&mut slices);
+    let shared: usize = slices[..filled]
+        .iter()
+        .filter(|slice| body.as_ptr_range().contains(&slice.as_ptr()))
+        .map(|slice| slice.len())
+        .sum();
+    // The rest is a frame of less than 4 KiB, which is copied.
+    assert_eq!(shared, 16_376);
+}
+
 proptest! {
     #[test]
     fn what_is_published_is_what_a_broker_reads(
         bodies in prop::collection::vec(prop_oneof![0usize..20, 4000usize..9000], 0..8),
-        writes in prop::collection::vec(1usize..3000, 1..20),
+        frame_bytes_max in prop::sample::select(&[4096u32, 6000, 16_384][..]),
+        writes in prop::collection::vec(prop_oneof![1usize..3000, Just(usize::MAX)], 1..20),
     ) {
-        let mut client = Client::publishing();
+        let mut client = Client::publishing_with(EngineSettings {
+            frame_bytes_max,
+            ..settings()
+        });
         let mut expected = Vec::new();
         for (at, len) in bodies.iter().enumerate() {
             let body: Vec<u8> = (0..=u8::MAX).cycle().skip(at).take(*len).collect();
@@ -253,6 +277,8 @@ proptest! {
             let output = client.engine.output();
             let mut slices = [std::io::IoSlice::new(&[]); 4];
             let filled = output.chunks_vectored(&mut slices);
+            prop_assert!(!output.chunk().is_empty());
+            prop_assert!(slices[..filled].iter().all(|slice| !slice.is_empty()));
             let offered: Vec<u8> = slices[..filled].iter().flat_map(|slice| slice.to_vec()).collect();
             prop_assert!(!offered.is_empty());
             let taken = offered.len().min(*sizes.next().unwrap());
@@ -261,7 +287,7 @@ proptest! {
         }
         let mut read: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
         for frame in server::frames(&written) {
-            prop_assert!(frame.payload.len() <= 4088);
+            prop_assert!(frame.payload.len() <= frame_bytes_max as usize - 8);
             match frame.kind {
                 1 => prop_assert_eq!(frame.id(), (60, 40)),
                 2 => read.push((frame.payload[12..].to_vec(), Vec::new())),

@@ -83,7 +83,11 @@ impl Client {
 
     /// With channel 1 open.
     fn with_channel() -> Self {
-        let mut client = Self::opened();
+        Self::with_channel_and(settings())
+    }
+
+    fn with_channel_and(settings: EngineSettings) -> Self {
+        let mut client = Self::opened_with(settings);
         client.asks(Command::OpenChannel { channel: ONE });
         client.hears(server::channel_open_ok(1));
         assert_eq!(client.events(), [done(Done::ChannelOpened)]);
@@ -93,7 +97,11 @@ impl Client {
 
     /// With channel 1 open and in confirm mode.
     fn publishing() -> Self {
-        let mut client = Self::with_channel();
+        Self::publishing_with(settings())
+    }
+
+    fn publishing_with(settings: EngineSettings) -> Self {
+        let mut client = Self::with_channel_and(settings);
         client.asks(Command::ConfirmSelect { channel: ONE });
         client.hears(server::confirm_select_ok(1));
         assert_eq!(client.events(), [done(Done::Confirming)]);

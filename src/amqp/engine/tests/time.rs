@@ -183,3 +183,16 @@ fn no_heartbeats_are_neither_sent_nor_missed() {
     client.asks(Command::OpenChannel { channel: ONE });
     assert_eq!(client.engine.deadline(), None);
 }
+
+#[test]
+fn a_command_behind_another_waits_from_when_that_one_was_answered() {
+    let mut client = Client::opened_with(EngineSettings {
+        heartbeat: Duration::ZERO,
+        ..settings()
+    });
+    client.asks(Command::OpenChannel { channel: ONE });
+    client.asks(consume());
+    client.now += Duration::from_secs(5);
+    client.hears(server::channel_open_ok(1));
+    assert_eq!(client.due_in(), Some(ANSWER_TIMEOUT));
+}
