@@ -84,13 +84,20 @@ async fn stays_within(test: &str, memory: u64, message_max: u64, due: Large) {
     let mut consumer = world.app("sh-2");
     let mut parked_at = world.app("sh-1");
     let park = world.own_queue("park");
+    let mut repeated = 0;
     for number in 0..small + large {
         let (bytes, from, queue) = match (number < small, due) {
             (true, _) => (SMALL_BYTES, &mut consumer, "app.orders.local"),
             (false, Large::Carried) => (LARGE_BYTES, &mut consumer, "app.orders.local"),
             (false, Large::Parked) => (LARGE_BYTES, &mut parked_at, park.as_str()),
         };
-        assert_eq!(next(from, queue).await, (number, bytes));
+        // A broker that chokes on gigabytes loses its connections: what had no answer then comes again.
+        let mut got = next(from, queue).await;
+        while got.0 < number {
+            repeated += 1;
+            got = next(from, queue).await;
+        }
+        assert_eq!(got, (number, bytes));
     }
     world.lane_queue_is_empty().await;
     let mut over = Vec::new();
@@ -110,7 +117,7 @@ async fn stays_within(test: &str, memory: u64, message_max: u64, due: Large) {
             over.push(said);
         }
     }
-    println!("{test}: {small} of 64 KiB carried, {large} of 60 MiB {due:?}");
+    println!("{test}: {small} of 64 KiB carried, {large} of 60 MiB {due:?}, {repeated} twice");
     assert!(over.is_empty(), "{over:#?}");
     world.end().await;
 }
