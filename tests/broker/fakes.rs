@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 
 /// Gives each connection to `serve`.
 async fn server<F: Future<Output = ()> + Send>(
@@ -16,7 +17,7 @@ async fn server<F: Future<Output = ()> + Send>(
 ) -> Settings {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    tokio::spawn(async move {
+    TaskTracker::new().spawn(async move {
         loop {
             serve(listener.accept().await.unwrap().0).await;
         }
@@ -56,7 +57,7 @@ async fn refusal(settings: &Settings) -> String {
 #[tokio::test]
 async fn a_server_that_is_no_broker_is_told_from_one_in_bounded_time() {
     let silent = server(async |mut stream: TcpStream| {
-        tokio::spawn(async move { while stream.read_u8().await.is_ok() {} });
+        TaskTracker::new().spawn(async move { while stream.read_u8().await.is_ok() {} });
     })
     .await;
     let garbage = server(async |mut stream: TcpStream| {
@@ -137,7 +138,7 @@ async fn speak(mut stream: TcpStream, then: Then) -> std::io::Result<()> {
 /// What becomes of 64 MB of publishes within 32 s.
 async fn outcome(then: Then) -> Option<String> {
     let mut settings = server(move |stream| async move {
-        tokio::spawn(speak(stream, then));
+        TaskTracker::new().spawn(speak(stream, then));
     })
     .await;
     settings.heartbeat = Duration::from_mins(10);

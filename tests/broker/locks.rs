@@ -4,6 +4,7 @@ use crate::node::{Node, dialer, publish, publisher, to_queue, within};
 use setgate::broker::{Dialer, LanePublisher, OpenError, Outcome};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
+use tokio_util::task::TaskTracker;
 
 const LOCK: Option<&str> = Some("setgate.t.lock");
 
@@ -36,7 +37,7 @@ async fn after_holder(dialer: &Dialer) -> LanePublisher {
 async fn relay(to: u16) -> (u16, JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    let relay = tokio::spawn(async move {
+    let relay = TaskTracker::new().spawn(async move {
         let (mut near, _) = listener.accept().await.unwrap();
         let mut far = TcpStream::connect(("127.0.0.1", to)).await.unwrap();
         let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
