@@ -130,7 +130,12 @@ fn main() {
     if let Some(name) = variable("SETGATE_BENCH_MODE") {
         let uri = variable("SETGATE_BENCH_URI").unwrap();
         let (mode, _) = MODES.iter().find(|(_, known)| *known == name).unwrap();
-        let cost = on_runtime(run(*mode, uri, messages));
+        let work = run(*mode, uri, messages);
+        let cost = match mode {
+            Mode::OursPublish | Mode::OursConsume | Mode::TheirsPublish => on_runtime(work),
+            // It has a thread of its own for the socket, and took a fifth less where its deliveries woke one other.
+            Mode::TheirsConsume => on_one_thread(work),
+        };
         println!("{} {}", cost.cpu.as_nanos(), cost.wall.as_nanos());
         return;
     }
@@ -162,6 +167,15 @@ fn on_runtime<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static)
         .unwrap();
     let tasks = TaskTracker::new();
     runtime.block_on(async { tasks.spawn(work).await.unwrap() })
+}
+
+/// In the thread that calls.
+fn on_one_thread<T>(work: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(work)
 }
 
 async fn run(mode: Mode, uri: String, messages: u64) -> Cost {

@@ -8,13 +8,8 @@ use crate::harness::{BY_OWNER, ORDERS, World, eventually, folder, world};
 use crate::held::{number, number_of, numbered};
 use setgate::amqp::{FieldValue, Properties};
 use setgate::lab::{Await, FabricSpec, Node};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::task::block_in_place;
-use tokio::time::interval;
-use tokio_util::sync::{CancellationToken, DropGuard};
-use tokio_util::task::TaskTracker;
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
@@ -32,44 +27,18 @@ const UID: u32 = 60;
 /// Between two messages, with 60 MiB of the next one on its way through two brokers.
 const PATIENCE: Duration = Duration::from_mins(2);
 
-/// The most memory that a process has had, until this is dropped.
-struct Peak {
-    bytes: Arc<AtomicU64>,
-    _ends: DropGuard,
+/// A field of what the kernel says of a process's memory, in bytes.
+fn memory_of(pid: u32, field: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let mut lines = status.lines();
+    let line = lines.find(|line| line.starts_with(field)).unwrap();
+    let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+    kib * KIB
 }
 
-impl Peak {
-    fn watch(pid: u32, tasks: &TaskTracker) -> Self {
-        let bytes = Arc::new(AtomicU64::new(0));
-        let end = CancellationToken::new();
-        let (peak, ended) = (Arc::clone(&bytes), end.clone());
-        tasks.spawn(async move {
-            let mut ticks = interval(Duration::from_millis(10));
-            while !ended.is_cancelled() {
-                ticks.tick().await;
-                if let Some(now) = resident(pid) {
-                    peak.fetch_max(now, Ordering::Relaxed);
-                }
-            }
-        });
-        Self {
-            bytes,
-            _ends: end.drop_guard(),
-        }
-    }
-
-    fn bytes(&self) -> u64 {
-        self.bytes.load(Ordering::Relaxed)
-    }
-}
-
-/// A process's resident memory, unless it is gone.
-fn resident(pid: u32) -> Option<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
-    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some(kib * KIB)
-}
+/// What it has now, and the most that it has had.
+const NOW: &str = "VmRSS";
+const AT_MOST: &str = "VmHWM";
 
 /// Where the large ones end.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -78,7 +47,8 @@ enum Large {
     Parked,
 }
 
-/// Has the messages wait, starts the gateway, and looks at both ends' memory until all are where they belong.
+/// Has the messages wait, starts the gateway, and looks at the most memory that either end has had once all are where they
+/// belong.
 async fn stays_within(test: &str, memory: u64, message_max: u64, due: Large) {
     let small = number("SETGATE_MEMORY_MESSAGES", 1_500);
     let large = number("SETGATE_MEMORY_LARGE", 3);
@@ -90,14 +60,13 @@ async fn stays_within(test: &str, memory: u64, message_max: u64, due: Large) {
         .setting("memory", &format!("{}MiB", memory / MIB))
         .setting("message_max", &format!("{}MiB", message_max / MIB));
     let mut world = World::of(test, spec).await;
-    let tasks = TaskTracker::new();
     let taker: Node = "gateway/sh-1-a".parse().unwrap();
     let pid = |world: &mut World, name: &str| world.fabric.gateway(name).unwrap().pid.unwrap();
 
     // Each in its idle state: lanes open, links up, nothing carried yet.
     let taker_pid = pid(&mut world, "sh-1-a");
     let receiver_pid = pid(&mut world, "sh-2-a");
-    let idle = [taker_pid, receiver_pid].map(|pid| resident(pid).unwrap());
+    let idle = [taker_pid, receiver_pid].map(|pid| memory_of(pid, NOW));
     world.fabric.stop(&taker).await.unwrap();
 
     let mut publisher = world.app("sh-1");
@@ -110,29 +79,35 @@ async fn stays_within(test: &str, memory: u64, message_max: u64, due: Large) {
         publish(&mut publisher, number, bytes);
     }
     world.fabric.start(&taker, Await::Nothing).await.unwrap();
-    let peaks = [
-        Peak::watch(pid(&mut world, "sh-1-a"), &tasks),
-        Peak::watch(receiver_pid, &tasks),
-    ];
+    let taker_pid = pid(&mut world, "sh-1-a");
 
     let mut consumer = world.app("sh-2");
     let mut parked_at = world.app("sh-1");
     let park = world.own_queue("park");
+    let mut repeated = 0;
     for number in 0..small + large {
         let (bytes, from, queue) = match (number < small, due) {
             (true, _) => (SMALL_BYTES, &mut consumer, "app.orders.local"),
             (false, Large::Carried) => (LARGE_BYTES, &mut consumer, "app.orders.local"),
             (false, Large::Parked) => (LARGE_BYTES, &mut parked_at, park.as_str()),
         };
-        assert_eq!(next(from, queue).await, (number, bytes));
+        // A broker that chokes on gigabytes loses its connections: what had no answer then comes again.
+        let mut got = next(from, queue).await;
+        while got.0 < number {
+            repeated += 1;
+            got = next(from, queue).await;
+        }
+        assert_eq!(got, (number, bytes));
     }
     world.lane_queue_is_empty().await;
     let mut over = Vec::new();
-    for ((name, peak), idle) in ["taker", "receiver"].iter().zip(&peaks).zip(idle) {
-        let used = peak.bytes().saturating_sub(idle);
+    let both = [("taker", taker_pid), ("receiver", receiver_pid)];
+    for ((name, pid), idle) in both.into_iter().zip(idle) {
+        let peak = memory_of(pid, AT_MOST);
+        let used = peak.saturating_sub(idle);
         let said = format!(
             "{test}: the {name} had {} MiB at most, {} MiB idle: {} MiB for a budget of {} MiB",
-            peak.bytes() / MIB,
+            peak / MIB,
             idle / MIB,
             used / MIB,
             memory / MIB
@@ -142,9 +117,8 @@ async fn stays_within(test: &str, memory: u64, message_max: u64, due: Large) {
             over.push(said);
         }
     }
-    println!("{test}: {small} of 64 KiB carried, {large} of 60 MiB {due:?}");
+    println!("{test}: {small} of 64 KiB carried, {large} of 60 MiB {due:?}, {repeated} twice");
     assert!(over.is_empty(), "{over:#?}");
-    drop(peaks);
     world.end().await;
 }
 
