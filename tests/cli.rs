@@ -2,7 +2,6 @@
 //! wrong.
 
 #![allow(clippy::unwrap_used)] // helpers of tests fail as tests do
-#![allow(clippy::disallowed_methods)] // deadlines of real processes
 
 use assert_cmd::Command;
 use serde_json::Value;
@@ -10,10 +9,9 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tempfile::TempDir;
 
-const POLL: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn setgate(args: &[&str]) -> Output {
@@ -91,15 +89,12 @@ impl Lonely {
             .spawn()
             .unwrap();
         let log = BufReader::new(child.stderr.take().unwrap());
-        let running = Running { child, log };
-        let deadline = Instant::now() + PATIENCE;
-        while TcpStream::connect(("127.0.0.1", self.admin)).is_err() {
-            assert!(
-                Instant::now() < deadline,
-                "the gateway's admin endpoint does not open"
-            );
-            std::thread::sleep(POLL);
-        }
+        let mut running = Running {
+            child,
+            log,
+            said: String::new(),
+        };
+        running.hear("the gateway has started");
         running
     }
 
@@ -121,16 +116,27 @@ impl Lonely {
 struct Running {
     child: Child,
     log: BufReader<std::process::ChildStderr>,
+    /// What has been read of it.
+    said: String,
 }
 
 impl Running {
+    /// Reads its log up to a line with these words. A gateway that ends without them fails the test; one that hangs is ended
+    /// with it by the test runner.
+    fn hear(&mut self, words: &str) {
+        while !self.said.contains(words) {
+            let read = self.log.read_line(&mut self.said).unwrap();
+            assert!(read > 0, "it ended without {words:?}: {}", self.said);
+        }
+    }
+
     /// Asks it to end; gives its exit code and its log.
     fn end(mut self) -> (Option<i32>, String) {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-        let mut log = String::new();
-        while self.log.read_line(&mut log).unwrap() > 0 {}
-        (self.child.wait().unwrap().code(), log)
+        let mut said = std::mem::take(&mut self.said);
+        self.log.read_to_string(&mut said).unwrap();
+        (self.child.wait().unwrap().code(), said)
     }
 }
 

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)] // helpers of tests fail as tests do
 
+#[path = "shared/eventually.rs"]
+mod eventually;
 #[path = "rules_in_etcd/harness.rs"]
 mod harness;
 

@@ -495,7 +495,7 @@ mod tests {
             .unwrap();
         processes.stop(&Node::Etcd(1), Stop::Kill).await.unwrap();
         assert!(!processes.is_running(&Node::Etcd(1)));
-        eventually_none_is_left(&dir).await;
+        eventually(|| marked(&dir).is_empty()).await;
     }
 
     #[tokio::test]
@@ -506,12 +506,8 @@ mod tests {
         processes.spawn(&Node::Etcd(1), sleeper(&dir)).unwrap();
         assert!(dir.join("pids.json").exists());
         end_leftovers(&dir).unwrap();
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while processes.is_running(&Node::Etcd(1)) && Instant::now() < deadline {
-            tokio::time::sleep(POLL).await;
-        }
-        assert!(!processes.is_running(&Node::Etcd(1)));
-        eventually_none_is_left(&dir).await;
+        eventually(|| !processes.is_running(&Node::Etcd(1))).await;
+        eventually(|| marked(&dir).is_empty()).await;
     }
 
     #[tokio::test]
@@ -549,11 +545,13 @@ mod tests {
         assert!(error.contains("the port is taken"), "{error}");
     }
 
-    async fn eventually_none_is_left(dir: &Path) {
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while !marked(dir).is_empty() {
-            assert!(Instant::now() < deadline, "left: {:?}", marked(dir));
-            tokio::time::sleep(POLL).await;
-        }
+    async fn eventually(mut holds: impl FnMut() -> bool) {
+        let mut looks = tokio::time::interval(POLL);
+        let waited = tokio::time::timeout(Duration::from_secs(10), async {
+            while !holds() {
+                looks.tick().await;
+            }
+        });
+        assert!(waited.await.is_ok(), "it never came about");
     }
 }

@@ -1,7 +1,9 @@
 //! Back-pressure, and bodies that are held whole nowhere.
 
+use crate::eventually::eventually;
 use crate::node::{
-    Node, consume, delivery, dialer, outcomes, publish, publisher, settlement, to_queue, within,
+    DEADLINE, Node, consume, delivery, dialer, outcomes, publish, publisher, settlement, to_queue,
+    within,
 };
 use bytes::{Bytes, BytesMut};
 use setgate::broker::{
@@ -9,7 +11,6 @@ use setgate::broker::{
 };
 use std::time::Duration;
 
-const POLL: Duration = Duration::from_millis(20);
 const LANE: &str = "setgate.t.lane";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -35,12 +36,7 @@ async fn a_consumer_that_takes_nothing_stays_connected_and_goes_on() {
     assert!(outcomes.iter().all(|one| *one == Outcome::Confirmed));
 
     let mut consumer = consume(&dialer, LANE, 1_000).await;
-    within(async {
-        while consumer.stalled_since().is_none() {
-            tokio::time::sleep(POLL).await;
-        }
-    })
-    .await;
+    stalls(&consumer).await;
     // Six heartbeats: the broker closes after two without one, and so would we.
     let ended = tokio::time::timeout(Duration::from_secs(6), consumer.ended()).await;
     assert!(ended.is_err(), "{ended:?}");
@@ -70,17 +66,17 @@ async fn a_consumer_that_takes_nothing_stays_connected_and_goes_on() {
     });
     publish(&mut sender, batch.collect()).await;
     let consumer = consume(&dialer, LANE, 1_000).await;
-    within(async {
-        while consumer.stalled_since().is_none() {
-            tokio::time::sleep(POLL).await;
-        }
-    })
-    .await;
+    stalls(&consumer).await;
     consumer.close().await.unwrap();
     assert_eq!(
         setgate::broker::depth(&declaring, LANE).await,
         Ok(Some(u32::try_from(COUNT).unwrap()))
     );
+}
+
+/// Returns once the consumer's socket isn't read, because nothing is taken.
+async fn stalls(consumer: &Consumer) {
+    eventually("a stall", DEADLINE, async || consumer.stalled_since()).await;
 }
 
 /// The next message, whole, whichever way it comes.

@@ -6,6 +6,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod death;
+#[path = "../shared/eventually.rs"]
+mod eventually;
 mod fakes;
 mod flow;
 mod locks;

@@ -8,7 +8,6 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 use tokio::process::{Child, Command};
-use tokio::time::{Instant, MissedTickBehavior, interval};
 
 /// Longer than the slowest thing waited for: what comes back after the longest pause between attempts, on a loaded
 /// machine.
@@ -16,13 +15,7 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(40);
 
 /// Waits until `state` holds; panics with what was awaited when it doesn't within `deadline`.
 pub(crate) async fn eventually(what: &str, deadline: Duration, state: impl AsyncFn() -> bool) {
-    let end = Instant::now() + deadline;
-    let mut tick = interval(Duration::from_millis(50));
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    while !state().await {
-        assert!(Instant::now() < end, "not within {deadline:?}: {what}");
-        tick.tick().await;
-    }
+    crate::eventually::eventually(what, deadline, async || state().await.then_some(())).await;
 }
 
 fn spec(gateways: usize) -> FabricSpec {

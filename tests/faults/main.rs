@@ -4,5 +4,7 @@
 #![allow(clippy::unwrap_used)] // tests and their helpers panic at what must hold
 
 mod brokers;
+#[path = "../shared/eventually.rs"]
+mod eventually;
 mod gateways;
 mod harness;

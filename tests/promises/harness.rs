@@ -1,6 +1,7 @@
 //! A fabric of one test, the rules that it runs, and what its gateways say of themselves.
 
 use crate::broker::Broker;
+pub(crate) use crate::eventually::eventually;
 use serde_json::Value;
 use setgate::lab::http::Login;
 use setgate::lab::{Fabric, FabricSpec};
@@ -8,32 +9,9 @@ use std::fmt::Write as _;
 use std::process::Command;
 use std::time::Duration;
 use tempfile::TempDir;
-use tokio::time::{Instant, interval};
 
 /// Longer than the slowest thing waited for: a lane that comes back after some failed attempts, on a loaded machine.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(40);
-
-/// How often a state is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
-
-/// Waits until `look` finds what it looks for, and says how long that took.
-pub(crate) async fn eventually<T>(
-    what: &str,
-    deadline: Duration,
-    mut look: impl AsyncFnMut() -> Option<T>,
-) -> (T, Duration) {
-    let mut ticks = interval(LOOK_EVERY);
-    let begun = Instant::now();
-    loop {
-        ticks.tick().await;
-        let found = look().await;
-        let took = begun.elapsed();
-        match found {
-            Some(found) => return (found, took),
-            None => assert!(took < deadline, "not within {deadline:?}: {what}"),
-        }
-    }
-}
 
 /// A topology of these units, each at a site of its own, and a placement of 100 slots that gives each an equal share in
 /// their order. With keys mapped by `digits`, key and slot are the same number.

@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::panic)] // tests and their helpers panic at what must hold
 
 mod broker;
+#[path = "../shared/eventually.rs"]
+mod eventually;
 mod fidelity;
 mod harness;
 mod held;

@@ -236,14 +236,9 @@ pub(crate) async fn run(words: &[&str]) -> u8 {
         .expect("an exit code that the interface names")
 }
 
+/// Waits until it holds.
 pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let mut looks = tokio::time::interval(Duration::from_millis(20));
-    let waited = tokio::time::timeout(DEADLINE, async {
-        while !holds().await {
-            looks.tick().await;
-        }
-    });
-    assert!(waited.await.is_ok(), "never came: {what}");
+    crate::eventually::eventually(what, DEADLINE, async || holds().await.then_some(())).await;
 }
 
 /// A gateway's feed, running.
