@@ -1,8 +1,8 @@
 //! One connection's task: socket, engine and clock.
 //!
 //! Owns the socket and what is read from and written to it. Promises that a burst costs one read, one write and one lock
-//! each way; that the socket isn't read while the owner leaves more than [`HAND_BYTES_MAX`] untaken, though heartbeats
-//! and acknowledgements go on being written; that every publish has its outcome before the end; and that it ends in a
+//! each way; that the socket isn't read while the owner has more than [`HAND_BYTES_MAX`] in hand, though heartbeats and
+//! acknowledgements go on being written; that every publish has its outcome before the end; and that it ends in a
 //! bounded time once its owner is gone. Never decides anything about a message.
 
 use super::dial::{Alarm, Raised};
@@ -268,7 +268,7 @@ impl Pump {
             if unwritten >= OUTPUT_BYTES_MAX && state.unwritten() < OUTPUT_BYTES_MAX {
                 self.shared.to_owner.notify_one();
             }
-            if state.close_within.is_none() && state.inbox_bytes > HAND_BYTES_MAX {
+            if state.close_within.is_none() && state.in_hand_bytes > HAND_BYTES_MAX {
                 state.stalled_since.get_or_insert(now);
             } else {
                 state.stalled_since = None;
@@ -392,7 +392,7 @@ impl Pump {
                 | Event::Outcome { .. }
                 | Event::Delivered { .. }
                 | Event::Piece { .. } => {
-                    state.inbox_bytes += bytes_of(&event);
+                    state.in_hand_bytes += bytes_of(&event);
                     state.inbox.push_back(event);
                 }
                 Event::ConsumerCancelled { .. } => state.end(End::Lost {

@@ -28,15 +28,16 @@ pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a close may take that somebody waits for, and one that nobody does.
 pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 const DROP_TIMEOUT: Duration = Duration::from_secs(5);
-/// Deliveries that were read and not yet taken; above it the socket isn't read. An owner takes all at once and works
-/// them off, so it has up to twice this, one read buffer and one body. A lane of 20 k msg/s of 1 KiB fills it in 50 ms,
-/// longer than any turn of a loop.
+/// Deliveries that were read and not yet worked off; above it the socket isn't read, so it is exceeded by one read buffer
+/// and one body. A lane of 20 k msg/s of 1 KiB fills it in 50 ms, longer than any turn of a loop.
 pub(super) const HAND_BYTES_MAX: usize = 1 << 20;
 /// Publishes that wait to be written; a publisher with more has no room for another. As much as a broker takes in 50 ms
 /// at 20 k msg/s of 1 KiB, so a wake-up that is late leaves the socket no idle moment.
 pub(super) const OUTPUT_BYTES_MAX: usize = 1 << 20;
 /// What the event of a delivery costs besides its body and properties, so that empty messages are bounded too.
 const EVENT_BYTES: usize = 256;
+/// Deliveries that an owner works off before it says so: 64 of 1 KiB for one lock.
+const RELEASE_BYTES: usize = 64 << 10;
 
 /// Why nothing more comes of a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,8 +108,8 @@ pub(super) struct Shared {
 pub(super) struct State {
     /// In order.
     pub(super) inbox: VecDeque<Event>,
-    /// By [`bytes_of`].
-    pub(super) inbox_bytes: usize,
+    /// Deliveries in the inbox and in the owner's hands, by [`bytes_of`].
+    pub(super) in_hand_bytes: usize,
     pub(super) outbox: Vec<Command>,
     /// Publishes in the outbox.
     pub(super) outbox_bytes: usize,
@@ -118,7 +119,7 @@ pub(super) struct State {
     pub(super) acknowledge: Option<u64>,
     /// The broker's reason for taking no publishes, while it takes none.
     pub(super) blocked: Option<String>,
-    /// Since when the socket isn't read, because the inbox is full.
+    /// Since when the socket isn't read, because more than [`HAND_BYTES_MAX`] is in hand.
     pub(super) stalled_since: Option<Instant>,
     /// Since when there is nothing to be had: what is in the inbox comes before it.
     pub(super) end: Option<End>,
@@ -139,7 +140,7 @@ impl State {
         if self.end.is_none() {
             self.end = Some(end);
             self.inbox.retain(|event| bytes_of(event) == 0);
-            self.inbox_bytes = 0;
+            self.in_hand_bytes = 0;
             self.stalled_since = None;
         }
     }
@@ -182,6 +183,8 @@ pub(super) struct Session {
     shared: Arc<Shared>,
     /// Out of the inbox, in order.
     taken: VecDeque<Event>,
+    /// Worked off, and still counted in `in_hand_bytes`.
+    released: usize,
 }
 
 impl Session {
@@ -202,6 +205,7 @@ impl Session {
         let mut session = Self {
             shared,
             taken: VecDeque::new(),
+            released: 0,
         };
         // The engine's first event, unless it is its last.
         while !matches!(session.next().await?, Event::Opened { .. }) {}
@@ -219,12 +223,8 @@ impl Session {
     /// The next event. Given up, it loses nothing. After the end it gives the end again.
     pub(super) async fn next(&mut self) -> Result<Event, End> {
         loop {
-            if let Some(event) = self.taken.pop_front() {
+            if let Some(event) = self.pop() {
                 return Ok(event);
-            }
-            self.take();
-            if !self.taken.is_empty() {
-                continue;
             }
             if let Some(end) = self.end() {
                 return Err(end);
@@ -235,10 +235,7 @@ impl Session {
 
     /// All events that are there.
     pub(super) fn drain(&mut self) -> impl Iterator<Item = Event> + '_ {
-        if self.taken.is_empty() {
-            self.take();
-        }
-        self.taken.drain(..)
+        std::iter::from_fn(|| self.pop())
     }
 
     /// Once something has changed since the last time: events, an end, room. Given up, it loses nothing.
@@ -246,11 +243,29 @@ impl Session {
         self.shared.to_owner.notified().await;
     }
 
-    fn take(&mut self) {
+    /// The next event that is there.
+    fn pop(&mut self) -> Option<Event> {
+        if self.taken.is_empty() {
+            self.release();
+            std::mem::swap(&mut self.taken, &mut self.shared.state.lock().inbox);
+        }
+        let event = self.taken.pop_front()?;
+        self.released += bytes_of(&event);
+        if self.released >= RELEASE_BYTES {
+            self.release();
+        }
+        Some(event)
+    }
+
+    /// Counts off what was worked off, and has the socket read again if that makes room.
+    fn release(&mut self) {
+        let released = std::mem::take(&mut self.released);
+        if released == 0 {
+            return;
+        }
         let mut state = self.shared.state.lock();
-        std::mem::swap(&mut self.taken, &mut state.inbox);
-        state.inbox_bytes = 0;
-        if state.stalled_since.take().is_some() {
+        state.in_hand_bytes = state.in_hand_bytes.saturating_sub(released);
+        if state.in_hand_bytes <= HAND_BYTES_MAX && state.stalled_since.take().is_some() {
             self.shared.to_task.notify_one();
         }
     }
