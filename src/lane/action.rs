@@ -1,17 +1,21 @@
 //! What a lane is made with, is told, and asks for.
 
+use super::diversion::DivertReason;
 use super::envelope::Limits;
 use super::ledger::Settlement;
+use super::outlet::Feed;
 use crate::model::{Partition, Reason, SealKeys, SourceName, UnitId};
 use crate::routing::{Source, Table};
 use crate::rules::Duplicates;
 use std::time::{Duration, Instant};
 
-/// Where a parcel goes: a unit (the local one too), or this unit's park.
+/// Where a parcel goes: a unit (the local one too), the diversion of one, or this unit's park.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Target {
     /// A unit.
     Unit(UnitId),
+    /// `setgate.<space>.divert.<source>.<partition>.<unit>`, in the source's virtual host.
+    Diversion(UnitId),
     /// `setgate.<space>.park` of the source's virtual host.
     Park,
 }
@@ -49,6 +53,8 @@ pub struct LaneSettings {
     pub window: Window,
     /// By the source's document.
     pub duplicates: Duplicates,
+    /// Of this life of the lane: no other has it.
+    pub incarnation: u64,
 }
 
 /// What messages are routed by: one table and the space's seal keys, for one message from start to end.
@@ -69,8 +75,13 @@ pub enum Action {
     Open(Target),
     /// Give the target's stream up; a new one may be opened after a pause.
     Close(Target),
-    /// Acknowledge these deliveries.
-    Acknowledge(Settlement),
+    /// Consume the diversion of this unit, with [`super::DRAIN_DELIVERIES`] as prefetch, and hand over what it gives while
+    /// [`super::Lane::drain_has_room`].
+    Drain(UnitId),
+    /// Consume it no longer: give it up by closing its channel, and hand nothing more over.
+    Undrain(UnitId),
+    /// Acknowledge these deliveries of this feed.
+    Acknowledge(Feed, Settlement),
     /// Count it, log it.
     Note(Note),
 }
@@ -110,5 +121,19 @@ pub enum Note {
         reason: Reason,
         /// In words.
         cause: String,
+    },
+    /// Parcels for this unit go through its diversion from now on.
+    Diverting {
+        /// Which.
+        to: UnitId,
+        /// Why.
+        reason: DivertReason,
+        /// In words.
+        cause: String,
+    },
+    /// All that was diverted for this unit has been answered: the way is direct again.
+    Drained {
+        /// Which.
+        to: UnitId,
     },
 }

@@ -1,31 +1,52 @@
 //! Parcels of one lane for one target, until the target has answered them.
 //!
-//! Promises that parcels leave in the order in which they were offered, within the target's credit, and that after a
-//! stream was lost all that is unanswered leaves again, in order, marked as perhaps sent before. Holds no more than its
-//! lane's ledger lets in. Diversion will stand between this and the lane.
+//! Promises that parcels leave in the order in which they were offered, within the target's credit, that after a stream
+//! was lost all that is unanswered leaves again, in order, marked as perhaps sent before, and that after a *later* they
+//! leave singly until the one that was put off is answered. Holds no more than its lane's ledgers let in.
 
 use super::envelope::Admitted;
 use super::expiration::remaining;
 use super::ledger::EntryId;
 use crate::amqp::{Edit, TextProperty};
-use crate::model::{Answer, Parcel, ParcelNumber, RuleName};
+use crate::model::{Answer, Parcel, ParcelNumber, RuleName, UnitId};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Where a parcel came from, for the case that it can't be delivered.
+/// Where a lane's deliveries come from; each has a channel of its own, and a ledger.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Feed {
+    /// The queue that the lane takes.
+    Source,
+    /// The diversion of a unit.
+    Diversion(UnitId),
+}
+
+/// The delivery that a parcel is owed to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Claim {
+    pub(super) feed: Feed,
+    pub(super) entry: EntryId,
+}
+
+/// Where a parcel came from, for the case that it has to go elsewhere.
 #[derive(Debug, Clone)]
 pub(super) struct Origin {
     pub(super) admitted: Arc<Admitted>,
     pub(super) rule: Option<RuleName>,
+    /// How often a receiver has said that it belongs elsewhere.
+    pub(super) moves: u32,
 }
 
 #[derive(Debug)]
 pub(super) struct Offered {
-    pub(super) entry: EntryId,
+    pub(super) claim: Claim,
     pub(super) parcel: Parcel,
+    /// When its delivery was taken.
     pub(super) taken: Instant,
-    /// Absent on what goes to the park.
+    /// When it was offered here.
+    pub(super) offered: Instant,
+    /// Absent on what goes to the park, and on a diversion's end marker.
     pub(super) origin: Option<Origin>,
 }
 
@@ -39,10 +60,17 @@ enum Stream {
         credit_bytes: usize,
         credit_parcels: usize,
     },
-    /// The target said *later*: nothing more is sent until a new stream.
+    /// The target said *later*, or is diverted: nothing more is sent until a new stream.
     Closing {
         cause: String,
     },
+}
+
+/// What of an outlet's unanswered parcels comes from the lane's own queue.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct FromSource {
+    pub(super) parcels: usize,
+    pub(super) bytes: usize,
 }
 
 /// See the file's head.
@@ -58,6 +86,9 @@ pub struct Outlet {
     /// Of those, sent on this stream.
     sent_unanswered: usize,
     sent_bytes: usize,
+    from_source: FromSource,
+    /// Put off by the target: until it is answered, nothing else is under way beside what is being sent.
+    put_off: Option<ParcelNumber>,
 }
 
 /// What a status page says of an outlet.
@@ -84,16 +115,18 @@ impl Outlet {
             unanswered: 0,
             sent_unanswered: 0,
             sent_bytes: 0,
+            from_source: FromSource::default(),
+            put_off: None,
         }
     }
 
-    /// The number that the next parcel will have.
-    pub(super) fn next_number(&self) -> ParcelNumber {
-        ParcelNumber(self.first + self.parcels.len() as u64)
-    }
-
-    pub(super) fn offer(&mut self, offered: Offered) {
-        debug_assert_eq!(offered.parcel.number, self.next_number());
+    /// Takes a parcel in, and numbers it.
+    pub(super) fn offer(&mut self, mut offered: Offered) {
+        offered.parcel.number = ParcelNumber(self.first + self.parcels.len() as u64);
+        if offered.claim.feed == Feed::Source {
+            self.from_source.parcels += 1;
+            self.from_source.bytes += offered.parcel.cost_bytes();
+        }
         self.parcels.push_back(Some(offered));
         self.unanswered += 1;
     }
@@ -123,6 +156,17 @@ impl Outlet {
         self.stream = Stream::Down { cause };
     }
 
+    /// Gives the stream up. True when there was one that is not being given up already.
+    pub(super) fn close(&mut self, cause: &str) -> bool {
+        let open = matches!(self.stream, Stream::Up { .. });
+        if open {
+            self.stream = Stream::Closing {
+                cause: cause.to_owned(),
+            };
+        }
+        open
+    }
+
     fn rewind(&mut self) {
         for offered in self.parcels.iter_mut().take(self.sent).flatten() {
             offered.parcel.sent_before = true;
@@ -146,6 +190,10 @@ impl Outlet {
         }
         let offered = self.parcels.get(self.sent)?.as_ref()?;
         let cost = offered.parcel.cost_bytes();
+        let credit_parcels = match self.put_off {
+            Some(_) => 1,
+            None => credit_parcels,
+        };
         let room = self.sent_unanswered == 0
             || (self.sent_unanswered < credit_parcels && self.sent_bytes + cost <= credit_bytes);
         if !room {
@@ -175,35 +223,107 @@ impl Outlet {
         if index >= self.sent {
             return None;
         }
-        let place = self.parcels.get_mut(index)?;
-        place.as_ref()?;
+        self.parcels.get(index)?.as_ref()?;
         match answer {
-            // A moved one is routed anew once seats can move; until then the receiver only has another table.
-            Answer::Later { .. } | Answer::Moved => {
-                let cause = match answer {
-                    Answer::Later { cause } => cause.clone(),
-                    _ => "the target's table gives the slot to another unit".to_owned(),
+            Answer::Later { cause } => {
+                // One behind another that was put off is behind it still.
+                self.put_off = Some(self.put_off.map_or(number, |first| first.min(number)));
+                self.stream = Stream::Closing {
+                    cause: cause.clone(),
                 };
-                self.stream = Stream::Closing { cause };
                 return None;
             }
-            Answer::Accepted | Answer::Duplicate | Answer::Returned | Answer::Refused { .. } => {}
+            Answer::Accepted
+            | Answer::Duplicate
+            | Answer::Moved
+            | Answer::Returned
+            | Answer::Refused { .. } => {}
         }
-        let offered = place.take()?;
+        if self.put_off == Some(number) {
+            self.put_off = None;
+        }
+        self.remove(index)
+    }
+
+    /// Takes one out, wherever it is.
+    fn remove(&mut self, index: usize) -> Option<Offered> {
+        let offered = self.parcels.get_mut(index)?.take()?;
         self.unanswered -= 1;
-        self.sent_unanswered -= 1;
-        self.sent_bytes -= offered.parcel.cost_bytes();
+        if index < self.sent {
+            self.sent_unanswered -= 1;
+            self.sent_bytes -= offered.parcel.cost_bytes();
+        }
+        if offered.claim.feed == Feed::Source {
+            self.from_source.parcels -= 1;
+            self.from_source.bytes -= offered.parcel.cost_bytes();
+        }
         while matches!(self.parcels.front(), Some(None)) {
             self.parcels.pop_front();
             self.first += 1;
-            self.sent -= 1;
+            self.sent = self.sent.saturating_sub(1);
         }
         Some(offered)
+    }
+
+    /// Takes out all that was fed by `feed`, in order. What this stream was given is marked as perhaps sent.
+    pub(super) fn take_out(&mut self, feed: &Feed) -> Vec<Offered> {
+        let numbers: Vec<_> = (self.first..)
+            .zip(&self.parcels)
+            .filter(|(_, place)| place.as_ref().is_some_and(|one| one.claim.feed == *feed))
+            .map(|(number, _)| number)
+            .collect();
+        let mut out = Vec::with_capacity(numbers.len());
+        for number in numbers {
+            let index = usize::try_from(number - self.first).unwrap_or(usize::MAX);
+            let was_sent = index < self.sent;
+            if self.put_off == Some(ParcelNumber(number)) {
+                self.put_off = None;
+            }
+            if let Some(mut offered) = self.remove(index) {
+                offered.parcel.sent_before |= was_sent;
+                out.push(offered);
+            }
+        }
+        out
+    }
+
+    /// What of it comes from the lane's own queue.
+    pub(super) fn from_source(&self) -> FromSource {
+        self.from_source
+    }
+
+    /// When the oldest of those was offered.
+    pub(super) fn oldest_from_source(&self) -> Option<Instant> {
+        if self.from_source.parcels == 0 {
+            return None;
+        }
+        let mut offered = self.parcels.iter().flatten();
+        let oldest = offered.find(|one| one.claim.feed == Feed::Source);
+        oldest.map(|one| one.offered)
+    }
+
+    /// Whether something is there that `feed` has brought.
+    pub(super) fn holds(&self, feed: &Feed) -> bool {
+        let mut offered = self.parcels.iter().flatten();
+        offered.any(|one| one.claim.feed == *feed)
+    }
+
+    /// Whether there is a stream that is not being given up.
+    pub(super) fn is_up(&self) -> bool {
+        matches!(self.stream, Stream::Up { .. })
     }
 
     /// Whether the stream has to be given up.
     pub(super) fn is_closing(&self) -> bool {
         matches!(self.stream, Stream::Closing { .. })
+    }
+
+    /// Why there is no stream.
+    pub(super) fn cause(&self) -> Option<&str> {
+        match &self.stream {
+            Stream::Down { cause } | Stream::Closing { cause } => Some(cause),
+            Stream::Up { .. } => None,
+        }
     }
 
     /// Parcels offered and not answered.
@@ -213,10 +333,6 @@ impl Outlet {
 
     /// For the status page.
     pub fn view(&self) -> OutletView {
-        let cause = match &self.stream {
-            Stream::Down { cause } | Stream::Closing { cause } => Some(cause.clone()),
-            Stream::Up { .. } => None,
-        };
         OutletView {
             unanswered: self.unanswered,
             oldest: self
@@ -225,16 +341,23 @@ impl Outlet {
                 .flatten()
                 .map(|offered| offered.taken)
                 .next(),
-            cause,
+            cause: self.cause().map(str::to_owned),
         }
     }
 
     pub(super) fn check_invariants(&self) {
-        debug_assert_eq!(self.unanswered, self.parcels.iter().flatten().count());
+        let there = || self.parcels.iter().flatten();
+        debug_assert_eq!(self.unanswered, there().count());
         debug_assert!(self.sent <= self.parcels.len());
         debug_assert_eq!(
             self.sent_unanswered,
             self.parcels.iter().take(self.sent).flatten().count()
+        );
+        debug_assert_eq!(
+            self.from_source.parcels,
+            there()
+                .filter(|one| one.claim.feed == Feed::Source)
+                .count()
         );
     }
 }

@@ -1,0 +1,181 @@
+//! Answers: what each of them settles, or leads to.
+
+use super::super::action::{Action, Note, Target};
+use super::super::outlet::{Claim, Offered, Origin, Outlet};
+use super::route::{Before, parked};
+use super::{Lane, Turn};
+use crate::amqp::RawValue;
+use crate::lane::diversion::follows_its_slot;
+use crate::model::marks::X_SET_REASON;
+use crate::model::{Answer, Parcel, ParcelNumber, Reason};
+
+impl Lane {
+    /// A target's word on one parcel.
+    pub(super) fn answer(
+        &mut self,
+        target: &Target,
+        number: ParcelNumber,
+        answer: Answer,
+        turn: &mut Turn<'_>,
+    ) {
+        let Some(outlet) = self.outlets.get_mut(target) else {
+            return;
+        };
+        let answer = on_trial(target, outlet, number, answer, turn);
+        if let Some(offered) = outlet.answer(number, &answer) {
+            self.finish(target, offered, answer, turn);
+        }
+    }
+
+    /// That word is final.
+    fn finish(&mut self, target: &Target, offered: Offered, answer: Answer, turn: &mut Turn<'_>) {
+        let Offered {
+            claim,
+            parcel,
+            taken,
+            origin,
+            ..
+        } = offered;
+        let Some(claim) = claim else {
+            return self.marker_answered(target, &answer, turn);
+        };
+        match (target, answer) {
+            (Target::Unit(to), Answer::Accepted) => {
+                let transit = turn.at.now.saturating_duration_since(taken);
+                turn.note(Note::Delivered {
+                    to: to.clone(),
+                    transit,
+                });
+            }
+            (Target::Unit(to), Answer::Duplicate) => turn.note(Note::Duplicate { to: to.clone() }),
+            (Target::Unit(to), Answer::Returned) => {
+                let cause = format!("nothing is bound at its address in {to}");
+                self.park_undelivered(&claim, origin, Reason::Unroutable, cause, turn);
+            }
+            (Target::Unit(to), Answer::Refused { reason, cause }) => {
+                let cause = format!("{to} refused it: {cause}");
+                self.park_undelivered(&claim, origin, reason, cause, turn);
+            }
+            (Target::Unit(_), Answer::Moved) => self.route_anew(&claim, &parcel, origin, turn),
+            (Target::Diversion(unit), Answer::Refused { reason, cause }) => {
+                let place = claim.place;
+                if let (Some(place), Some(diversion)) = (place, self.diversions.get_mut(unit)) {
+                    diversion.is_out(place, parcel.body.len());
+                }
+                let cause = format!("the diversion of {unit} refused it: {cause}");
+                self.park_undelivered(&claim, origin, reason, cause, turn);
+            }
+            (Target::Park, Answer::Accepted | Answer::Duplicate) => turn.note(Note::Parked {
+                reason: parked_reason(&parcel),
+            }),
+            (Target::Diversion(_), Answer::Accepted | Answer::Duplicate)
+            // The outlet keeps what is to come later.
+            | (Target::Park | Target::Diversion(_), Answer::Returned | Answer::Moved)
+            | (Target::Park, Answer::Refused { .. })
+            | (_, Answer::Later { .. }) => {}
+        }
+        let came_out = !matches!(target, Target::Diversion(_));
+        self.claim_answered(&claim, came_out.then_some(parcel.body.len()), turn);
+    }
+
+    /// One target of a delivery has answered. `out`: the bytes of what has left the diversion that fed it.
+    fn claim_answered(&mut self, claim: &Claim, out: Option<usize>, turn: &Turn<'_>) {
+        if let Some(ledger) = self.ledger_of(&claim.feed) {
+            ledger.answered(claim.entry);
+        }
+        self.progressed(claim, out, turn.at.now);
+    }
+
+    /// A receiver with a newer table gives it to another unit.
+    fn route_anew(
+        &mut self,
+        claim: &Claim,
+        parcel: &Parcel,
+        origin: Option<Origin>,
+        turn: &mut Turn<'_>,
+    ) {
+        let Some(Origin {
+            admitted,
+            rule,
+            moves,
+        }) = origin
+        else {
+            return;
+        };
+        if moves >= self.settings.limits.rounds_max {
+            let cause = format!("{moves} receivers in a row said that it belongs elsewhere");
+            let parked = parked(&admitted, Reason::Hops, rule);
+            return self.park(claim, &parked, cause, turn);
+        }
+        let before = Before {
+            copy_for: (!follows_its_slot(parcel.why)).then(|| parcel.to.clone()),
+            sent: parcel.sent_before,
+            moves: moves + 1,
+        };
+        self.dispatch(claim, &admitted, &before, turn);
+    }
+
+    fn park_undelivered(
+        &mut self,
+        claim: &Claim,
+        origin: Option<Origin>,
+        reason: Reason,
+        cause: String,
+        turn: &mut Turn<'_>,
+    ) {
+        if let Some(Origin { admitted, rule, .. }) = origin {
+            self.park(claim, &parked(&admitted, reason, rule), cause, turn);
+        }
+    }
+}
+
+/// What isn't final, whatever the target calls it. There is nowhere to go from the park, and what a diversion has no place
+/// for is tried again, in sight of the status page, never settled. *Moved* counts once the table here is as new.
+fn on_trial(
+    target: &Target,
+    outlet: &Outlet,
+    number: ParcelNumber,
+    answer: Answer,
+    turn: &Turn<'_>,
+) -> Answer {
+    match (target, answer) {
+        (Target::Park | Target::Diversion(_), Answer::Returned | Answer::Moved) => Answer::Later {
+            cause: "nothing is bound to the exchange of its queue".to_owned(),
+        },
+        (Target::Park, Answer::Refused { cause, .. }) => Answer::Later { cause },
+        (Target::Unit(unit), Answer::Moved) => {
+            let routed_by = outlet.revision_of(number);
+            if routed_by.is_some_and(|revision| turn.routing.table.revision() > revision) {
+                Answer::Moved
+            } else {
+                Answer::Later {
+                    cause: format!("{unit} has a newer table, by which it isn't its own"),
+                }
+            }
+        }
+        (_, answer) => answer,
+    }
+}
+
+fn parked_reason(parcel: &Parcel) -> Reason {
+    parcel
+        .properties
+        .header(X_SET_REASON)
+        .and_then(RawValue::as_bytes)
+        .and_then(Reason::from_word)
+        .unwrap_or(Reason::Malformed)
+}
+
+impl Lane {
+    /// A diversion's end marker is in, or couldn't be put in.
+    fn marker_answered(&mut self, target: &Target, answer: &Answer, turn: &mut Turn<'_>) {
+        let Target::Diversion(unit) = target else {
+            return;
+        };
+        if let Answer::Refused { .. } = answer {
+            // A diversion that is full takes it later; until it has come out all stays as it is.
+            self.put_marker_again(unit);
+        }
+        debug_assert!(!turn.actions.iter().any(|a| matches!(a, Action::Open(_))));
+    }
+}

@@ -1,0 +1,304 @@
+//! The lane: deliveries in, parcels out, answers in, settlements out.
+//!
+//! Owns the ledgers and an outlet for each target. Promises that a delivery is settled once, after every target has
+//! answered for good; that what a target returns or refuses is parked and never settled as if it had arrived; that
+//! parcels for one target stay in the order of the queue, through its diversion too. Never talks to a broker, never
+//! reads a clock.
+
+mod divert;
+mod finish;
+mod route;
+
+use super::action::{Action, LaneSettings, Moment, Note, Routing, Target};
+use super::diversion::{Diversion, DiversionView};
+use super::ledger::{EntryId, Ledger};
+use super::outlet::{Claim, Feed, Offered, Origin, Outlet, OutletView};
+use super::park::{LargeParcel, wrap_large};
+use crate::model::{Answer, DeliveryTag, Message, Parcel, ParcelNumber, Reason, UnitId};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+/// See the file's head.
+#[derive(Debug)]
+pub struct Lane {
+    settings: LaneSettings,
+    /// Of the queue that is taken; diversions that are drained have their own.
+    ledger: Ledger,
+    outlets: BTreeMap<Target, Outlet>,
+    diversions: BTreeMap<UnitId, Diversion>,
+    /// Numbers what goes into diversions, over all of them.
+    next_number: u64,
+    /// Of the ledger's entries, those whose bodies are being parked in pieces.
+    large: BTreeSet<EntryId>,
+    /// It takes no more: nothing is held for the end of a diversion.
+    stopping: bool,
+}
+
+/// One event: what it is judged by, when it came, and what it leads to.
+struct Turn<'a> {
+    routing: Routing<'a>,
+    at: Moment,
+    actions: Vec<Action>,
+}
+
+impl<'a> Turn<'a> {
+    fn new(routing: Routing<'a>, at: Moment) -> Self {
+        Self {
+            routing,
+            at,
+            actions: Vec::new(),
+        }
+    }
+
+    fn note(&mut self, note: Note) {
+        self.actions.push(Action::Note(note));
+    }
+}
+
+impl Lane {
+    /// An empty lane: of one consumer on one channel, whose end is the lane's end.
+    pub fn new(settings: LaneSettings) -> Self {
+        Self {
+            settings,
+            ledger: Ledger::default(),
+            outlets: BTreeMap::new(),
+            diversions: BTreeMap::new(),
+            next_number: 1,
+            large: BTreeSet::new(),
+            stopping: false,
+        }
+    }
+
+    /// Whether it takes another delivery now.
+    pub fn has_room(&self) -> bool {
+        self.ledger.is_empty()
+            || (self.ledger.len() < self.settings.window.deliveries
+                && self.ledger.cost_bytes() < self.settings.window.bytes)
+    }
+
+    /// Deliveries that are not settled, of the queue that it takes.
+    pub fn in_flight(&self) -> usize {
+        self.ledger.len()
+    }
+
+    /// The same of the diversions that it drains.
+    pub fn drains_in_flight(&self) -> usize {
+        self.drains().map(Ledger::len).sum()
+    }
+
+    /// Bytes that all of them count for.
+    pub fn cost_bytes(&self) -> usize {
+        self.ledger.cost_bytes() + self.drains().map(Ledger::cost_bytes).sum::<usize>()
+    }
+
+    /// When the oldest of its own queue's was taken.
+    pub fn oldest(&self) -> Option<Instant> {
+        self.ledger.oldest()
+    }
+
+    /// What the status page says of each target.
+    pub fn views(&self) -> impl Iterator<Item = (&Target, OutletView)> {
+        self.outlets
+            .iter()
+            .map(|(target, outlet)| (target, outlet.view()))
+    }
+
+    /// What it says of each diversion that is in use.
+    pub fn diversions(&self) -> impl Iterator<Item = (&UnitId, DiversionView)> {
+        self.diversions
+            .iter()
+            .filter(|(_, diversion)| diversion.is_active())
+            .map(|(unit, diversion)| (unit, diversion.view()))
+    }
+
+    /// Takes a delivery in, routes it, and offers its parcels.
+    pub fn take(
+        &mut self,
+        tag: DeliveryTag,
+        message: Message,
+        routing: Routing<'_>,
+        at: Moment,
+    ) -> Vec<Action> {
+        let mut turn = Turn::new(routing, at);
+        turn.note(Note::Received);
+        let claim = Claim {
+            feed: Feed::Source,
+            entry: self.ledger.open(tag, cost_bytes(&message), at.now),
+            place: None,
+        };
+        self.route(&claim, message, &mut turn);
+        self.ledger.close(claim.entry);
+        self.end(turn)
+    }
+
+    /// Takes a delivery in whose body is above `message_max` and comes in pieces. Gives what goes into the park queue in
+    /// front of them; the delivery is settled when all of it is there, see [`Lane::large_parked`]. Others may be taken
+    /// meanwhile: what is parked keeps nobody waiting, though their acknowledgement waits for its own.
+    pub fn take_large(
+        &mut self,
+        tag: DeliveryTag,
+        message: Message,
+        body_bytes: u64,
+        routing: Routing<'_>,
+        at: Moment,
+    ) -> (Vec<Action>, LargeParcel) {
+        let reason = Reason::TooLarge;
+        let max = self.settings.limits.body_bytes_max;
+        let cause = format!("its body has {body_bytes} bytes, message_max is {max}");
+        let mut turn = Turn::new(routing, at);
+        turn.note(Note::Received);
+        turn.note(Note::Parking { reason, cause });
+        // Its body counts for nothing: no more of it than a piece is ever held.
+        let entry = self.ledger.open(tag, OVERHEAD_BYTES, at.now);
+        self.ledger.wait_for(entry);
+        self.ledger.close(entry);
+        self.large.insert(entry);
+        let parked = self.parked_as_it_is(message, reason);
+        let here = &self.settings.here;
+        let (properties, prefix, body_bytes) =
+            wrap_large(&parked, body_bytes, routing.keys, here, at.unix_seconds);
+        let parcel = LargeParcel {
+            entry,
+            address: route::park_address(routing.table),
+            properties,
+            prefix,
+            body_bytes,
+        };
+        (self.end(turn), parcel)
+    }
+
+    /// The park queue has a large message, to its last byte.
+    pub fn large_parked(
+        &mut self,
+        entry: EntryId,
+        routing: Routing<'_>,
+        at: Moment,
+    ) -> Vec<Action> {
+        let mut turn = Turn::new(routing, at);
+        if self.large.remove(&entry) {
+            self.ledger.answered(entry);
+            turn.note(Note::Parked {
+                reason: Reason::TooLarge,
+            });
+        }
+        self.end(turn)
+    }
+
+    /// There is a stream to a target, with this credit.
+    pub fn stream_up(&mut self, target: &Target, credit_bytes: usize, credit_parcels: usize) {
+        if let Some(outlet) = self.outlets.get_mut(target) {
+            outlet.up(credit_bytes, credit_parcels);
+        }
+        self.check_invariants();
+    }
+
+    /// There is none.
+    pub fn stream_down(
+        &mut self,
+        target: &Target,
+        cause: String,
+        routing: Routing<'_>,
+        at: Moment,
+    ) -> Vec<Action> {
+        let mut turn = Turn::new(routing, at);
+        if let Some(outlet) = self.outlets.get_mut(target) {
+            outlet.down(cause);
+        }
+        if let Target::Unit(unit) = target {
+            self.give_up_drain(unit, &mut turn);
+        }
+        self.end(turn)
+    }
+
+    /// The next parcel that may go to a target now.
+    pub fn next_to_send(&mut self, target: &Target, now: Instant) -> Option<Parcel> {
+        self.outlets.get_mut(target)?.next_to_send(now)
+    }
+
+    /// Takes a target's answers in.
+    pub fn answered(
+        &mut self,
+        target: &Target,
+        answers: Vec<(ParcelNumber, Answer)>,
+        routing: Routing<'_>,
+        at: Moment,
+    ) -> Vec<Action> {
+        let mut turn = Turn::new(routing, at);
+        for (number, answer) in answers {
+            self.answer(target, number, answer, &mut turn);
+        }
+        if self.outlets.get(target).is_some_and(Outlet::is_closing) {
+            turn.actions.push(Action::Close(target.clone()));
+        }
+        self.end(turn)
+    }
+
+    /// The lane takes no more and works off what it has: the end is [`Lane::in_flight`] and [`Lane::drains_in_flight`] 0.
+    pub fn stop(&mut self, routing: Routing<'_>, at: Moment) -> Vec<Action> {
+        let mut turn = Turn::new(routing, at);
+        self.stopping = true;
+        self.divert_held(&mut turn);
+        self.end(turn)
+    }
+
+    fn offer(&mut self, target: &Target, offered: Offered, turn: &mut Turn<'_>) {
+        self.outlet(target, turn).offer(offered);
+    }
+
+    fn outlet(&mut self, target: &Target, turn: &mut Turn<'_>) -> &mut Outlet {
+        self.outlets.entry(target.clone()).or_insert_with(|| {
+            turn.actions.push(Action::Open(target.clone()));
+            Outlet::new()
+        })
+    }
+
+    /// The ledger of a feed; none once a drain has ended, and with it what it had taken.
+    fn ledger_of(&mut self, feed: &Feed) -> Option<&mut Ledger> {
+        match feed {
+            Feed::Source => Some(&mut self.ledger),
+            Feed::Diversion(unit) => {
+                let drain = self.diversions.get_mut(unit)?.drain.as_mut()?;
+                Some(&mut drain.ledger)
+            }
+        }
+    }
+
+    fn drains(&self) -> impl Iterator<Item = &Ledger> {
+        self.diversions
+            .values()
+            .filter_map(|diversion| diversion.drain.as_ref())
+            .map(|drain| &drain.ledger)
+    }
+
+    /// The end of every event.
+    fn end(&mut self, mut turn: Turn<'_>) -> Vec<Action> {
+        let settled = self.ledger.settle();
+        turn.actions
+            .extend(settled.map(|settled| Action::Acknowledge(Feed::Source, settled)));
+        self.settle_drains(&mut turn);
+        self.check_invariants();
+        turn.actions
+    }
+
+    fn check_invariants(&self) {
+        if cfg!(debug_assertions) {
+            self.outlets.values().for_each(Outlet::check_invariants);
+            let unanswered: usize = self.outlets.values().map(Outlet::claimed).sum();
+            let held: usize = self.diversions.values().map(Diversion::held).sum();
+            let waiting = self.ledger.waiting() + self.drains().map(Ledger::waiting).sum::<usize>();
+            debug_assert_eq!(
+                unanswered + held + self.large.len(),
+                waiting,
+                "every parcel has its entry"
+            );
+        }
+    }
+}
+
+/// A flat allowance for what a message takes besides its body; the same as a parcel's.
+const OVERHEAD_BYTES: usize = 1_024;
+
+/// What a message counts for in a lane's window.
+fn cost_bytes(message: &Message) -> usize {
+    message.body.len() + OVERHEAD_BYTES
+}

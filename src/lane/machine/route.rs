@@ -1,0 +1,274 @@
+//! From a delivery to its parcels: envelope, decision, stamp, offer.
+
+use super::super::action::{Note, Target};
+use super::super::diversion::follows_its_slot;
+use super::super::envelope::{Admission, Admitted, Envelope, user_id_of};
+use super::super::outlet::{Claim, Feed, Offered, Origin};
+use super::super::park::{Kept, Stored, wrap};
+use super::super::stamp::{Stamp, stamp};
+use super::{Lane, Turn};
+use crate::model::{
+    Address, Message, Parcel, ParcelNumber, Reason, Retry, Round, RuleName, UnitId, Why, own_queues,
+};
+use crate::routing::{Outcome, Table, Unrecorded};
+use bytes::Bytes;
+use std::sync::Arc;
+
+/// What is known of a message's way before it is routed.
+pub(super) struct Before {
+    /// A copy for this unit, whatever the rule's other targets are.
+    pub(super) copy_for: Option<UnitId>,
+    /// A target may have it.
+    pub(super) sent: bool,
+    /// How often a receiver has said that it belongs elsewhere.
+    pub(super) moves: u32,
+}
+
+impl Before {
+    /// Nothing.
+    pub(super) const NOTHING: Self = Self {
+        copy_for: None,
+        sent: false,
+        moves: 0,
+    };
+}
+
+impl Lane {
+    pub(super) fn route(&mut self, claim: &Claim, message: Message, turn: &mut Turn<'_>) {
+        let keys = turn.routing.keys;
+        let limits = self.settings.limits;
+        let envelope = match Envelope::decode(message, &self.settings.duplicates, keys, limits) {
+            Ok(envelope) => envelope,
+            Err(unread) => {
+                let (message, unreadable) = *unread;
+                let parked = self.parked_as_it_is(message, unreadable.reason);
+                return self.park(claim, &parked, unreadable.cause, turn);
+            }
+        };
+        if envelope.has_refused_marks() {
+            turn.note(Note::SealRefused);
+        }
+        match envelope.admit(&self.settings.here, keys, limits) {
+            Admission::CopyOfOurs => {}
+            Admission::TooManyRounds(admitted) => {
+                let cause = format!("hops_max is {}", limits.rounds_max);
+                let parked = parked(&admitted, Reason::Hops, None);
+                self.park(claim, &parked, cause, turn);
+            }
+            Admission::Go(admitted) => {
+                self.dispatch(claim, &Arc::new(admitted), &Before::NOTHING, turn);
+            }
+        }
+    }
+
+    /// Decides by the table in force, and offers a parcel for each target.
+    pub(super) fn dispatch(
+        &mut self,
+        claim: &Claim,
+        admitted: &Arc<Admitted>,
+        before: &Before,
+        turn: &mut Turn<'_>,
+    ) {
+        let table = turn.routing.table;
+        let decision = table.route(
+            turn.routing.source,
+            &self.settings.here,
+            &admitted.path,
+            &admitted.message,
+            &mut Unrecorded,
+        );
+        let rule = decision.rule;
+        let mut targets = match decision.outcome {
+            Outcome::Drop(reason) => return turn.note(Note::Dropped { reason }),
+            Outcome::Park(reason) => {
+                let parked = parked(admitted, reason, rule);
+                return self.park(claim, &parked, "by the decision".to_owned(), turn);
+            }
+            Outcome::Deliver(targets) => targets,
+        };
+        if let Some(unit) = &before.copy_for {
+            targets.retain(|target| target.unit == *unit);
+            if targets.is_empty() {
+                let cause = format!("no rule sends a copy to {unit} any more");
+                let parked = parked(admitted, Reason::Rule, rule);
+                return self.park(claim, &parked, cause, turn);
+            }
+        }
+        for target in targets {
+            let stamped = stamp(
+                admitted,
+                Stamp {
+                    keys: turn.routing.keys,
+                    lineage: table.lineage(),
+                    epoch: table.epoch(),
+                    revision: table.revision(),
+                    from: &self.settings.here,
+                    to: &target.unit,
+                    slot: decision.slot,
+                    why: target.why,
+                    address: target.address,
+                },
+            );
+            let mut parcel = match stamped {
+                Ok(parcel) => parcel,
+                Err(error) => {
+                    let parked = parked(admitted, Reason::Malformed, rule.clone());
+                    let cause = format!("its properties: {error}");
+                    self.park(claim, &parked, cause, turn);
+                    continue;
+                }
+            };
+            parcel.sent_before |= before.sent;
+            let origin = Origin {
+                admitted: Arc::clone(admitted),
+                rule: rule.clone(),
+                moves: before.moves,
+            };
+            self.offer_to_unit(claim, parcel, origin, turn);
+        }
+    }
+
+    /// Offers a parcel directly, or through the diversion that it has to follow. What a drain brings goes directly.
+    fn offer_to_unit(
+        &mut self,
+        claim: &Claim,
+        parcel: Parcel,
+        origin: Origin,
+        turn: &mut Turn<'_>,
+    ) {
+        if let Some(ledger) = self.ledger_of(&claim.feed) {
+            ledger.wait_for(claim.entry);
+        }
+        let followed = match claim.feed {
+            Feed::Source => self.diversion_of(&parcel),
+            Feed::Diversion(_) => None,
+        };
+        let target = Target::Unit(parcel.to.clone());
+        let offered = Offered {
+            claim: Some(claim.clone()),
+            parcel,
+            taken: turn.at.now,
+            offered: turn.at.now,
+            origin: Some(origin),
+        };
+        match followed {
+            Some(unit) => self.divert(&unit, offered, turn),
+            None => self.offer(&target, offered, turn),
+        }
+    }
+
+    /// The diversion that a parcel follows into: the one with earlier messages of its slot, whatever its seat has become
+    /// since, else the one of its unit.
+    fn diversion_of(&self, parcel: &Parcel) -> Option<UnitId> {
+        let of_unit = self
+            .diversions
+            .get(&parcel.to)
+            .filter(|diversion| diversion.is_active());
+        if let Some(slot) = parcel.slot.filter(|_| follows_its_slot(parcel.why)) {
+            let has = |unit: &UnitId| self.diversions.get(unit).is_some_and(|one| one.has(slot));
+            if !has(&parcel.to)
+                && let Some(unit) = self.diversions.keys().find(|unit| has(unit))
+            {
+                return Some(unit.clone());
+            }
+        }
+        of_unit.map(|_| parcel.to.clone())
+    }
+
+    pub(super) fn parked_as_it_is(&self, message: Message, reason: Reason) -> Stored {
+        Stored {
+            id: None,
+            path: vec![self.settings.here.clone()],
+            round: Round(1),
+            retry: Retry(0),
+            user_id: user_id_of(&message.properties),
+            message,
+            kept: Kept::Parked { reason, rule: None },
+        }
+    }
+
+    pub(super) fn park(
+        &mut self,
+        claim: &Claim,
+        parked: &Stored,
+        cause: String,
+        turn: &mut Turn<'_>,
+    ) {
+        let table = turn.routing.table;
+        let here = &self.settings.here;
+        let (properties, body) = wrap(parked, turn.routing.keys, here, turn.at.unix_seconds);
+        if let Kept::Parked { reason, .. } = parked.kept {
+            turn.note(Note::Parking { reason, cause });
+        }
+        let parcel = own_parcel(table, parked, here, park_address(table), properties, body);
+        if let Some(ledger) = self.ledger_of(&claim.feed) {
+            ledger.wait_for(claim.entry);
+        }
+        let offered = Offered {
+            claim: Some(claim.clone()),
+            parcel,
+            taken: turn.at.now,
+            offered: turn.at.now,
+            origin: None,
+        };
+        self.offer(&Target::Park, offered, turn);
+    }
+}
+
+/// A parcel for a queue of the lane's own.
+pub(super) fn own_parcel(
+    table: &Table,
+    stored: &Stored,
+    here: &UnitId,
+    address: Address,
+    properties: crate::amqp::RawProperties,
+    body: Bytes,
+) -> Parcel {
+    let (slot, sent_before) = match &stored.kept {
+        Kept::Parked { .. } => (None, stored.message.redelivered),
+        // What has been sent is said inside; this says whether the diversion may have it.
+        Kept::Diverted(diverted) => (diverted.slot, stored.message.redelivered),
+        Kept::Marker(_) => (None, false),
+    };
+    Parcel {
+        number: ParcelNumber(0),
+        lineage: table.lineage().clone(),
+        epoch: table.epoch(),
+        revision: table.revision(),
+        id: stored.id.clone(),
+        round: stored.round,
+        retry: stored.retry,
+        slot,
+        why: Why::Local,
+        to: here.clone(),
+        address,
+        properties,
+        body,
+        sent_before,
+    }
+}
+
+pub(super) fn parked(admitted: &Admitted, reason: Reason, rule: Option<RuleName>) -> Stored {
+    Stored {
+        message: admitted.message.clone(),
+        id: admitted.id.clone(),
+        path: admitted.path.clone(),
+        round: admitted.round,
+        retry: admitted.retry,
+        user_id: admitted.user_id.clone(),
+        kept: Kept::Parked { reason, rule },
+    }
+}
+
+/// The exchange in front of an own queue has the queue's name.
+pub(super) fn own_address(queue: String) -> Address {
+    let queue = Bytes::from(queue);
+    Address {
+        exchange: queue.clone(),
+        routing_key: queue,
+    }
+}
+
+pub(super) fn park_address(table: &Table) -> Address {
+    own_address(own_queues::park(table.space()))
+}
