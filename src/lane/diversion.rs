@@ -2,12 +2,13 @@
 //!
 //! Owns when parcels for a unit go through its diversion, what of the lane's own lies in it, and when the way is direct
 //! again. Promises that a diversion is left only when all that went into it has come out and has been answered: a number
-//! for each message that goes in, and for each slot the last one. Bounded by the slots of the space. Never reads a clock.
+//! for each message that goes in, and for each slot how many are in. Bounded by the slots of the space. Never reads a clock.
 
-use super::ledger::Ledger;
+use super::action::Moment;
+use super::ledger::{Ledger, Settlement};
 use super::outlet::Offered;
 use super::rate::DrainRate;
-use crate::model::{DeliveryTag, Parcel, Slot, Why};
+use crate::model::{DeliveryTag, Revision, Slot, Why};
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -18,6 +19,9 @@ pub const PATIENCE: Duration = Duration::from_secs(2);
 /// One that fills half of the lane's budget is diverted after so long. Not at once: a target that is far away and well
 /// fills as much, and answers within its round trip.
 pub(super) const PATIENCE_HALF: Duration = Duration::from_millis(500);
+
+/// Of a diversion in hand at most: a quarter of a lane's own, so that what is drained leaves room for what is live.
+pub const DRAIN_DELIVERIES: u16 = 256;
 
 /// With so many or fewer in a diversion that is drained, what comes new is held for a moment, so that an end is reached
 /// while messages go on coming.
@@ -69,21 +73,35 @@ impl fmt::Display for DivertReason {
     }
 }
 
-/// A message's place in a diversion: its number, and the slot whose order it is part of.
+/// A message's place in a diversion: its number, the slot whose order it is part of, and its size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Place {
     pub(super) number: u64,
     pub(super) slot: Option<Slot>,
+    pub(super) body_bytes: u64,
 }
 
-/// What is consumed of a diversion.
+/// What is consumed of a diversion, on one channel.
 #[derive(Debug)]
 pub(super) struct Drain {
     pub(super) ledger: Ledger,
+    /// Of the ledger's deliveries, in order; none for what this lane hasn't put in.
+    pub(super) places: VecDeque<Option<Place>>,
     /// The lane's own end marker, when it has come out.
     pub(super) marker: Option<DeliveryTag>,
     /// When something was last answered, or taken into an empty ledger.
     pub(super) progress: Instant,
+}
+
+impl Drain {
+    fn new(now: Instant) -> Self {
+        Self {
+            ledger: Ledger::default(),
+            places: VecDeque::new(),
+            marker: None,
+            progress: now,
+        }
+    }
 }
 
 /// What a status page says of a diversion.
@@ -106,26 +124,28 @@ pub struct DiversionView {
 /// See the file's head.
 #[derive(Debug)]
 pub(super) struct Diversion {
-    pub(super) reason: DivertReason,
+    reason: DivertReason,
     /// Parcels for the unit follow into it. False once it is empty, while its drain lingers.
     active: bool,
     empty_since: Option<Instant>,
-    /// The number of the last one that went in.
-    last: u64,
-    /// The highest that has come out and is answered.
-    out: u64,
-    last_of: HashMap<Option<Slot>, u64>,
-    /// The number of the end marker, until it has come out.
-    pub(super) marker: Option<u64>,
+    /// What has gone in and not come out: how many, how many of each slot, their bytes.
     messages: u64,
+    of_slot: HashMap<Option<Slot>, u64>,
     bytes: u64,
+    /// The highest number that has come out and is answered. What went in twice, and what the broker gives again, has
+    /// numbers up to it.
+    out: u64,
     oldest_at: u64,
-    pub(super) drain: Option<Drain>,
-    pub(super) drain_from: Instant,
+    /// The number of the end marker, until it has come out.
+    marker: Option<u64>,
+    drain: Option<Drain>,
+    drain_from: Instant,
+    /// The table by which the last drain began.
+    drained_by: Option<Revision>,
     held: Option<Held>,
     hold_from: Instant,
-    pub(super) rate: DrainRate,
-    arrived: u64,
+    rate: DrainRate,
+    arrived: u32,
     adapted: Instant,
 }
 
@@ -134,29 +154,28 @@ pub(super) struct Diversion {
 struct Held {
     since: Instant,
     parcels: VecDeque<Offered>,
-    bytes: usize,
 }
 
 impl Diversion {
-    pub(super) fn new(reason: DivertReason, now: Instant, unix_seconds: u64) -> Self {
+    pub(super) fn new(reason: DivertReason, at: Moment) -> Self {
         Self {
             reason,
             active: true,
             empty_since: None,
-            last: 0,
-            out: 0,
-            last_of: HashMap::new(),
-            marker: None,
             messages: 0,
+            of_slot: HashMap::new(),
             bytes: 0,
-            oldest_at: unix_seconds,
+            out: 0,
+            oldest_at: at.unix_seconds,
+            marker: None,
             drain: None,
-            drain_from: now,
+            drain_from: at.now,
+            drained_by: None,
             held: None,
-            hold_from: now,
-            rate: DrainRate::new(now),
+            hold_from: at.now,
+            rate: DrainRate::new(at.now),
             arrived: 0,
-            adapted: now,
+            adapted: at.now,
         }
     }
 
@@ -167,26 +186,25 @@ impl Diversion {
 
     /// Whether a message of this slot lies in it, as far as this lane has put it there.
     pub(super) fn has(&self, slot: Slot) -> bool {
-        self.last_of.contains_key(&Some(slot))
+        self.of_slot.contains_key(&Some(slot))
     }
 
     /// The unit's parcels go through it (again).
-    pub(super) fn activate(&mut self, reason: DivertReason, unix_seconds: u64) {
+    pub(super) fn activate(&mut self, reason: DivertReason, at: Moment) {
         if !self.active {
-            self.oldest_at = unix_seconds;
+            self.oldest_at = at.unix_seconds;
         }
         self.reason = reason;
         self.active = true;
         self.empty_since = None;
     }
 
-    /// A message goes in under this number.
-    pub(super) fn put(&mut self, number: u64, parcel: &Parcel) {
-        self.last = self.last.max(number);
-        self.last_of.insert(parcel.slot, number);
+    /// A message goes in.
+    pub(super) fn put(&mut self, place: Place) {
         self.messages += 1;
-        self.arrived += 1;
-        self.bytes += parcel.body.len() as u64;
+        *self.of_slot.entry(place.slot).or_default() += 1;
+        self.bytes += place.body_bytes;
+        self.arrived = self.arrived.saturating_add(1);
     }
 
     /// The lane's end marker goes in under this number.
@@ -194,16 +212,84 @@ impl Diversion {
         self.marker = Some(number);
     }
 
-    /// A message has come out and is answered for good, or never went in.
-    pub(super) fn is_out(&mut self, place: Place, body_bytes: usize) {
-        if self.last_of.get(&place.slot).is_some_and(|last| *last <= place.number) {
-            self.last_of.remove(&place.slot);
-        }
-        if place.number > self.out {
-            self.out = place.number;
-        }
+    /// A message has come out and is answered, or has never gone in.
+    pub(super) fn is_out(&mut self, place: Place) {
         self.messages = self.messages.saturating_sub(1);
-        self.bytes = self.bytes.saturating_sub(body_bytes as u64);
+        self.bytes = self.bytes.saturating_sub(place.body_bytes);
+        if let Some(left) = self.of_slot.get_mut(&place.slot) {
+            *left -= 1;
+            if *left == 0 {
+                self.of_slot.remove(&place.slot);
+            }
+        }
+    }
+
+    /// Begins to consume it, if that has a purpose now: its unit is there, or messages may have another seat.
+    pub(super) fn begin_drain(&mut self, is_up: bool, revision: Revision, now: Instant) -> bool {
+        let due = is_up || self.drained_by.is_none_or(|by| by < revision);
+        let begins = self.drain.is_none() && due && now >= self.drain_from;
+        if begins {
+            self.drain = Some(Drain::new(now));
+            self.drained_by = Some(revision);
+        }
+        begins
+    }
+
+    pub(super) fn drain(&self) -> Option<&Drain> {
+        self.drain.as_ref()
+    }
+
+    pub(super) fn drain_mut(&mut self) -> Option<&mut Drain> {
+        self.drain.as_mut()
+    }
+
+    /// What was taken of it is void: it comes again, from the oldest. False when there is no drain.
+    pub(super) fn end_drain(&mut self, now: Instant) -> bool {
+        self.drain_from = now + DRAIN_PAUSE;
+        self.drain.take().is_some()
+    }
+
+    /// Whether its oldest message has waited for too long.
+    pub(super) fn is_stalled(&self, now: Instant) -> bool {
+        self.drain.as_ref().is_some_and(|drain| {
+            let waited = now.saturating_duration_since(drain.progress);
+            !drain.ledger.is_empty() && waited >= DRAIN_STALL
+        })
+    }
+
+    /// Whether another of its messages may be taken now.
+    pub(super) fn drain_has_room(&self, now: Instant) -> bool {
+        let room = |drain: &Drain| drain.ledger.len() < usize::from(DRAIN_DELIVERIES);
+        self.drain.as_ref().is_some_and(room) && self.rate.allows(now)
+    }
+
+    /// One was taken.
+    pub(super) fn took(&mut self, now: Instant) {
+        self.rate.took(now);
+    }
+
+    /// Settles what is done with of what was consumed.
+    pub(super) fn settle(&mut self, now: Instant) -> Option<Settlement> {
+        let drain = self.drain.as_mut()?;
+        let settled = drain.ledger.settle()?;
+        drain.progress = now;
+        if drain.marker.is_some_and(|marker| marker <= settled.tag()) {
+            drain.marker = None;
+            self.marker = None;
+        }
+        let places: Vec<_> = drain.places.drain(..settled.count()).flatten().collect();
+        for place in places {
+            if place.number > self.out {
+                self.out = place.number;
+                self.is_out(place);
+            }
+        }
+        Some(settled)
+    }
+
+    /// Whether this marker ends it.
+    pub(super) fn is_its_end(&self, number: u64) -> bool {
+        self.marker == Some(number)
     }
 
     /// What was seen of the oldest.
@@ -211,11 +297,10 @@ impl Diversion {
         self.oldest_at = at;
     }
 
-    /// Whether all that went in has come out. What is on its way in has to be asked of its outlet.
+    /// Whether all that went in has come out. What is on its way in counts as in.
     pub(super) fn is_through(&self) -> bool {
         self.marker.is_none()
-            && self.out >= self.last
-            && self.last_of.is_empty()
+            && self.messages == 0
             && self.drain.as_ref().is_none_or(|drain| drain.ledger.is_empty())
     }
 
@@ -231,30 +316,34 @@ impl Diversion {
             self.held = Some(Held {
                 since: now,
                 parcels: VecDeque::new(),
-                bytes: 0,
             });
         }
     }
 
-    /// Holds one.
-    pub(super) fn hold(&mut self, offered: Offered) {
-        if let Some(held) = &mut self.held {
-            held.bytes += offered.parcel.cost_bytes();
-            held.parcels.push_back(offered);
+    /// Holds one, or gives it back where nothing is held.
+    pub(super) fn hold(&mut self, offered: Offered) -> Option<Offered> {
+        match &mut self.held {
+            Some(held) => {
+                held.parcels.push_back(offered);
+                None
+            }
+            None => Some(offered),
         }
     }
 
-    /// Whether it has held for too long, or too much.
-    pub(super) fn held_enough(&self, now: Instant, bytes_max: usize) -> bool {
-        self.held.as_ref().is_some_and(|held| {
-            held.bytes >= bytes_max || now.saturating_duration_since(held.since) >= HOLD_MAX
-        })
+    /// Whether it has held for too long.
+    pub(super) fn has_held_enough(&self, now: Instant) -> bool {
+        let since = |held: &Held| now.saturating_duration_since(held.since) >= HOLD_MAX;
+        self.held.as_ref().is_some_and(since)
     }
 
     /// Ends holding, and gives what was held.
     pub(super) fn release(&mut self, now: Instant) -> VecDeque<Offered> {
         self.hold_from = now + HOLD_PAUSE;
-        self.held.take().map(|held| held.parcels).unwrap_or_default()
+        self.held
+            .take()
+            .map(|held| held.parcels)
+            .unwrap_or_default()
     }
 
     /// How many are held.
@@ -266,8 +355,6 @@ impl Diversion {
     pub(super) fn deactivate(&mut self, now: Instant) {
         self.active = false;
         self.empty_since = Some(now);
-        self.messages = 0;
-        self.bytes = 0;
     }
 
     /// Whether it may be forgotten, with its drain.
@@ -280,17 +367,11 @@ impl Diversion {
     pub(super) fn adapt(&mut self, now: Instant, others_wait: bool) {
         let passed = now.saturating_duration_since(self.adapted);
         if passed >= Duration::from_secs(1) {
-            let arrivals = self.arrived as f64 / passed.as_secs_f64();
+            let arrivals = f64::from(self.arrived) / passed.as_secs_f64();
             self.rate.adapt(arrivals, others_wait);
             self.arrived = 0;
             self.adapted = now;
         }
-    }
-
-    /// What was taken of it is void: it comes again, from the oldest.
-    pub(super) fn end_drain(&mut self, now: Instant) {
-        self.drain = None;
-        self.drain_from = now + DRAIN_PAUSE;
     }
 
     pub(super) fn view(&self) -> DiversionView {

@@ -5,6 +5,7 @@
 //! the ledger settles the delivery.
 
 mod action;
+mod diversion;
 mod envelope;
 mod expiration;
 mod ledger;
@@ -12,14 +13,18 @@ mod machine;
 mod outlet;
 mod park;
 mod prefetch;
+mod rate;
 mod stamp;
+mod unwrap;
 
 pub use action::{Action, LaneSettings, Moment, Note, Routing, Target, Window};
+pub use diversion::{DRAIN_DELIVERIES, DiversionView, DivertReason};
 pub use envelope::{Admission, Admitted, Envelope, Limits, PROPERTIES_BYTES_MAX, Unreadable};
 pub use expiration::remaining;
 pub use ledger::{EntryId, Ledger, Settlement};
 pub use machine::Lane;
-pub use outlet::{Outlet, OutletView};
-pub use park::{LargeParcel, Parked, WRAPPED_CONTENT_TYPE, wrap};
+pub use outlet::{Feed, Outlet, OutletView};
+pub use park::{Diverted, Kept, LargeParcel, Stored, WRAPPED_CONTENT_TYPE, wrap};
 pub use prefetch::Prefetch;
 pub use stamp::{Stamp, stamp};
+pub use unwrap::{NotWrapped, Unwrapped, unwrap};

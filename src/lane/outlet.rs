@@ -4,11 +4,12 @@
 //! was lost all that is unanswered leaves again, in order, marked as perhaps sent before, and that after a *later* they
 //! leave singly until the one that was put off is answered. Holds no more than its lane's ledgers let in.
 
+use super::diversion::Place;
 use super::envelope::Admitted;
 use super::expiration::remaining;
 use super::ledger::EntryId;
 use crate::amqp::{Edit, TextProperty};
-use crate::model::{Answer, Parcel, ParcelNumber, RuleName, UnitId};
+use crate::model::{Answer, Parcel, ParcelNumber, Revision, RuleName, UnitId};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
@@ -40,7 +41,10 @@ pub(super) struct Origin {
 
 #[derive(Debug)]
 pub(super) struct Offered {
-    pub(super) claim: Claim,
+    /// Absent on a diversion's end marker.
+    pub(super) claim: Option<Claim>,
+    /// On its way into a diversion.
+    pub(super) place: Option<Place>,
     pub(super) parcel: Parcel,
     /// When its delivery was taken.
     pub(super) taken: Instant,
@@ -48,6 +52,12 @@ pub(super) struct Offered {
     pub(super) offered: Instant,
     /// Absent on what goes to the park, and on a diversion's end marker.
     pub(super) origin: Option<Origin>,
+}
+
+impl Offered {
+    fn is_from(&self, feed: &Feed) -> bool {
+        self.claim.as_ref().is_some_and(|claim| claim.feed == *feed)
+    }
 }
 
 /// Whether there is a stream to the target.
@@ -123,7 +133,7 @@ impl Outlet {
     /// Takes a parcel in, and numbers it.
     pub(super) fn offer(&mut self, mut offered: Offered) {
         offered.parcel.number = ParcelNumber(self.first + self.parcels.len() as u64);
-        if offered.claim.feed == Feed::Source {
+        if offered.is_from(&Feed::Source) {
             self.from_source.parcels += 1;
             self.from_source.bytes += offered.parcel.cost_bytes();
         }
@@ -253,7 +263,7 @@ impl Outlet {
             self.sent_unanswered -= 1;
             self.sent_bytes -= offered.parcel.cost_bytes();
         }
-        if offered.claim.feed == Feed::Source {
+        if offered.is_from(&Feed::Source) {
             self.from_source.parcels -= 1;
             self.from_source.bytes -= offered.parcel.cost_bytes();
         }
@@ -269,7 +279,7 @@ impl Outlet {
     pub(super) fn take_out(&mut self, feed: &Feed) -> Vec<Offered> {
         let numbers: Vec<_> = (self.first..)
             .zip(&self.parcels)
-            .filter(|(_, place)| place.as_ref().is_some_and(|one| one.claim.feed == *feed))
+            .filter(|(_, place)| place.as_ref().is_some_and(|one| one.is_from(feed)))
             .map(|(number, _)| number)
             .collect();
         let mut out = Vec::with_capacity(numbers.len());
@@ -298,14 +308,29 @@ impl Outlet {
             return None;
         }
         let mut offered = self.parcels.iter().flatten();
-        let oldest = offered.find(|one| one.claim.feed == Feed::Source);
+        let oldest = offered.find(|one| one.is_from(&Feed::Source));
         oldest.map(|one| one.offered)
     }
 
-    /// Whether something is there that `feed` has brought.
-    pub(super) fn holds(&self, feed: &Feed) -> bool {
-        let mut offered = self.parcels.iter().flatten();
-        offered.any(|one| one.claim.feed == *feed)
+    /// By which revision of the table an unanswered parcel was routed.
+    pub(super) fn revision_of(&self, number: ParcelNumber) -> Option<Revision> {
+        Some(self.get(number)?.parcel.revision)
+    }
+
+    /// Whether an unanswered parcel is owed to a delivery.
+    pub(super) fn is_claimed(&self, number: ParcelNumber) -> bool {
+        self.get(number).is_some_and(|offered| offered.claim.is_some())
+    }
+
+    fn get(&self, number: ParcelNumber) -> Option<&Offered> {
+        let index = usize::try_from(number.0.checked_sub(self.first)?).ok()?;
+        self.parcels.get(index)?.as_ref()
+    }
+
+    /// How many are owed to deliveries.
+    pub(super) fn claimed(&self) -> usize {
+        let offered = self.parcels.iter().flatten();
+        offered.filter(|one| one.claim.is_some()).count()
     }
 
     /// Whether there is a stream that is not being given up.
@@ -356,7 +381,7 @@ impl Outlet {
         debug_assert_eq!(
             self.from_source.parcels,
             there()
-                .filter(|one| one.claim.feed == Feed::Source)
+                .filter(|one| one.is_from(&Feed::Source))
                 .count()
         );
     }

@@ -1,21 +1,23 @@
-//! A message wrapped for the park queue, where it waits for a person.
+//! A message wrapped for an own queue: the park, where it waits for a person, or a diversion, where it waits for a way.
 //!
-//! Owns the marks of a parked message. Promises that it neither goes elsewhere from there nor dies there, that what can't
+//! Owns the marks of a wrapped message. Promises that it neither goes elsewhere from there nor dies there, that what can't
 //! carry marks is wrapped whole, as a body, and that nothing of it is lost.
 
 use super::envelope::PROPERTIES_BYTES_MAX;
+use super::expiration::remaining;
 use super::ledger::EntryId;
 use super::stamp::number_value;
 use crate::amqp::{CodecError, Edit, FieldValue, RawProperties, TextProperty};
 use crate::model::marks::{
-    X_SET_AT, X_SET_CC, X_SET_DELIVERY_MODE, X_SET_EXCHANGE, X_SET_EXPIRATION, X_SET_FROM,
+    X_SET_AT, X_SET_CC, X_SET_DELIVERY_MODE, X_SET_DIVERTED, X_SET_EXCHANGE, X_SET_EXPIRATION, X_SET_FROM,
     X_SET_ID, X_SET_PATH, X_SET_REASON, X_SET_RETRY, X_SET_ROUND, X_SET_ROUTING_KEY, X_SET_RULE,
-    X_SET_USER_ID,
+    X_SET_SLOT, X_SET_TO, X_SET_USER_ID, X_SET_WHY,
 };
 use crate::model::{
-    Address, Message, MessageId, Reason, Retry, Round, RuleName, SealKeys, SealedBody, UnitId,
+    Address, Message, MessageId, Reason, Retry, Round, RuleName, SealKeys, SealedBody, Slot, UnitId, Why,
 };
 use bytes::{BufMut, Bytes, BytesMut};
+use std::time::Duration;
 
 /// The content type of a parked message that could not carry its marks: its body is the length of its properties as they
 /// travelled (4 bytes), those properties, and its own body.
@@ -27,10 +29,10 @@ const PERSISTENT: u8 = 2;
 /// Room for the one mark that is put on later, which pairs a return: 18 bytes around a token of up to 37.
 const TOKEN_BYTES: usize = 64;
 
-/// A message that needs a person, and what its park entry says of it.
+/// A message for an own queue, and what its wrapping says of it.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Parked {
-    /// As it came; its marks, which told of where it was, are replaced by those of its parking.
+pub struct Stored {
+    /// As it came; its marks, which told of where it was, are replaced by those of its wrapping.
     pub message: Message,
     /// By the source's rule, where it could be read.
     pub id: Option<MessageId>,
@@ -40,12 +42,100 @@ pub struct Parked {
     pub round: Round,
     /// How often it has been retried.
     pub retry: Retry,
-    /// Of the closed set.
-    pub reason: Reason,
-    /// The rule that sent it here, where one did.
-    pub rule: Option<RuleName>,
     /// What its publisher called itself.
     pub user_id: Option<Bytes>,
+    /// What for.
+    pub kept: Kept,
+}
+
+/// What a wrapped message waits for.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Kept {
+    /// A person.
+    Parked {
+        /// Of the closed set.
+        reason: Reason,
+        /// The rule that sent it here, where one did.
+        rule: Option<RuleName>,
+    },
+    /// A way to its unit.
+    Diverted(Diverted),
+    /// Nothing: when it comes out of a diversion, all that was in there before has come out.
+    Marker {
+        /// Of the lane that put it in.
+        incarnation: u64,
+        /// Of what that lane puts into diversions.
+        number: u64,
+    },
+}
+
+/// What the wrapping of a diverted message says.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Diverted {
+    /// Of the lane that put it in.
+    pub incarnation: u64,
+    /// Of what that lane puts into diversions, in order.
+    pub number: u64,
+    /// Why it went to its unit.
+    pub why: Why,
+    /// Its unit, by the table then.
+    pub to: UnitId,
+    /// Of its key.
+    pub slot: Option<Slot>,
+    /// The unit may have it.
+    pub sent: bool,
+    /// How long the lane had it in hand before: that counts on its expiration.
+    pub held: Duration,
+}
+
+/// The value of `x-set-diverted`: `<incarnation>.<number>.<word>`, the incarnation in hexadecimal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct DivertedMark {
+    pub(super) incarnation: u64,
+    pub(super) number: u64,
+    pub(super) what: DivertedIs,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum DivertedIs {
+    /// Not sent to its unit yet.
+    New,
+    /// The unit may have it.
+    Sent,
+    /// No message: an end marker.
+    End,
+}
+
+impl DivertedIs {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::New => "new",
+            Self::Sent => "sent",
+            Self::End => "end",
+        }
+    }
+}
+
+impl DivertedMark {
+    fn write(self) -> String {
+        let Self {
+            incarnation,
+            number,
+            what,
+        } = self;
+        format!("{incarnation:x}.{number}.{}", what.as_str())
+    }
+
+    pub(super) fn read(mark: &[u8]) -> Option<Self> {
+        let mut parts = std::str::from_utf8(mark).ok()?.split('.');
+        let (incarnation, number, word) = (parts.next()?, parts.next()?, parts.next()?);
+        let all = [DivertedIs::New, DivertedIs::Sent, DivertedIs::End];
+        Some(Self {
+            incarnation: u64::from_str_radix(incarnation, 16).ok()?,
+            number: number.parse().ok()?,
+            what: all.into_iter().find(|one| one.as_str() == word)?,
+        })
+    }
 }
 
 /// A message above `message_max` on its way into the park queue, whose body follows in pieces.
@@ -63,47 +153,47 @@ pub struct LargeParcel {
     pub body_bytes: u64,
 }
 
-/// Wraps a parked message for the park queue: address, CC, expiration and delivery mode go into sealed headers, so that
+/// Wraps a message for an own queue: address, CC, expiration and delivery mode go into sealed headers, so that
 /// the message neither goes elsewhere from there nor dies there. `at`: seconds since 1970.
-pub fn wrap(parked: &Parked, keys: &SealKeys, from: &UnitId, at: u64) -> (RawProperties, Bytes) {
-    let body = &parked.message.body;
-    if let Some(properties) = around(parked, SealedBody::Whole(body), keys, from, at) {
+pub fn wrap(stored: &Stored, keys: &SealKeys, from: &UnitId, at: u64) -> (RawProperties, Bytes) {
+    let body = &stored.message.body;
+    if let Some(properties) = around(stored, SealedBody::Whole(body), keys, from, at) {
         return (properties, body.clone());
     }
-    let mut whole = BytesMut::from(prefix(&parked.message));
+    let mut whole = BytesMut::from(prefix(&stored.message));
     whole.put_slice(body);
     let whole = whole.freeze();
-    let properties = beside(parked, SealedBody::Whole(&whole), keys, from, at);
+    let properties = beside(stored, SealedBody::Whole(&whole), keys, from, at);
     (properties, whole)
 }
 
 /// As [`wrap`], for a body of so many bytes that isn't there: the properties, what goes in front of the body, and how
 /// many bytes these two have.
 pub(super) fn wrap_large(
-    parked: &Parked,
+    stored: &Stored,
     body_bytes: u64,
     keys: &SealKeys,
     from: &UnitId,
     at: u64,
 ) -> (RawProperties, Bytes, u64) {
-    if let Some(properties) = around(parked, SealedBody::Length(body_bytes), keys, from, at) {
+    if let Some(properties) = around(stored, SealedBody::Length(body_bytes), keys, from, at) {
         return (properties, Bytes::new(), body_bytes);
     }
-    let prefix = prefix(&parked.message);
+    let prefix = prefix(&stored.message);
     let body_bytes = body_bytes.saturating_add(prefix.len() as u64);
-    let properties = beside(parked, SealedBody::Length(body_bytes), keys, from, at);
+    let properties = beside(stored, SealedBody::Length(body_bytes), keys, from, at);
     (properties, prefix, body_bytes)
 }
 
 /// Puts the marks on the message itself; `None` when it can't carry them.
 fn around(
-    parked: &Parked,
+    stored: &Stored,
     body: SealedBody<'_>,
     keys: &SealKeys,
     from: &UnitId,
     at: u64,
 ) -> Option<RawProperties> {
-    let message = &parked.message;
+    let message = &stored.message;
     let mut edit = Edit::new();
     edit.remove_if(message.stays_behind());
     edit.remove(CC);
@@ -112,13 +202,13 @@ fn around(
     if let Some(cc) = message.properties.header(CC) {
         edit.set_raw(X_SET_CC, cc);
     }
-    let wrapped = put_marks(edit, &message.properties, parked, body, keys, from, at).ok()?;
+    let wrapped = put_marks(edit, &message.properties, stored, body, keys, from, at).ok()?;
     (wrapped.as_bytes().len() + TOKEN_BYTES <= PROPERTIES_BYTES_MAX).then_some(wrapped)
 }
 
 /// The properties of a message that carries the parked one as its body.
 fn beside(
-    parked: &Parked,
+    stored: &Stored,
     body: SealedBody<'_>,
     keys: &SealKeys,
     from: &UnitId,
@@ -128,7 +218,7 @@ fn beside(
     edit.set_text(TextProperty::ContentType, WRAPPED_CONTENT_TYPE.as_bytes());
     let none = RawProperties::default();
     // Nothing that can fail: no text is longer than where it came from.
-    put_marks(edit, &none, parked, body, keys, from, at).unwrap_or_default()
+    put_marks(edit, &none, stored, body, keys, from, at).unwrap_or_default()
 }
 
 /// A header that names further queues.
@@ -137,38 +227,75 @@ const CC: &str = "CC";
 fn put_marks<'a>(
     mut edit: Edit<'a>,
     properties: &RawProperties,
-    parked: &'a Parked,
+    stored: &'a Stored,
     body: SealedBody<'_>,
     keys: &SealKeys,
     from: &UnitId,
     at: u64,
 ) -> Result<RawProperties, CodecError> {
-    let message = &parked.message;
+    let message = &stored.message;
     edit.set_delivery_mode(PERSISTENT);
-    if let Some(id) = &parked.id {
+    if let Some(id) = &stored.id {
         edit.set_str(X_SET_ID, &id.0);
     }
     edit.set_str(X_SET_FROM, from.as_str());
-    edit.set_strings(X_SET_PATH, parked.path.iter().map(UnitId::as_str));
-    edit.set(X_SET_ROUND, &number_value(parked.round.0));
-    edit.set(X_SET_RETRY, &number_value(parked.retry.0));
+    edit.set_strings(X_SET_PATH, stored.path.iter().map(UnitId::as_str));
+    edit.set(X_SET_ROUND, &number_value(stored.round.0));
+    edit.set(X_SET_RETRY, &number_value(stored.retry.0));
     edit.set_str(X_SET_EXCHANGE, &message.address.exchange);
     edit.set_str(X_SET_ROUTING_KEY, &message.address.routing_key);
+    let held = match &stored.kept {
+        Kept::Diverted(diverted) => diverted.held,
+        // A person's time doesn't count.
+        Kept::Parked { .. } | Kept::Marker { .. } => Duration::ZERO,
+    };
     if let Some(expiration) = message.properties.text(TextProperty::Expiration) {
-        edit.set_str(X_SET_EXPIRATION, expiration);
+        edit.set_str(X_SET_EXPIRATION, remaining(expiration, held));
     }
     if let Some(mode) = message.properties.delivery_mode() {
         edit.set_str(X_SET_DELIVERY_MODE, mode.to_string());
     }
-    if let Some(user) = &parked.user_id {
+    if let Some(user) = &stored.user_id {
         edit.set_str(X_SET_USER_ID, user);
     }
-    edit.set_str(X_SET_REASON, parked.reason.as_str());
-    if let Some(rule) = &parked.rule {
-        edit.set_str(X_SET_RULE, rule.as_str());
+    match &stored.kept {
+        Kept::Parked { reason, rule } => {
+            edit.set_str(X_SET_REASON, reason.as_str());
+            if let Some(rule) = rule {
+                edit.set_str(X_SET_RULE, rule.as_str());
+            }
+        }
+        Kept::Diverted(diverted) => {
+            let mark = DivertedMark {
+                incarnation: diverted.incarnation,
+                number: diverted.number,
+                what: if diverted.sent {
+                    DivertedIs::Sent
+                } else {
+                    DivertedIs::New
+                },
+            };
+            edit.set_str(X_SET_DIVERTED, mark.write());
+            edit.set_str(X_SET_WHY, diverted.why.as_str());
+            edit.set_str(X_SET_TO, diverted.to.as_str());
+            if let Some(slot) = diverted.slot {
+                edit.set(X_SET_SLOT, &number_value(slot.0));
+            }
+        }
+        Kept::Marker {
+            incarnation,
+            number,
+        } => {
+            let mark = DivertedMark {
+                incarnation: *incarnation,
+                number: *number,
+                what: DivertedIs::End,
+            };
+            edit.set_str(X_SET_DIVERTED, mark.write());
+        }
     }
     edit.set(X_SET_AT, &FieldValue::Timestamp(at));
-    keys.seal(parked.id.as_ref(), &mut edit, body);
+    keys.seal(stored.id.as_ref(), &mut edit, body);
     edit.apply(properties)
 }
 
@@ -196,8 +323,8 @@ mod tests {
         UnitId::parse("sh-1").unwrap()
     }
 
-    fn parked(properties: RawProperties) -> Parked {
-        Parked {
+    fn parked(properties: RawProperties) -> Stored {
+        Stored {
             message: Message {
                 address: Address {
                     exchange: Bytes::from_static(b"orders"),
@@ -211,9 +338,11 @@ mod tests {
             path: vec![here()],
             round: Round(1),
             retry: Retry(0),
-            reason: Reason::KeyAbsent,
-            rule: None,
             user_id: None,
+            kept: Kept::Parked {
+                reason: Reason::KeyAbsent,
+                rule: None,
+            },
         }
     }
 

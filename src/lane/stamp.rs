@@ -35,11 +35,7 @@ pub struct Stamp<'a> {
 
 /// Makes the parcel of one message for one target, marked and sealed. An error only for properties that have not been
 /// checked.
-pub fn stamp(
-    admitted: &Admitted,
-    stamp: Stamp<'_>,
-    number: ParcelNumber,
-) -> Result<Parcel, CodecError> {
+pub fn stamp(admitted: &Admitted, stamp: Stamp<'_>) -> Result<Parcel, CodecError> {
     let message = &admitted.message;
     let mut edit = Edit::new();
     edit.remove_if(message.stays_behind());
@@ -68,7 +64,8 @@ pub fn stamp(
     let body = SealedBody::Whole(&message.body);
     stamp.keys.seal(admitted.id.as_ref(), &mut edit, body);
     Ok(Parcel {
-        number,
+        // Its outlet's to say.
+        number: ParcelNumber(0),
         lineage: stamp.lineage.clone(),
         epoch: stamp.epoch,
         revision: stamp.revision,

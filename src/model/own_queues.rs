@@ -1,6 +1,6 @@
 //! Names of the queues that setgate declares, all under `setgate.<space>.`.
 
-use super::{LaneId, Partition, SourceName, SpaceId};
+use super::{LaneId, Partition, SourceName, SpaceId, UnitId};
 
 /// The lane queue that a source's exchange fills.
 pub fn lane(space: &SpaceId, source: &SourceName, partition: Partition) -> String {
@@ -18,4 +18,14 @@ pub fn lock(space: &SpaceId, lane: &LaneId) -> String {
 /// Messages that need a person; the fanout exchange in front of it has the same name.
 pub fn park(space: &SpaceId) -> String {
     format!("setgate.{space}.park")
+}
+
+/// Messages of a lane that wait for a way to a unit; the fanout exchange in front of it has the same name.
+pub fn divert(
+    space: &SpaceId,
+    source: &SourceName,
+    partition: Partition,
+    unit: &UnitId,
+) -> String {
+    format!("setgate.{space}.divert.{source}.{partition}.{unit}")
 }

@@ -1,11 +1,11 @@
 //! Answers: what each of them settles, or leads to.
 
-use super::super::action::{Action, Note, Target};
+use super::super::action::{Note, Target};
+use super::super::diversion::follows_its_slot;
 use super::super::outlet::{Claim, Offered, Origin, Outlet};
 use super::route::{Before, parked};
 use super::{Lane, Turn};
 use crate::amqp::RawValue;
-use crate::lane::diversion::follows_its_slot;
 use crate::model::marks::X_SET_REASON;
 use crate::model::{Answer, Parcel, ParcelNumber, Reason};
 
@@ -30,14 +30,16 @@ impl Lane {
     /// That word is final.
     fn finish(&mut self, target: &Target, offered: Offered, answer: Answer, turn: &mut Turn<'_>) {
         let Offered {
-            claim,
+            claim: Some(claim),
+            place,
             parcel,
             taken,
             origin,
             ..
-        } = offered;
-        let Some(claim) = claim else {
-            return self.marker_answered(target, &answer, turn);
+        } = offered
+        else {
+            // The end marker of a diversion: it counts when it comes out.
+            return;
         };
         match (target, answer) {
             (Target::Unit(to), Answer::Accepted) => {
@@ -58,9 +60,8 @@ impl Lane {
             }
             (Target::Unit(_), Answer::Moved) => self.route_anew(&claim, &parcel, origin, turn),
             (Target::Diversion(unit), Answer::Refused { reason, cause }) => {
-                let place = claim.place;
                 if let (Some(place), Some(diversion)) = (place, self.diversions.get_mut(unit)) {
-                    diversion.is_out(place, parcel.body.len());
+                    diversion.is_out(place);
                 }
                 let cause = format!("the diversion of {unit} refused it: {cause}");
                 self.park_undelivered(&claim, origin, reason, cause, turn);
@@ -74,16 +75,9 @@ impl Lane {
             | (Target::Park, Answer::Refused { .. })
             | (_, Answer::Later { .. }) => {}
         }
-        let came_out = !matches!(target, Target::Diversion(_));
-        self.claim_answered(&claim, came_out.then_some(parcel.body.len()), turn);
-    }
-
-    /// One target of a delivery has answered. `out`: the bytes of what has left the diversion that fed it.
-    fn claim_answered(&mut self, claim: &Claim, out: Option<usize>, turn: &Turn<'_>) {
         if let Some(ledger) = self.ledger_of(&claim.feed) {
             ledger.answered(claim.entry);
         }
-        self.progressed(claim, out, turn.at.now);
     }
 
     /// A receiver with a newer table gives it to another unit.
@@ -143,6 +137,10 @@ fn on_trial(
             cause: "nothing is bound to the exchange of its queue".to_owned(),
         },
         (Target::Park, Answer::Refused { cause, .. }) => Answer::Later { cause },
+        // An end marker has nowhere else to go.
+        (Target::Diversion(_), Answer::Refused { cause, .. }) if !outlet.is_claimed(number) => {
+            Answer::Later { cause }
+        }
         (Target::Unit(unit), Answer::Moved) => {
             let routed_by = outlet.revision_of(number);
             if routed_by.is_some_and(|revision| turn.routing.table.revision() > revision) {
@@ -164,18 +162,4 @@ fn parked_reason(parcel: &Parcel) -> Reason {
         .and_then(RawValue::as_bytes)
         .and_then(Reason::from_word)
         .unwrap_or(Reason::Malformed)
-}
-
-impl Lane {
-    /// A diversion's end marker is in, or couldn't be put in.
-    fn marker_answered(&mut self, target: &Target, answer: &Answer, turn: &mut Turn<'_>) {
-        let Target::Diversion(unit) = target else {
-            return;
-        };
-        if let Answer::Refused { .. } = answer {
-            // A diversion that is full takes it later; until it has come out all stays as it is.
-            self.put_marker_again(unit);
-        }
-        debug_assert!(!turn.actions.iter().any(|a| matches!(a, Action::Open(_))));
-    }
 }

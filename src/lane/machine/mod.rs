@@ -6,13 +6,14 @@
 //! reads a clock.
 
 mod divert;
+mod drain;
 mod finish;
 mod route;
 
 use super::action::{Action, LaneSettings, Moment, Note, Routing, Target};
 use super::diversion::{Diversion, DiversionView};
 use super::ledger::{EntryId, Ledger};
-use super::outlet::{Claim, Feed, Offered, Origin, Outlet, OutletView};
+use super::outlet::{Claim, Feed, Offered, Outlet, OutletView};
 use super::park::{LargeParcel, wrap_large};
 use crate::model::{Answer, DeliveryTag, Message, Parcel, ParcelNumber, Reason, UnitId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -124,7 +125,6 @@ impl Lane {
         let claim = Claim {
             feed: Feed::Source,
             entry: self.ledger.open(tag, cost_bytes(&message), at.now),
-            place: None,
         };
         self.route(&claim, message, &mut turn);
         self.ledger.close(claim.entry);
@@ -193,21 +193,11 @@ impl Lane {
     }
 
     /// There is none.
-    pub fn stream_down(
-        &mut self,
-        target: &Target,
-        cause: String,
-        routing: Routing<'_>,
-        at: Moment,
-    ) -> Vec<Action> {
-        let mut turn = Turn::new(routing, at);
+    pub fn stream_down(&mut self, target: &Target, cause: String) {
         if let Some(outlet) = self.outlets.get_mut(target) {
             outlet.down(cause);
         }
-        if let Target::Unit(unit) = target {
-            self.give_up_drain(unit, &mut turn);
-        }
-        self.end(turn)
+        self.check_invariants();
     }
 
     /// The next parcel that may go to a target now.
@@ -233,14 +223,6 @@ impl Lane {
         self.end(turn)
     }
 
-    /// The lane takes no more and works off what it has: the end is [`Lane::in_flight`] and [`Lane::drains_in_flight`] 0.
-    pub fn stop(&mut self, routing: Routing<'_>, at: Moment) -> Vec<Action> {
-        let mut turn = Turn::new(routing, at);
-        self.stopping = true;
-        self.divert_held(&mut turn);
-        self.end(turn)
-    }
-
     fn offer(&mut self, target: &Target, offered: Offered, turn: &mut Turn<'_>) {
         self.outlet(target, turn).offer(offered);
     }
@@ -257,8 +239,7 @@ impl Lane {
         match feed {
             Feed::Source => Some(&mut self.ledger),
             Feed::Diversion(unit) => {
-                let drain = self.diversions.get_mut(unit)?.drain.as_mut()?;
-                Some(&mut drain.ledger)
+                Some(&mut self.diversions.get_mut(unit)?.drain_mut()?.ledger)
             }
         }
     }
@@ -266,7 +247,7 @@ impl Lane {
     fn drains(&self) -> impl Iterator<Item = &Ledger> {
         self.diversions
             .values()
-            .filter_map(|diversion| diversion.drain.as_ref())
+            .filter_map(Diversion::drain)
             .map(|drain| &drain.ledger)
     }
 

@@ -1,12 +1,12 @@
 //! From a delivery to its parcels: envelope, decision, stamp, offer.
 
 use super::super::action::{Note, Target};
-use super::super::diversion::follows_its_slot;
 use super::super::envelope::{Admission, Admitted, Envelope, user_id_of};
 use super::super::outlet::{Claim, Feed, Offered, Origin};
 use super::super::park::{Kept, Stored, wrap};
 use super::super::stamp::{Stamp, stamp};
 use super::{Lane, Turn};
+use crate::amqp::RawProperties;
 use crate::model::{
     Address, Message, Parcel, ParcelNumber, Reason, Retry, Round, RuleName, UnitId, Why, own_queues,
 };
@@ -140,12 +140,13 @@ impl Lane {
             ledger.wait_for(claim.entry);
         }
         let followed = match claim.feed {
-            Feed::Source => self.diversion_of(&parcel),
+            Feed::Source => self.followed_by(&parcel),
             Feed::Diversion(_) => None,
         };
         let target = Target::Unit(parcel.to.clone());
         let offered = Offered {
             claim: Some(claim.clone()),
+            place: None,
             parcel,
             taken: turn.at.now,
             offered: turn.at.now,
@@ -155,24 +156,6 @@ impl Lane {
             Some(unit) => self.divert(&unit, offered, turn),
             None => self.offer(&target, offered, turn),
         }
-    }
-
-    /// The diversion that a parcel follows into: the one with earlier messages of its slot, whatever its seat has become
-    /// since, else the one of its unit.
-    fn diversion_of(&self, parcel: &Parcel) -> Option<UnitId> {
-        let of_unit = self
-            .diversions
-            .get(&parcel.to)
-            .filter(|diversion| diversion.is_active());
-        if let Some(slot) = parcel.slot.filter(|_| follows_its_slot(parcel.why)) {
-            let has = |unit: &UnitId| self.diversions.get(unit).is_some_and(|one| one.has(slot));
-            if !has(&parcel.to)
-                && let Some(unit) = self.diversions.keys().find(|unit| has(unit))
-            {
-                return Some(unit.clone());
-            }
-        }
-        of_unit.map(|_| parcel.to.clone())
     }
 
     pub(super) fn parked_as_it_is(&self, message: Message, reason: Reason) -> Stored {
@@ -206,6 +189,7 @@ impl Lane {
         }
         let offered = Offered {
             claim: Some(claim.clone()),
+            place: None,
             parcel,
             taken: turn.at.now,
             offered: turn.at.now,
@@ -221,14 +205,14 @@ pub(super) fn own_parcel(
     stored: &Stored,
     here: &UnitId,
     address: Address,
-    properties: crate::amqp::RawProperties,
+    properties: RawProperties,
     body: Bytes,
 ) -> Parcel {
     let (slot, sent_before) = match &stored.kept {
         Kept::Parked { .. } => (None, stored.message.redelivered),
         // What has been sent is said inside; this says whether the diversion may have it.
-        Kept::Diverted(diverted) => (diverted.slot, stored.message.redelivered),
-        Kept::Marker(_) => (None, false),
+        Kept::Diverted(diverted) => (diverted.slot, false),
+        Kept::Marker { .. } => (None, false),
     };
     Parcel {
         number: ParcelNumber(0),

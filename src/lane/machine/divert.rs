@@ -1,0 +1,272 @@
+//! Into a diversion: which targets are diverted, and what goes in.
+
+use super::super::action::{Action, LaneSettings, Moment, Note, Routing, Target};
+use super::super::diversion::{
+    Diversion, DivertReason, PATIENCE, PATIENCE_HALF, Place, follows_its_slot,
+};
+use super::super::outlet::{Feed, Offered, Origin, Outlet};
+use super::super::park::{Diverted, Kept, Stored, wrap};
+use super::route::{own_address, own_parcel};
+use super::{Lane, Turn};
+use crate::amqp::RawProperties;
+use crate::model::{Parcel, Retry, Round, UnitId, own_queues};
+use bytes::Bytes;
+use std::time::Instant;
+
+impl Lane {
+    /// Looks at its targets and diversions; to be called several times a second.
+    pub fn tick(&mut self, routing: Routing<'_>, at: Moment) -> Vec<Action> {
+        let mut turn = Turn::new(routing, at);
+        let slow: Vec<_> = self
+            .outlets
+            .iter()
+            .filter_map(|(target, outlet)| match target {
+                Target::Unit(unit) if !self.is_diverted(unit) => {
+                    let (reason, cause) = self.impatience(outlet, at.now)?;
+                    Some((unit.clone(), reason, cause))
+                }
+                Target::Unit(_) | Target::Diversion(_) | Target::Park => None,
+            })
+            .collect();
+        for (unit, reason, cause) in slow {
+            self.begin_diversion(unit, reason, cause, &mut turn);
+        }
+        let diverted: Vec<_> = self.diversions.keys().cloned().collect();
+        for unit in diverted {
+            self.tend(&unit, &mut turn);
+        }
+        self.end(turn)
+    }
+
+    /// A former holder of the lane may have left messages in the diversion of this unit: what is for the unit follows into
+    /// it, until an end marker has come out.
+    pub fn diversion_found(
+        &mut self,
+        unit: &UnitId,
+        routing: Routing<'_>,
+        at: Moment,
+    ) -> Vec<Action> {
+        let mut turn = Turn::new(routing, at);
+        if self.diversions.contains_key(unit) {
+            return Vec::new();
+        }
+        let mut diversion = Diversion::new(DivertReason::Found, at);
+        let number = self.number();
+        diversion.put_marker(number);
+        self.diversions.insert(unit.clone(), diversion);
+        turn.note(Note::Diverting {
+            to: unit.clone(),
+            reason: DivertReason::Found,
+            cause: "a former holder of the lane may have left messages in it".to_owned(),
+        });
+        // It is drained when there is a way to its unit.
+        self.outlet(&Target::Unit(unit.clone()), &mut turn);
+        let marker = Stored {
+            message: crate::model::Message::default(),
+            id: None,
+            path: vec![self.settings.here.clone()],
+            round: Round(1),
+            retry: Retry(0),
+            user_id: None,
+            kept: Kept::Marker {
+                incarnation: self.settings.incarnation,
+                number,
+            },
+        };
+        let (properties, body) = self.wrapped(&marker, &turn);
+        let offered = Offered {
+            claim: None,
+            place: None,
+            parcel: self.diverted_parcel(unit, &marker, properties, body, &turn),
+            taken: at.now,
+            offered: at.now,
+            origin: None,
+        };
+        self.offer(&Target::Diversion(unit.clone()), offered, &mut turn);
+        self.end(turn)
+    }
+
+    /// The lane takes no more and works off what it has: the end is [`Lane::in_flight`] and [`Lane::drains_in_flight`] 0.
+    pub fn stop(&mut self, routing: Routing<'_>, at: Moment) -> Vec<Action> {
+        let mut turn = Turn::new(routing, at);
+        self.stopping = true;
+        let diverted: Vec<_> = self.diversions.keys().cloned().collect();
+        for unit in diverted {
+            self.put_held_in(&unit, &mut turn);
+        }
+        self.end(turn)
+    }
+
+    /// The diversion that a parcel follows into: the one with earlier messages of its slot, whatever its seat has become
+    /// since, else the one of its unit.
+    pub(super) fn followed_by(&self, parcel: &Parcel) -> Option<UnitId> {
+        if let Some(slot) = parcel.slot.filter(|_| follows_its_slot(parcel.why)) {
+            let has = |unit: &UnitId| self.diversions.get(unit).is_some_and(|one| one.has(slot));
+            if !has(&parcel.to)
+                && let Some(unit) = self.diversions.keys().find(|unit| has(unit))
+            {
+                return Some(unit.clone());
+            }
+        }
+        self.is_diverted(&parcel.to).then(|| parcel.to.clone())
+    }
+
+    /// Puts a parcel into a diversion, or holds it where the end of that is near.
+    pub(super) fn divert(&mut self, unit: &UnitId, offered: Offered, turn: &mut Turn<'_>) {
+        let diversion = self.diversions.get_mut(unit);
+        let due = match diversion {
+            Some(diversion) if !self.stopping => diversion.hold(offered),
+            Some(_) | None => Some(offered),
+        };
+        if let Some(offered) = due {
+            self.put_in(unit, offered, turn);
+        }
+    }
+
+    /// What was held goes in after all.
+    pub(super) fn put_held_in(&mut self, unit: &UnitId, turn: &mut Turn<'_>) {
+        let held = self.diversions.get_mut(unit);
+        let held = held.map(|diversion| diversion.release(turn.at.now));
+        for offered in held.unwrap_or_default() {
+            self.put_in(unit, offered, turn);
+        }
+    }
+
+    fn is_diverted(&self, unit: &UnitId) -> bool {
+        let diversion = self.diversions.get(unit);
+        diversion.is_some_and(Diversion::is_active)
+    }
+
+    /// Why a target is to be diverted, if it is.
+    fn impatience(&self, outlet: &Outlet, now: Instant) -> Option<(DivertReason, String)> {
+        let waited = now.saturating_duration_since(outlet.oldest_from_source()?);
+        let window = self.settings.window;
+        let under_way = outlet.from_source();
+        let fills_half =
+            under_way.parcels * 2 >= window.deliveries || under_way.bytes * 2 >= window.bytes;
+        let cause = if waited >= PATIENCE {
+            format!("its oldest message waits for {} ms", waited.as_millis())
+        } else if fills_half && waited >= PATIENCE_HALF {
+            format!(
+                "its {} messages fill half of the lane's budget",
+                under_way.parcels
+            )
+        } else {
+            return None;
+        };
+        Some(match outlet.cause() {
+            Some(why) => (DivertReason::Down, format!("{cause} ({why})")),
+            None => (DivertReason::Slow, cause),
+        })
+    }
+
+    fn begin_diversion(
+        &mut self,
+        unit: UnitId,
+        reason: DivertReason,
+        cause: String,
+        turn: &mut Turn<'_>,
+    ) {
+        let target = Target::Unit(unit.clone());
+        let Some(outlet) = self.outlets.get_mut(&target) else {
+            return;
+        };
+        let taken_out = outlet.take_out(&Feed::Source);
+        // What its receiver has not published yet must not be published beside what the drain will bring.
+        if taken_out.iter().any(|offered| offered.parcel.sent_before) && outlet.close(&cause) {
+            turn.actions.push(Action::Close(target));
+        }
+        self.diversions
+            .entry(unit.clone())
+            .or_insert_with(|| Diversion::new(reason, turn.at))
+            .activate(reason, turn.at);
+        turn.note(Note::Diverting {
+            to: unit.clone(),
+            reason,
+            cause,
+        });
+        for offered in taken_out {
+            self.divert(&unit, offered, turn);
+        }
+    }
+
+    fn put_in(&mut self, unit: &UnitId, offered: Offered, turn: &mut Turn<'_>) {
+        let Offered {
+            claim,
+            parcel,
+            taken,
+            origin,
+            ..
+        } = offered;
+        let Some(Origin { admitted, .. }) = &origin else {
+            debug_assert!(false, "only what was routed to a unit is diverted");
+            return;
+        };
+        let place = Place {
+            number: self.number(),
+            slot: parcel.slot,
+            body_bytes: parcel.body.len() as u64,
+        };
+        if let Some(diversion) = self.diversions.get_mut(unit) {
+            diversion.put(place);
+        }
+        let stored = Stored {
+            message: admitted.message.clone(),
+            id: admitted.id.clone(),
+            path: admitted.path.clone(),
+            round: admitted.round,
+            retry: admitted.retry,
+            user_id: admitted.user_id.clone(),
+            kept: Kept::Diverted(Diverted {
+                incarnation: self.settings.incarnation,
+                number: place.number,
+                why: parcel.why,
+                to: parcel.to,
+                slot: parcel.slot,
+                sent: parcel.sent_before,
+                held: turn.at.now.saturating_duration_since(taken),
+            }),
+        };
+        let (properties, body) = self.wrapped(&stored, turn);
+        let offered = Offered {
+            claim,
+            place: Some(place),
+            parcel: self.diverted_parcel(unit, &stored, properties, body, turn),
+            taken,
+            offered: turn.at.now,
+            origin,
+        };
+        self.offer(&Target::Diversion(unit.clone()), offered, turn);
+    }
+
+    fn wrapped(&self, stored: &Stored, turn: &Turn<'_>) -> (RawProperties, Bytes) {
+        let here = &self.settings.here;
+        wrap(stored, turn.routing.keys, here, turn.at.unix_seconds)
+    }
+
+    fn diverted_parcel(
+        &self,
+        unit: &UnitId,
+        stored: &Stored,
+        properties: RawProperties,
+        body: Bytes,
+        turn: &Turn<'_>,
+    ) -> Parcel {
+        let table = turn.routing.table;
+        let LaneSettings {
+            here,
+            source,
+            partition,
+            ..
+        } = &self.settings;
+        let queue = own_queues::divert(table.space(), source, *partition, unit);
+        own_parcel(table, stored, here, own_address(queue), properties, body)
+    }
+
+    /// Numbers what goes into diversions.
+    fn number(&mut self) -> u64 {
+        let number = self.next_number;
+        self.next_number += 1;
+        number
+    }
+}

@@ -1,0 +1,227 @@
+//! Out of a diversion: what is consumed of it is routed anew, until the way is direct again.
+
+use super::super::action::{Action, Moment, Note, Routing, Target};
+use super::super::diversion::{Diversion, Place, follows_its_slot};
+use super::super::envelope::Admitted;
+use super::super::outlet::{Claim, Feed, Outlet};
+use super::super::park::Kept;
+use super::super::unwrap::{Unwrapped, unwrap};
+use super::route::Before;
+use super::{Lane, Turn, cost_bytes};
+use crate::model::{DeliveryTag, Message, Reason, UnitId};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// While another target's oldest message waits for longer, a drain gives way.
+const OTHERS_WAIT: Duration = Duration::from_millis(200);
+
+impl Lane {
+    /// Whether another message of the diversion of this unit may be taken now.
+    pub fn drain_has_room(&self, unit: &UnitId, now: Instant) -> bool {
+        let drained: usize = self.drains().map(|ledger| ledger.cost_bytes()).sum();
+        !self.stopping
+            && (drained == 0 || drained * 2 < self.settings.window.bytes)
+            && self
+                .diversions
+                .get(unit)
+                .is_some_and(|diversion| diversion.drain_has_room(now))
+    }
+
+    /// Takes a message of a diversion in, and routes it anew.
+    pub fn take_diverted(
+        &mut self,
+        unit: &UnitId,
+        tag: DeliveryTag,
+        message: Message,
+        routing: Routing<'_>,
+        at: Moment,
+    ) -> Vec<Action> {
+        let mut turn = Turn::new(routing, at);
+        let Some(drain) = self.diversions.get_mut(unit).and_then(|diversion| {
+            diversion.took(at.now);
+            diversion.drain_mut()
+        }) else {
+            return Vec::new();
+        };
+        if drain.ledger.is_empty() {
+            drain.progress = at.now;
+        }
+        let claim = Claim {
+            feed: Feed::Diversion(unit.clone()),
+            entry: drain.ledger.open(tag, cost_bytes(&message), at.now),
+        };
+        let place = match unwrap(&message, routing.keys) {
+            Ok(unwrapped) => self.take_unwrapped(unit, &claim, tag, unwrapped, &mut turn),
+            Err(error) => {
+                let parked = self.parked_as_it_is(message, Reason::Malformed);
+                let cause = format!("in the diversion of {unit}: {error}");
+                self.park(&claim, &parked, cause, &mut turn);
+                None
+            }
+        };
+        if let Some(drain) = self.diversions.get_mut(unit).and_then(Diversion::drain_mut) {
+            drain.places.push_back(place);
+            drain.ledger.close(claim.entry);
+        }
+        self.end(turn)
+    }
+
+    /// The consumer of a diversion has ended by itself.
+    pub fn drain_lost(&mut self, unit: &UnitId, routing: Routing<'_>, at: Moment) -> Vec<Action> {
+        let mut turn = Turn::new(routing, at);
+        self.give_up_drain(unit, &mut turn);
+        self.end(turn)
+    }
+
+    /// What is due of one diversion.
+    pub(super) fn tend(&mut self, unit: &UnitId, turn: &mut Turn<'_>) {
+        let now = turn.at.now;
+        let is_up = self
+            .outlets
+            .get(&Target::Unit(unit.clone()))
+            .is_some_and(Outlet::is_up);
+        let others_wait = self.outlets.iter().any(|(target, outlet)| {
+            let waits = |since| now.saturating_duration_since(since) >= OTHERS_WAIT;
+            *target != Target::Diversion(unit.clone())
+                && outlet.oldest_from_source().is_some_and(waits)
+        });
+        let Some(diversion) = self.diversions.get_mut(unit) else {
+            return;
+        };
+        diversion.adapt(now, others_wait);
+        if diversion.is_stalled(now) {
+            return self.give_up_drain(unit, turn);
+        }
+        if diversion.is_over(now) {
+            if self.diversions.remove(unit).is_some_and(|one| one.drain().is_some()) {
+                turn.actions.push(Action::Undrain(unit.clone()));
+            }
+            return;
+        }
+        let revision = turn.routing.table.revision();
+        if !self.stopping && diversion.begin_drain(is_up, revision, now) {
+            turn.actions.push(Action::Drain(unit.clone()));
+        }
+        if diversion.has_held_enough(now) {
+            self.put_held_in(unit, turn);
+        } else if !self.stopping {
+            diversion.consider_holding(now);
+        }
+    }
+
+    /// Settles what drains have brought, and ends the diversions that are through.
+    pub(super) fn settle_drains(&mut self, turn: &mut Turn<'_>) {
+        let now = turn.at.now;
+        for (unit, diversion) in &mut self.diversions {
+            if let Some(settled) = diversion.settle(now) {
+                let feed = Feed::Diversion(unit.clone());
+                turn.actions.push(Action::Acknowledge(feed, settled));
+            }
+        }
+        let through: Vec<_> = self
+            .diversions
+            .iter()
+            .filter(|(_, diversion)| diversion.is_active() && diversion.is_through())
+            .map(|(unit, _)| unit.clone())
+            .collect();
+        for unit in through {
+            self.end_diversion(&unit, turn);
+        }
+    }
+
+    /// All that went in has come out and is answered: what was held goes on directly.
+    fn end_diversion(&mut self, unit: &UnitId, turn: &mut Turn<'_>) {
+        let Some(diversion) = self.diversions.get_mut(unit) else {
+            return;
+        };
+        diversion.deactivate(turn.at.now);
+        let held = diversion.release(turn.at.now);
+        turn.note(Note::Drained { to: unit.clone() });
+        for offered in held {
+            match self.followed_by(&offered.parcel) {
+                Some(other) => self.divert(&other, offered, turn),
+                None => {
+                    let target = Target::Unit(offered.parcel.to.clone());
+                    self.offer(&target, offered, turn);
+                }
+            }
+        }
+    }
+
+    /// What was taken of a diversion comes again, from the oldest.
+    fn give_up_drain(&mut self, unit: &UnitId, turn: &mut Turn<'_>) {
+        let Some(diversion) = self.diversions.get_mut(unit) else {
+            return;
+        };
+        if diversion.end_drain(turn.at.now) {
+            let feed = Feed::Diversion(unit.clone());
+            for outlet in self.outlets.values_mut() {
+                outlet.take_out(&feed);
+            }
+            turn.actions.push(Action::Undrain(unit.clone()));
+        }
+    }
+
+    /// Its place, where this lane has put it there.
+    fn take_unwrapped(
+        &mut self,
+        unit: &UnitId,
+        claim: &Claim,
+        tag: DeliveryTag,
+        unwrapped: Unwrapped,
+        turn: &mut Turn<'_>,
+    ) -> Option<Place> {
+        let Unwrapped {
+            message,
+            id,
+            path,
+            round,
+            retry,
+            user_id,
+            at,
+            kept,
+        } = unwrapped;
+        let diverted = match kept {
+            Kept::Diverted(diverted) => diverted,
+            Kept::Marker {
+                incarnation,
+                number,
+            } => {
+                let diversion = self.diversions.get_mut(unit)?;
+                if incarnation == self.settings.incarnation && diversion.is_its_end(number) {
+                    diversion.drain_mut()?.marker = Some(tag);
+                }
+                return None;
+            }
+            Kept::Parked { .. } => {
+                let parked = self.parked_as_it_is(message, Reason::Malformed);
+                let cause = format!("in the diversion of {unit}: it was meant for the park");
+                self.park(claim, &parked, cause, turn);
+                return None;
+            }
+        };
+        if let Some(diversion) = self.diversions.get_mut(unit) {
+            diversion.saw_oldest(at);
+        }
+        let place = (diverted.incarnation == self.settings.incarnation).then(|| Place {
+            number: diverted.number,
+            slot: diverted.slot,
+            body_bytes: message.body.len() as u64,
+        });
+        let before = Before {
+            copy_for: (!follows_its_slot(diverted.why)).then_some(diverted.to),
+            sent: diverted.sent || message.redelivered,
+            moves: 0,
+        };
+        let admitted = Admitted {
+            message,
+            id,
+            path,
+            round,
+            retry,
+            user_id,
+        };
+        self.dispatch(claim, &Arc::new(admitted), &before, turn);
+        place
+    }
+}
