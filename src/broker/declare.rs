@@ -105,15 +105,22 @@ pub async fn ensure_own_queue(
     queue: &str,
     kind: QueueType,
 ) -> Result<(), DeclareError> {
-    let mut arguments = arguments(connection, kind)?;
-    arguments.set("x-overflow", FieldValue::str("reject-publish"));
-    ensure(connection, queue, &arguments).await?;
-    ensure_exchange(connection, queue).await?;
-    let all = Binding {
-        routing_key: Bytes::new(),
-        arguments: FieldTable::new(),
-    };
-    bind(connection, queue, queue, &all).await
+    let arguments = own_arguments(connection, kind)?;
+    ensure_own(connection, queue, &arguments).await
+}
+
+/// Declares a diversion: an own queue that takes up to `bytes_max` of bodies and is held by one consumer at a time.
+pub async fn ensure_divert_queue(
+    connection: &Connection,
+    queue: &str,
+    kind: QueueType,
+    bytes_max: u64,
+) -> Result<(), DeclareError> {
+    let mut arguments = own_arguments(connection, kind)?;
+    arguments.set("x-single-active-consumer", FieldValue::Bool(true));
+    let bytes_max = i64::try_from(bytes_max).unwrap_or(i64::MAX);
+    arguments.set("x-max-length-bytes", FieldValue::I64(bytes_max));
+    ensure_own(connection, queue, &arguments).await
 }
 
 /// Messages that are ready in a queue: neither handed out nor acknowledged. Absent queue: `None`.
@@ -199,6 +206,27 @@ fn arguments(connection: &Connection, kind: QueueType) -> Result<FieldTable, Bro
         QueueType::Classic => {}
     }
     Ok(arguments)
+}
+
+fn own_arguments(connection: &Connection, kind: QueueType) -> Result<FieldTable, DeclareError> {
+    let mut arguments = arguments(connection, kind)?;
+    arguments.set("x-overflow", FieldValue::str("reject-publish"));
+    Ok(arguments)
+}
+
+/// A queue and the exchange in front of it.
+async fn ensure_own(
+    connection: &Connection,
+    queue: &str,
+    arguments: &FieldTable,
+) -> Result<(), DeclareError> {
+    ensure(connection, queue, arguments).await?;
+    ensure_exchange(connection, queue).await?;
+    let all = Binding {
+        routing_key: Bytes::new(),
+        arguments: FieldTable::new(),
+    };
+    bind(connection, queue, queue, &all).await
 }
 
 async fn ensure(

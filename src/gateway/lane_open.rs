@@ -4,11 +4,13 @@
 //! look at a foreign queue, the channel. Promises that what it returns is held by one consumer alone. Never tries twice:
 //! whoever calls does.
 
+use super::brokers::Vhost;
 use super::lane_task::LaneSpec;
 use super::shared::Shared;
 use super::status::{LaneFacts, LaneState};
-use crate::broker::{self, Consumer, ConsumerKind};
-use crate::model::own_queues;
+use crate::broker::{self, Consumer, ConsumerKind, DeclareError};
+use crate::lane::DRAIN_DELIVERIES;
+use crate::model::{UnitId, own_queues};
 use crate::rules::{QueueType, Take};
 
 /// Makes sure that the lane's queue is there and can be held by one consumer, and consumes it.
@@ -38,10 +40,7 @@ pub(super) async fn open(
                     arguments: binding.arguments.clone(),
                 })
                 .collect();
-            let kind = match spec.queue_type {
-                QueueType::Quorum => broker::QueueType::Quorum,
-                QueueType::Classic => broker::QueueType::Classic,
-            };
+            let kind = kind_of(spec.queue_type);
             broker::ensure_lane_queue(&vhost.control, &queue, kind, exchange, &bindings)
                 .await
                 .map_err(|e| e.to_string())?;
@@ -64,4 +63,88 @@ pub(super) async fn open(
         .await
         .map_err(|e| e.to_string())?;
     Ok((consumer, kind))
+}
+
+/// The units for which a former holder of this lane has made a diversion, whatever is left in it: what an old drain has in
+/// hand isn't counted in any depth.
+pub(super) async fn found_diversions(
+    shared: &Shared,
+    spec: &LaneSpec,
+) -> Result<Vec<UnitId>, String> {
+    let rules = shared.rules().ok_or("no table")?;
+    let vhost = shared
+        .brokers
+        .vhost(spec.vhost.as_deref())
+        .map_err(|e| e.to_string())?;
+    vhost.control.up().await;
+    let mut found = Vec::new();
+    for unit in rules.table.units() {
+        let unit = &unit.name;
+        let queue = diversion(shared, spec, unit);
+        let depth = broker::depth(&vhost.control, &queue).await;
+        if depth.map_err(|error| error.to_string())?.is_some() {
+            found.push(unit.clone());
+        }
+    }
+    Ok(found)
+}
+
+/// Makes sure that the diversion of a unit is there, with the limit that the source has now or had when it was made.
+pub(super) async fn ensure_diversion(
+    shared: &Shared,
+    vhost: &Vhost,
+    spec: &LaneSpec,
+    unit: &UnitId,
+) -> Result<(), String> {
+    let queue = diversion(shared, spec, unit);
+    vhost.control.up().await;
+    let kind = kind_of(spec.queue_type);
+    let bytes_max = spec.divert.bytes_max;
+    match broker::ensure_divert_queue(&vhost.control, &queue, kind, bytes_max).await {
+        Ok(()) => Ok(()),
+        Err(DeclareError::Different { text, .. }) => {
+            tracing::warn!(%queue, %text, "a diversion keeps the limits that it was made with");
+            Ok(())
+        }
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Consumes the diversion of a unit.
+pub(super) async fn open_diversion(
+    shared: &Shared,
+    spec: &LaneSpec,
+    unit: &UnitId,
+) -> Result<Consumer, String> {
+    let vhost = shared
+        .brokers
+        .vhost(spec.vhost.as_deref())
+        .map_err(|e| e.to_string())?;
+    ensure_diversion(shared, &vhost, spec, unit).await?;
+    let queue = diversion(shared, spec, unit);
+    let name = format!("drain {}/{} {unit}", spec.source, spec.partition);
+    let opened = Consumer::open(
+        &vhost.dialer,
+        &name,
+        &queue,
+        ConsumerKind::SingleActive,
+        DRAIN_DELIVERIES,
+        // Nothing larger than what a lane takes goes in, with what may be in front of it.
+        shared.limits.body_bytes_max + PREFIX_BYTES_MAX,
+    );
+    opened.await.map_err(|error| error.to_string())
+}
+
+/// What a wrapping may put in front of a body: properties of one frame.
+const PREFIX_BYTES_MAX: usize = 128 << 10;
+
+pub(super) fn diversion(shared: &Shared, spec: &LaneSpec, unit: &UnitId) -> String {
+    own_queues::divert(&shared.here.space, &spec.source, spec.partition, unit)
+}
+
+fn kind_of(kind: QueueType) -> broker::QueueType {
+    match kind {
+        QueueType::Quorum => broker::QueueType::Quorum,
+        QueueType::Classic => broker::QueueType::Classic,
+    }
 }

@@ -1,19 +1,19 @@
 //! The shell of one lane: its consumer, its outlets' streams, its acknowledgements.
 //!
 //! Owns the lane's state machine. One loop picks an event, one synchronous call handles it. Answers come before
-//! deliveries, so that finishing work goes before taking work. A lane ends with its channel: whatever is unsettled then
-//! comes again to whoever consumes next, so nothing is carried over.
+//! deliveries, so that finishing work goes before taking work; what was diverted comes before what is new. A lane ends
+//! with its channel: whatever is unsettled then comes again to whoever consumes next, so nothing is carried over.
 
-use super::lane_open::open;
+use super::drains::{Drained, Drains};
+use super::lane_open::{found_diversions, open};
 use super::large::{Finished, Large};
-use super::metrics::MemoryKind;
 use super::outlets::{OutletEvent, What, keep_stream};
-use super::shared::{Rules, Shared};
-use super::status::{LaneFacts, LaneState, TargetLine};
+use super::shared::Shared;
+use super::status::{LaneFacts, LaneState};
 use crate::broker::{Consumer, ConsumerEvent, ConsumerKind};
-use crate::lane::{Action, Lane, LaneSettings, Note, Prefetch, Routing, Target, Window};
-use crate::model::{Backoff, LaneId, Parcel, Partition, SourceName};
-use crate::rules::{Duplicates, QueueType, Take};
+use crate::lane::{Action, Feed, Lane, LaneSettings, Prefetch, Routing, Target, Window};
+use crate::model::{Backoff, Parcel, Partition, SourceName};
+use crate::rules::{Divert, Duplicates, QueueType, Take};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +31,7 @@ pub(super) struct LaneSpec {
     pub(super) take: Take,
     pub(super) queue_type: QueueType,
     pub(super) duplicates: Duplicates,
+    pub(super) divert: Divert,
 }
 
 /// Deliveries in flight per lane at most. 10,000 a second over a link of 100 ms; each may pin a buffer of 64 KiB that it
@@ -43,6 +44,12 @@ const STALL_MAX: Duration = Duration::from_secs(10);
 /// The part of the gateway's memory that one lane's deliveries may take: an eighth, so that the usual handful of lanes
 /// stays within half of it, with parcels sharing their bodies. Less when there are more lanes.
 const MEMORY_SHARE: usize = 8;
+
+/// How often a lane looks at its targets and diversions.
+const BEAT: Duration = Duration::from_millis(100);
+
+/// How often it says how it fares.
+const BEATS_PER_REPORT: u32 = 10;
 
 /// Events of a lane's targets that wait for it.
 const EVENTS_MAX: usize = 256;
@@ -109,10 +116,10 @@ fn bytes_max(shared: &Shared) -> usize {
 }
 
 /// A lane while it consumes.
-struct Taking<'a> {
-    shared: Arc<Shared>,
-    spec: LaneSpec,
-    lane: Lane,
+pub(super) struct Taking<'a> {
+    pub(super) shared: Arc<Shared>,
+    pub(super) spec: LaneSpec,
+    pub(super) lane: Lane,
     prefetch: &'a mut Prefetch,
     large: Large,
     senders: HashMap<Target, mpsc::Sender<Parcel>>,
@@ -120,10 +127,11 @@ struct Taking<'a> {
     from_outlets: mpsc::Receiver<OutletEvent>,
     /// Dropped with this, and with it every stream.
     outlets: JoinSet<()>,
+    drains: Drains,
     incarnation: u64,
-    received_any: bool,
+    pub(super) received_any: bool,
     /// What this lane has added to the gauge of all lanes' memory.
-    counted_bytes: i64,
+    pub(super) counted_bytes: i64,
 }
 
 impl Drop for Taking<'_> {
@@ -135,13 +143,15 @@ impl Drop for Taking<'_> {
 enum Event {
     Stop,
     Outlet(OutletEvent),
+    Drained(Drained),
     Consumer(ConsumerEvent),
     Large(Option<Finished>),
-    Tick,
+    Beat,
 }
 
 impl<'a> Taking<'a> {
     fn new(shared: Arc<Shared>, spec: &LaneSpec, prefetch: &'a mut Prefetch) -> Self {
+        let incarnation = fastrand::u64(..);
         let settings = LaneSettings {
             here: shared.here.unit.clone(),
             source: spec.source.clone(),
@@ -152,9 +162,11 @@ impl<'a> Taking<'a> {
                 bytes: bytes_max(&shared),
             },
             duplicates: spec.duplicates.clone(),
+            incarnation,
         };
         let (events, from_outlets) = mpsc::channel(EVENTS_MAX);
         Self {
+            drains: Drains::new(Arc::clone(&shared), spec.clone()),
             shared,
             spec: spec.clone(),
             lane: Lane::new(settings),
@@ -164,7 +176,7 @@ impl<'a> Taking<'a> {
             events,
             from_outlets,
             outlets: JoinSet::new(),
-            incarnation: fastrand::u64(..),
+            incarnation,
             received_any: false,
             counted_bytes: 0,
         }
@@ -176,17 +188,70 @@ impl<'a> Taking<'a> {
         kind: ConsumerKind,
         cancel: &CancellationToken,
     ) -> String {
-        let mut tick = tokio::time::interval(Duration::from_secs(1));
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let cause = match self.begin(&mut consumer, kind, cancel).await {
+            Ok(first) => self.go_on(&mut consumer, kind, first, cancel).await,
+            Err(cause) => cause,
+        };
+        // The streams first: what their receivers have not published must not overtake what the queues give again.
+        self.senders.clear();
+        self.outlets.shutdown().await;
+        self.drains.close().await;
+        if let Err(error) = consumer.close().await {
+            tracing::debug!(source = %self.spec.source, %error, "closing a lane's channel");
+        }
+        cause
+    }
+
+    /// Waits until the queue is this lane's: its diversions are too, from then on. Gives what was handed over first.
+    async fn begin(
+        &mut self,
+        consumer: &mut Consumer,
+        kind: ConsumerKind,
+        cancel: &CancellationToken,
+    ) -> Result<Option<ConsumerEvent>, String> {
+        let stopped = || GOES_DOWN.to_owned();
+        let first = match kind {
+            ConsumerKind::Exclusive => None,
+            ConsumerKind::SingleActive => Some(tokio::select! {
+                biased;
+                () = cancel.cancelled() => return Err(stopped()),
+                event = consumer.next() => event,
+            }),
+        };
+        let found = tokio::select! {
+            biased;
+            () = cancel.cancelled() => return Err(stopped()),
+            found = found_diversions(&self.shared, &self.spec) => found?,
+        };
+        for unit in found {
+            let at = Shared::moment();
+            let actions = self.routed(|lane, routing| lane.diversion_found(&unit, routing, at))?;
+            self.apply(actions, consumer)?;
+        }
+        Ok(first)
+    }
+
+    async fn go_on(
+        &mut self,
+        consumer: &mut Consumer,
+        kind: ConsumerKind,
+        mut first: Option<ConsumerEvent>,
+        cancel: &CancellationToken,
+    ) -> String {
+        let mut beat = tokio::time::interval(BEAT);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut beats = 0u32;
         let mut stop_by: Option<Instant> = None;
         let mut grows = false;
-        let cause = loop {
-            if stop_by.is_some_and(|by| self.lane.in_flight() == 0 || Instant::now() >= by) {
-                break "the gateway goes down".to_owned();
+        loop {
+            let in_flight = self.lane.in_flight();
+            let done = in_flight == 0 && self.lane.drains_in_flight() == 0;
+            if stop_by.is_some_and(|by| done || Instant::now() >= by) {
+                return GOES_DOWN.to_owned();
             }
-            if grows && self.lane.in_flight() == 0 {
+            if grows && in_flight == 0 {
                 self.prefetch.grow();
-                break format!(
+                return format!(
                     "its messages have become small: it takes {} at a time",
                     self.prefetch.get()
                 );
@@ -194,45 +259,66 @@ impl<'a> Taking<'a> {
             // The pieces of a large message are on their way to the park already, whatever the lane has in hand.
             let takes = self.large.has_room()
                 && (self.large.is_open() || (stop_by.is_none() && !grows && self.lane.has_room()));
+            let (lane, now) = (&self.lane, Instant::now().into_std());
             let event = tokio::select! {
                 biased;
                 () = cancel.cancelled(), if stop_by.is_none() => Event::Stop,
                 Some(event) = self.from_outlets.recv() => Event::Outlet(event),
                 finished = self.large.next() => Event::Large(finished),
-                event = next(&mut consumer, takes) => Event::Consumer(event),
-                _ = tick.tick() => Event::Tick,
+                drained = self.drains.next(|unit| lane.drain_has_room(unit, now)) => {
+                    Event::Drained(drained)
+                }
+                event = next(consumer, &mut first, takes) => Event::Consumer(event),
+                _ = beat.tick() => Event::Beat,
             };
             let handled = match event {
                 Event::Stop => {
                     stop_by = Some(Instant::now() + self.shared.drain);
-                    Ok(Vec::new())
+                    let at = Shared::moment();
+                    self.routed(|lane, routing| lane.stop(routing, at))
                 }
-                Event::Tick => {
-                    self.report(kind);
-                    grows = self.prefetch.should_grow(Instant::now().into_std());
+                Event::Beat => {
+                    beats = beats.wrapping_add(1);
+                    if beats % BEATS_PER_REPORT == 1 {
+                        self.report(kind);
+                        grows = self.prefetch.should_grow(Instant::now().into_std());
+                    }
                     match consumer.stalled_since() {
                         Some(since) if since.elapsed() >= STALL_MAX => Err(self.stalled()),
-                        Some(_) | None => Ok(Vec::new()),
+                        Some(_) | None => {
+                            let at = Shared::moment();
+                            self.routed(|lane, routing| lane.tick(routing, at))
+                        }
                     }
                 }
                 Event::Outlet(event) => Ok(self.on_outlet(event)),
                 Event::Large(finished) => self.on_large(finished),
+                Event::Drained(drained) => self.on_drained(drained),
                 Event::Consumer(event) => self.on_consumer(event),
             };
-            let applied = handled.and_then(|actions| self.apply(actions, &consumer));
+            let applied = handled.and_then(|actions| self.apply(actions, consumer));
             if let Err(cause) = applied {
                 self.prefetch.shrink();
-                break cause;
+                return cause;
             }
             self.pump();
-        };
-        // The streams first: what their receivers have not published must not overtake what the queue gives again.
-        self.senders.clear();
-        self.outlets.shutdown().await;
-        if let Err(error) = consumer.close().await {
-            tracing::debug!(source = %self.spec.source, %error, "closing a lane's channel");
         }
-        cause
+    }
+
+    /// Asks the lane something that it needs the rules for.
+    fn routed(
+        &mut self,
+        ask: impl FnOnce(&mut Lane, Routing<'_>) -> Vec<Action>,
+    ) -> Result<Vec<Action>, String> {
+        let no_table = || "there is no table any more".to_owned();
+        let rules = self.shared.rules().ok_or_else(no_table)?;
+        let source = rules.table.source(&self.spec.source);
+        let routing = Routing {
+            table: &rules.table,
+            source: source.ok_or_else(no_table)?,
+            keys: &rules.keys,
+        };
+        Ok(ask(&mut self.lane, routing))
     }
 
     /// Why a lane that can't go on gives up its channel.
@@ -248,22 +334,26 @@ impl<'a> Taking<'a> {
 
     fn on_consumer(&mut self, event: ConsumerEvent) -> Result<Vec<Action>, String> {
         self.received_any = true;
-        let no_table = || "there is no table any more".to_owned();
-        let rules = self.shared.rules().ok_or_else(no_table)?;
-        let routing = routing(&rules, &self.spec.source).ok_or_else(no_table)?;
         let at = Shared::moment();
         match event {
             ConsumerEvent::Delivery { tag, message } => {
                 self.prefetch.saw(message.body.len());
-                Ok(self.lane.take(tag, message, routing, at))
+                self.routed(|lane, routing| lane.take(tag, message, routing, at))
             }
             ConsumerEvent::Large {
                 tag,
                 message,
                 body_bytes,
             } => {
-                let (actions, parcel) = self.lane.take_large(tag, message, body_bytes, routing, at);
-                self.large.begin(&self.shared, parcel);
+                let mut large = None;
+                let actions = self.routed(|lane, routing| {
+                    let (actions, parcel) = lane.take_large(tag, message, body_bytes, routing, at);
+                    large = Some(parcel);
+                    actions
+                })?;
+                if let Some(parcel) = large {
+                    self.large.begin(&self.shared, parcel);
+                }
                 Ok(actions)
             }
             ConsumerEvent::Piece { piece, left } => {
@@ -274,12 +364,32 @@ impl<'a> Taking<'a> {
         }
     }
 
+    fn on_drained(&mut self, drained: Drained) -> Result<Vec<Action>, String> {
+        let Drained { unit, event } = drained;
+        let at = Shared::moment();
+        match event {
+            ConsumerEvent::Delivery { tag, message } => {
+                self.routed(|lane, routing| lane.take_diverted(&unit, tag, message, routing, at))
+            }
+            ConsumerEvent::Lost { cause } => {
+                tracing::warn!(source = %self.spec.source, %unit, %cause, "a drain was interrupted");
+                self.routed(|lane, routing| lane.drain_lost(&unit, routing, at))
+            }
+            // A lane puts nothing in that is so large, so nobody knows what it is: it stays where it is.
+            ConsumerEvent::Large { body_bytes, .. } => Err(format!(
+                "the diversion of {unit} has a message of {body_bytes} bytes that no lane can have put there: take it out"
+            )),
+            ConsumerEvent::Piece { .. } => Ok(Vec::new()),
+        }
+    }
+
     fn on_large(&mut self, finished: Option<Finished>) -> Result<Vec<Action>, String> {
         let Some(Finished { entry, outcome }) = finished else {
             return Ok(Vec::new());
         };
+        let at = Shared::moment();
         match outcome {
-            Ok(()) => Ok(self.lane.large_parked(entry)),
+            Ok(()) => self.routed(|lane, routing| lane.large_parked(entry, routing, at)),
             Err(cause) => Err(format!("parking a large message: {cause}")),
         }
     }
@@ -298,14 +408,11 @@ impl<'a> Taking<'a> {
                 Vec::new()
             }
             What::Answers(answers) => {
-                let Some(rules) = self.shared.rules() else {
-                    return Vec::new();
-                };
-                let Some(routing) = routing(&rules, &self.spec.source) else {
-                    return Vec::new();
-                };
                 let at = Shared::moment();
-                self.lane.answered(&target, answers, routing, at)
+                let answered =
+                    self.routed(|lane, routing| lane.answered(&target, answers, routing, at));
+                // Without a table nothing is settled; the lane ends by its next delivery.
+                answered.unwrap_or_default()
             }
         }
     }
@@ -313,14 +420,18 @@ impl<'a> Taking<'a> {
     fn apply(&mut self, actions: Vec<Action>, consumer: &Consumer) -> Result<(), String> {
         for action in actions {
             match action {
-                Action::Acknowledge(settlement) => consumer
+                Action::Acknowledge(Feed::Source, settlement) => consumer
                     .acknowledge(&settlement)
                     .map_err(|error| error.to_string())?,
+                Action::Acknowledge(Feed::Diversion(unit), settlement) => {
+                    self.drains.acknowledge(&unit, &settlement);
+                }
+                Action::Drain(unit) => self.drains.begin(unit),
+                Action::Undrain(unit) => self.drains.end(&unit),
                 Action::Open(target) => {
                     self.outlets.spawn(keep_stream(
                         Arc::clone(&self.shared),
-                        self.lane_id(),
-                        self.spec.vhost.clone(),
+                        self.spec.clone(),
                         target,
                         self.events.clone(),
                         self.incarnation,
@@ -347,120 +458,24 @@ impl<'a> Taking<'a> {
             }
         }
     }
-
-    fn note(&self, note: Note) {
-        let metrics = &self.shared.metrics;
-        let source = &self.spec.source;
-        match note {
-            Note::Received => metrics.received(source).inc(),
-            Note::Delivered { to, transit } => {
-                metrics.delivered(source, &to).inc();
-                metrics.transit_seconds().observe(transit.as_secs_f64());
-            }
-            Note::Duplicate { to } => metrics.duplicates(source, &to).inc(),
-            Note::Parked { reason } => metrics.parked(source, reason).inc(),
-            Note::Dropped { reason } => metrics.dropped(source, reason).inc(),
-            Note::SealRefused => metrics.seal_refused().inc(),
-            // One line per message is meant: each of them needs a person.
-            Note::Parking { reason, cause } => {
-                tracing::info!(%source, %reason, %cause, "a message is parked");
-            }
-        }
-    }
-
-    fn count_memory(&mut self, bytes: usize) {
-        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
-        let gauge = self.shared.metrics.memory_bytes(MemoryKind::Lanes);
-        gauge.add(bytes - self.counted_bytes);
-        self.counted_bytes = bytes;
-    }
-
-    fn report(&mut self, kind: ConsumerKind) {
-        self.count_memory(self.lane.cost_bytes());
-        let now = Instant::now().into_std();
-        let stuck = self.stuck(now);
-        let mut targets = Vec::new();
-        for (target, view) in self.lane.views() {
-            let lag_ms = age_ms(now, view.oldest);
-            let Target::Unit(to) = target else { continue };
-            let metrics = &self.shared.metrics;
-            let in_flight = view.unanswered as u64;
-            metrics
-                .in_flight(&self.spec.source, to)
-                .set(i64::try_from(in_flight).unwrap_or(i64::MAX));
-            metrics
-                .lag(&self.spec.source, to)
-                .set(lag_ms as f64 / 1_000.0);
-            targets.push(TargetLine {
-                to: to.clone(),
-                in_flight,
-                lag_ms,
-                cause: view.cause,
-            });
-        }
-        let state = match (&stuck, self.received_any, kind) {
-            (Some(_), _, _) => LaneState::Held,
-            (None, true, _) | (None, false, ConsumerKind::Exclusive) => LaneState::Taking,
-            (None, false, ConsumerKind::SingleActive) => LaneState::Waiting,
-        };
-        let facts = LaneFacts {
-            state,
-            in_flight: self.lane.in_flight() as u64,
-            cause: stuck,
-            targets,
-        };
-        self.shared
-            .status
-            .set_lane(&self.spec.source, self.spec.partition, facts);
-    }
-
-    /// The first target that hasn't answered for two seconds, and why.
-    fn stuck(&self, now: std::time::Instant) -> Option<String> {
-        self.lane.views().find_map(|(target, view)| {
-            if view.unanswered == 0 || age_ms(now, view.oldest) <= STUCK_MS {
-                return None;
-            }
-            let cause = view.cause.as_deref().unwrap_or("it does not answer");
-            Some(match target {
-                Target::Unit(unit) => format!("{unit}: {cause}"),
-                Target::Park => format!("the park: {cause}"),
-            })
-        })
-    }
-
-    fn lane_id(&self) -> LaneId {
-        LaneId {
-            unit: self.shared.here.unit.clone(),
-            source: self.spec.source.clone(),
-            partition: self.spec.partition,
-        }
-    }
 }
 
-/// A target that leaves a parcel unanswered for longer is said to hold its lane.
-const STUCK_MS: u64 = 2_000;
+/// Why a lane ends that is stopped.
+const GOES_DOWN: &str = "the gateway goes down";
 
-fn age_ms(now: std::time::Instant, since: Option<std::time::Instant>) -> u64 {
-    since.map_or(0, |since| {
-        u64::try_from(now.saturating_duration_since(since).as_millis()).unwrap_or(u64::MAX)
-    })
-}
-
-/// The consumer's next event; its end alone, while the lane takes nothing.
-async fn next(consumer: &mut Consumer, takes: bool) -> ConsumerEvent {
-    if takes {
-        consumer.next().await
-    } else {
-        ConsumerEvent::Lost {
+/// The consumer's next event, after the one that is there already; its end alone, while the lane takes nothing.
+async fn next(
+    consumer: &mut Consumer,
+    first: &mut Option<ConsumerEvent>,
+    takes: bool,
+) -> ConsumerEvent {
+    if !takes {
+        return ConsumerEvent::Lost {
             cause: consumer.ended().await,
-        }
+        };
     }
-}
-
-fn routing<'a>(rules: &'a Rules, source: &SourceName) -> Option<Routing<'a>> {
-    Some(Routing {
-        table: &rules.table,
-        source: rules.table.source(source)?,
-        keys: &rules.keys,
-    })
+    match first.take() {
+        Some(event) => event,
+        None => consumer.next().await,
+    }
 }

@@ -81,5 +81,6 @@ fn spec(source: &Source) -> LaneSpec {
         take: source.take.clone(),
         queue_type: source.queue_type,
         duplicates: source.duplicates.clone(),
+        divert: source.divert.clone(),
     }
 }

@@ -4,6 +4,7 @@
 //! documents, never message data. Callers fetch a handle once and keep it: an increment by handle costs 2 ns, a look-up
 //! by label 22 ns. Series of sources and units that have gone stay until the process ends: there are tens.
 
+use crate::lane::DivertReason;
 use crate::model::{Epoch, Reason, Revision, SourceName, UnitId};
 use parking_lot::Mutex;
 use prometheus::core::Collector;
@@ -89,6 +90,7 @@ struct Inner {
     duplicates: IntCounterVec,
     in_doubt: IntCounterVec,
     in_flight: IntGaugeVec,
+    diverted: IntGaugeVec,
     lag: GaugeVec,
     link_up: IntGaugeVec,
     link_round_trip: GaugeVec,
@@ -154,6 +156,12 @@ impl Metrics {
                 "setgate_in_flight",
                 "Parcels without an answer.",
                 source_to,
+            )?,
+            diverted: gauges(
+                r,
+                "setgate_diverted",
+                "Messages that lanes have put into diversions and that have not come out.",
+                &["source", "to", "reason"],
             )?,
             lag: float_gauges(
                 r,
@@ -288,6 +296,13 @@ impl Metrics {
         self.0
             .in_flight
             .with_label_values(&[source.as_str(), to.as_str()])
+    }
+
+    /// Messages in a lane's diversion.
+    pub fn diverted(&self, source: &SourceName, to: &UnitId, reason: DivertReason) -> IntGauge {
+        self.0
+            .diverted
+            .with_label_values(&[source.as_str(), to.as_str(), reason.as_str()])
     }
 
     /// Age of the oldest of them, in seconds.

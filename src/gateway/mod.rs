@@ -6,8 +6,10 @@ pub mod metrics;
 pub mod status;
 
 mod brokers;
+mod drains;
 mod follow;
 mod lane_open;
+mod lane_report;
 mod lane_task;
 mod lanes;
 mod large;

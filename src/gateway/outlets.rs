@@ -1,10 +1,14 @@
 //! Keeps a stream open from one lane to one target: picks a gateway, opens, reports, and begins again after a pause.
 
 use super::brokers::Vhost;
+use super::lane_open::ensure_diversion;
+use super::lane_task::LaneSpec;
+use super::receiver::{self, Full};
 use super::shared::Shared;
 use crate::lane::Target;
 use crate::link::{Credit, Hello, Incarnation, PROTOCOL};
-use crate::model::{Answer, Backoff, LaneId, Parcel, ParcelNumber, UnitId};
+use crate::model::{Answer, Backoff, Parcel, ParcelNumber, Reason, UnitId};
+use crate::rules::DivertFull;
 use crate::wire::{ReceiverPipe, SenderPipe, StreamEvent, local_pipe};
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,8 +40,7 @@ const GOOD_STREAM: Duration = Duration::from_secs(10);
 /// Runs until the lane drops `events`, or is aborted with it.
 pub(super) async fn keep_stream(
     shared: Arc<Shared>,
-    lane: LaneId,
-    vhost: Option<String>,
+    spec: LaneSpec,
     target: Target,
     events: mpsc::Sender<OutletEvent>,
     incarnation: u64,
@@ -46,15 +49,7 @@ pub(super) async fn keep_stream(
     let mut attempt = 0;
     loop {
         let began = Instant::now();
-        let opened = open(
-            &shared,
-            &lane,
-            vhost.as_deref(),
-            &target,
-            attempt,
-            incarnation,
-        )
-        .await;
+        let opened = open(&shared, &spec, &target, attempt, incarnation).await;
         let down = match opened {
             Ok(pipe) => forward(pipe, &target, &events).await,
             Err(cause) => Some(cause),
@@ -81,8 +76,7 @@ pub(super) async fn keep_stream(
 
 async fn open(
     shared: &Arc<Shared>,
-    lane: &LaneId,
-    vhost: Option<&str>,
+    spec: &LaneSpec,
     target: &Target,
     attempt: u32,
     incarnation: u64,
@@ -94,11 +88,11 @@ async fn open(
         lineage: rules.table.lineage().clone(),
         epoch: rules.table.epoch(),
         revision: rules.table.revision(),
-        from: lane.unit.clone(),
+        from: shared.here.unit.clone(),
         gateway: shared.here.gateway.clone(),
         to: to.clone(),
-        source: lane.source.clone(),
-        partition: lane.partition,
+        source: spec.source.clone(),
+        partition: spec.partition,
         incarnation: Incarnation(incarnation),
     };
     match target {
@@ -114,17 +108,39 @@ async fn open(
         Target::Unit(unit) => shared.links.open(unit, hello(unit), attempt).await,
         Target::Park => {
             let (ours, theirs) = local_pipe(hello(&shared.here.unit));
-            let vhost = shared.brokers.vhost(vhost).map_err(|e| e.to_string())?;
+            let vhost = vhost(shared, spec)?;
             let task = park(Arc::clone(shared), vhost, theirs);
+            shared.tracker.spawn(task);
+            Ok(ours)
+        }
+        Target::Diversion(unit) => {
+            let (ours, theirs) = local_pipe(hello(&shared.here.unit));
+            let vhost = vhost(shared, spec)?;
+            ensure_diversion(shared, &vhost, spec, unit).await?;
+            let full = match spec.divert.full {
+                DivertFull::Stop => Full::Waits,
+                DivertFull::Park => Full::Refused(Reason::DivertFull),
+            };
+            let task = divert(Arc::clone(shared), vhost, full, theirs);
             shared.tracker.spawn(task);
             Ok(ours)
         }
     }
 }
 
+fn vhost(shared: &Shared, spec: &LaneSpec) -> Result<Vhost, String> {
+    let vhost = shared.brokers.vhost(spec.vhost.as_deref());
+    vhost.map_err(|error| error.to_string())
+}
+
+// Both end with their sender; the lane settles first when the gateway goes down.
+
 async fn park(shared: Arc<Shared>, vhost: Vhost, pipe: ReceiverPipe) {
-    // It ends with its sender; the lane settles first when the gateway goes down.
-    super::receiver::park(&shared, &vhost, pipe, CancellationToken::new()).await;
+    receiver::park(&shared, &vhost, pipe, CancellationToken::new()).await;
+}
+
+async fn divert(shared: Arc<Shared>, vhost: Vhost, full: Full, pipe: ReceiverPipe) {
+    receiver::divert(&shared, &vhost, full, pipe, CancellationToken::new()).await;
 }
 
 /// Passes a stream's events on, until it ends: then its cause; `None` when the lane has ended.

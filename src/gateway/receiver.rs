@@ -103,7 +103,7 @@ pub(super) async fn receive(shared: &Shared, pipe: ReceiverPipe, end: Cancellati
         }),
         Some(rules) => check(&rules.table, shared, parcel, &lane),
     };
-    let end = serve(shared, control, pipe, publisher, check, end).await;
+    let end = serve(shared, control, pipe, publisher, check, Full::Waits, end).await;
     if let End::Broken(cause) = end {
         tracing::warn!(%lane, %cause, "a receiver ended");
     }
@@ -120,10 +120,49 @@ pub(super) async fn park(
         Ok(publisher) => publisher,
         Err(cause) => return refuse(&pipe.words, RefusalReason::BrokerAway, cause).await,
     };
-    let end = serve(shared, &vhost.control, pipe, publisher, |_| Ok(()), end).await;
+    let end = serve(
+        shared,
+        &vhost.control,
+        pipe,
+        publisher,
+        |_| Ok(()),
+        Full::Waits,
+        end,
+    )
+    .await;
     if let End::Broken(cause) = end {
         tracing::warn!(%cause, "parking was interrupted");
     }
+}
+
+/// Serves the stream into one of the lane's diversions, which is there already and needs no lock either.
+pub(super) async fn divert(
+    shared: &Shared,
+    vhost: &Vhost,
+    full: Full,
+    pipe: ReceiverPipe,
+    end: CancellationToken,
+) {
+    let publisher = match LanePublisher::open(&vhost.dialer, "divert", None).await {
+        Ok(publisher) => publisher.of_any_size(),
+        Err(error) => {
+            return refuse(&pipe.words, RefusalReason::BrokerAway, error.to_string()).await;
+        }
+    };
+    let check = |_: &Parcel| Ok(());
+    let end = serve(shared, &vhost.control, pipe, publisher, check, full, end).await;
+    if let End::Broken(cause) = end {
+        tracing::warn!(%cause, "diverting was interrupted");
+    }
+}
+
+/// What becomes of a parcel that the broker refuses, because a queue is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Full {
+    /// It is offered again.
+    Waits,
+    /// It is refused, for this reason.
+    Refused(Reason),
 }
 
 /// A publisher into the park queue, which is there when this returns.
@@ -249,6 +288,7 @@ async fn serve(
     mut pipe: ReceiverPipe,
     publisher: LanePublisher,
     check: impl Fn(&Parcel) -> Result<(), Answer>,
+    full: Full,
     end: CancellationToken,
 ) -> End {
     let up = StreamEvent::Up {
@@ -268,6 +308,7 @@ async fn serve(
             found: HashSet::new(),
         },
         under_way: HashMap::new(),
+        full,
         window: 1,
         in_doubt: metrics.in_doubt(&pipe.hello.source, &shared.here.unit),
         confirm_seconds: metrics.confirm_seconds(),
@@ -340,6 +381,7 @@ struct Publishing<'a> {
     /// marked. So a new stream begins with one parcel and doubles: what goes before a parcel that closes every channel is
     /// repeated once, not each time.
     window: usize,
+    full: Full,
     in_doubt: IntCounter,
     confirm_seconds: Histogram,
     memory: Held,
@@ -420,7 +462,7 @@ impl Publishing<'_> {
             self.memory.sub(under_way.bytes);
             self.confirm_seconds
                 .observe(under_way.since.elapsed().as_secs_f64());
-            match answer(outcome) {
+            match answer(outcome, self.full) {
                 Ok(answer) => {
                     if let Answer::Later { .. } = answer {
                         end.get_or_insert_with(|| End::Broken(cause_of(&answer)));
@@ -509,14 +551,18 @@ fn publish(parcel: Parcel, incarnation: u64, held: Duration) -> Result<Publish, 
 }
 
 /// The answer that an outcome is; an unknown outcome has none, and ends the stream.
-fn answer(outcome: Outcome) -> Result<Answer, String> {
+fn answer(outcome: Outcome, full: Full) -> Result<Answer, String> {
     match outcome {
         Outcome::Confirmed => Ok(Answer::Accepted),
         Outcome::Returned { .. } => Ok(Answer::Returned),
-        Outcome::Nacked => Ok(Answer::Later {
-            cause: "the broker refused it (nack): a queue that is full rejects publishes"
-                .to_owned(),
-        }),
+        Outcome::Nacked => {
+            let cause = "the broker refused it (nack): a queue that is full rejects publishes";
+            let cause = cause.to_owned();
+            Ok(match full {
+                Full::Waits => Answer::Later { cause },
+                Full::Refused(reason) => Answer::Refused { reason, cause },
+            })
+        }
         Outcome::TooLarge { text } => Ok(Answer::Refused {
             reason: Reason::TooLarge,
             cause: text,

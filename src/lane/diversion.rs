@@ -301,7 +301,10 @@ impl Diversion {
     pub(super) fn is_through(&self) -> bool {
         self.marker.is_none()
             && self.messages == 0
-            && self.drain.as_ref().is_none_or(|drain| drain.ledger.is_empty())
+            && self
+                .drain
+                .as_ref()
+                .is_none_or(|drain| drain.ledger.is_empty())
     }
 
     /// Whether new parcels wait for the end instead of going in.

@@ -108,6 +108,8 @@ pub struct OutletView {
     pub unanswered: usize,
     /// When the oldest of them was taken.
     pub oldest: Option<Instant>,
+    /// When the oldest of those that the lane's own queue gave was offered.
+    pub waits_since: Option<Instant>,
     /// Why nothing moves, if nothing does.
     pub cause: Option<String>,
 }
@@ -319,7 +321,8 @@ impl Outlet {
 
     /// Whether an unanswered parcel is owed to a delivery.
     pub(super) fn is_claimed(&self, number: ParcelNumber) -> bool {
-        self.get(number).is_some_and(|offered| offered.claim.is_some())
+        self.get(number)
+            .is_some_and(|offered| offered.claim.is_some())
     }
 
     fn get(&self, number: ParcelNumber) -> Option<&Offered> {
@@ -366,6 +369,7 @@ impl Outlet {
                 .flatten()
                 .map(|offered| offered.taken)
                 .next(),
+            waits_since: self.oldest_from_source(),
             cause: self.cause().map(str::to_owned),
         }
     }
@@ -380,9 +384,7 @@ impl Outlet {
         );
         debug_assert_eq!(
             self.from_source.parcels,
-            there()
-                .filter(|one| one.is_from(&Feed::Source))
-                .count()
+            there().filter(|one| one.is_from(&Feed::Source)).count()
         );
     }
 }

@@ -5,7 +5,7 @@ use crate::amqp::{RawProperties, RawValue};
 use bytes::Bytes;
 
 /// Where a message is published: an exchange (empty: the default one) and a routing key. Bytes, as AMQP has them.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Address {
     /// Exchange name, up to 255 bytes.
     pub exchange: Bytes,
@@ -18,7 +18,7 @@ pub struct Address {
 pub struct MessageId(pub Bytes);
 
 /// A message taken from a queue, before anything is believed of it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Message {
     /// Where its publisher sent it.
     pub address: Address,

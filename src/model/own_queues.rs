@@ -21,11 +21,6 @@ pub fn park(space: &SpaceId) -> String {
 }
 
 /// Messages of a lane that wait for a way to a unit; the fanout exchange in front of it has the same name.
-pub fn divert(
-    space: &SpaceId,
-    source: &SourceName,
-    partition: Partition,
-    unit: &UnitId,
-) -> String {
+pub fn divert(space: &SpaceId, source: &SourceName, partition: Partition, unit: &UnitId) -> String {
     format!("setgate.{space}.divert.{source}.{partition}.{unit}")
 }

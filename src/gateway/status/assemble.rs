@@ -188,7 +188,10 @@ fn link_line(to: &UnitId, own: &[&GatewayStatus]) -> LinkLine {
         lag_ms: targets().map(|target| target.lag_ms).max().unwrap_or(0),
         rtt_ms: peers().filter_map(|link| link.rtt_ms).min(),
         in_flight: targets().map(|target| target.in_flight).sum(),
-        diverted: 0,
+        diverted: targets()
+            .filter_map(|target| target.diversion.as_ref())
+            .map(|diversion| diversion.messages)
+            .sum(),
         cause: link_cause.or_else(|| targets().find_map(|target| target.cause.clone())),
     }
 }

@@ -112,6 +112,29 @@ pub struct TargetLine {
     pub lag_ms: u64,
     /// Why they are not going.
     pub cause: Option<String>,
+    /// The diversion that parcels for it go through, while they do.
+    pub diversion: Option<DiversionLine>,
+}
+
+/// One lane's diversion for one unit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiversionLine {
+    /// `down`, `slow` or `found`.
+    pub reason: String,
+    /// Messages in it that this lane has put there.
+    pub messages: u64,
+    /// Their bodies.
+    pub bytes: u64,
+    /// `divert.max`.
+    pub bytes_max: u64,
+    /// Since when the oldest of them waits.
+    pub oldest_seconds: u64,
+    /// When it is full, if it goes on growing so.
+    pub full_in_seconds: Option<u64>,
+    /// It is being drained.
+    pub draining: bool,
+    /// Messages of a former holder of the lane may be in it, which nobody has counted.
+    pub found: bool,
 }
 
 /// One lane, with what it holds per target.

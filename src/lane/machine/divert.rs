@@ -9,7 +9,7 @@ use super::super::park::{Diverted, Kept, Stored, wrap};
 use super::route::{own_address, own_parcel};
 use super::{Lane, Turn};
 use crate::amqp::RawProperties;
-use crate::model::{Parcel, Retry, Round, UnitId, own_queues};
+use crate::model::{Message, Parcel, Retry, Round, UnitId, own_queues};
 use bytes::Bytes;
 use std::time::Instant;
 
@@ -62,7 +62,7 @@ impl Lane {
         // It is drained when there is a way to its unit.
         self.outlet(&Target::Unit(unit.clone()), &mut turn);
         let marker = Stored {
-            message: crate::model::Message::default(),
+            message: Message::default(),
             id: None,
             path: vec![self.settings.here.clone()],
             round: Round(1),

@@ -93,7 +93,11 @@ impl Lane {
             return self.give_up_drain(unit, turn);
         }
         if diversion.is_over(now) {
-            if self.diversions.remove(unit).is_some_and(|one| one.drain().is_some()) {
+            if self
+                .diversions
+                .remove(unit)
+                .is_some_and(|one| one.drain().is_some())
+            {
                 turn.actions.push(Action::Undrain(unit.clone()));
             }
             return;
@@ -180,6 +184,7 @@ impl Lane {
             user_id,
             at,
             kept,
+            from: _,
         } = unwrapped;
         let diverted = match kept {
             Kept::Diverted(diverted) => diverted,

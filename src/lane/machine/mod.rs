@@ -238,9 +238,7 @@ impl Lane {
     fn ledger_of(&mut self, feed: &Feed) -> Option<&mut Ledger> {
         match feed {
             Feed::Source => Some(&mut self.ledger),
-            Feed::Diversion(unit) => {
-                Some(&mut self.diversions.get_mut(unit)?.drain_mut()?.ledger)
-            }
+            Feed::Diversion(unit) => Some(&mut self.diversions.get_mut(unit)?.drain_mut()?.ledger),
         }
     }
 
