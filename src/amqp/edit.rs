@@ -147,6 +147,11 @@ impl<'a> Edit<'a> {
         self.change(DELIVERY_MODE, Change::Octet(mode));
     }
 
+    /// Takes the delivery mode off.
+    pub fn clear_delivery_mode(&mut self) {
+        self.change(DELIVERY_MODE, Change::Clear);
+    }
+
     fn change(&mut self, flag: u32, change: Change<'a>) {
         self.properties.retain(|(changed, _)| *changed != flag);
         self.properties.push((flag, change));

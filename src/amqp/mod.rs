@@ -11,7 +11,7 @@ mod properties;
 mod raw;
 mod reader;
 #[cfg(test)]
-mod strategies;
+pub(crate) mod strategies;
 mod walk;
 
 pub use edit::Edit;

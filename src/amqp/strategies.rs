@@ -54,7 +54,7 @@ pub(super) fn value() -> impl Strategy<Value = FieldValue> {
 }
 
 /// Any of the fourteen, each there or not.
-pub(super) fn properties() -> impl Strategy<Value = Properties> {
+pub(crate) fn properties() -> impl Strategy<Value = Properties> {
     let short = || option::of(bytes(255));
     let first = (
         short(),
@@ -128,7 +128,7 @@ pub(super) fn damaged() -> impl Strategy<Value = Bytes> {
 }
 
 /// Properties with a header of a type that nobody knows, with anything behind it in the table, and the headers before it.
-pub(super) fn unknown_type() -> impl Strategy<Value = (RawProperties, FieldTable)> {
+pub(crate) fn unknown_type() -> impl Strategy<Value = (RawProperties, FieldTable)> {
     let kind = any::<u8>().prop_filter("known", |kind| !b"tbBsuIilfdDSATFVx".contains(kind));
     (properties(), table_of(value()), kind, bytes(60)).prop_map(
         |(mut properties, table, kind, tail)| {

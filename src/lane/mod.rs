@@ -13,6 +13,7 @@ mod outlet;
 mod park;
 mod prefetch;
 mod stamp;
+mod unwrap;
 
 pub use action::{Action, LaneSettings, Moment, Note, Routing, Target, Window};
 pub use envelope::{Admission, Admitted, Envelope, Limits, PROPERTIES_BYTES_MAX, Unreadable};
@@ -23,3 +24,4 @@ pub use outlet::{Outlet, OutletView};
 pub use park::{LargeParcel, Parked, WRAPPED_CONTENT_TYPE, wrap};
 pub use prefetch::Prefetch;
 pub use stamp::{Stamp, stamp};
+pub use unwrap::{NotWrapped, Unwrapped, looks_wrapped, unwrap, unwrap_head};

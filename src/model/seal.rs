@@ -108,23 +108,41 @@ impl SealKeys {
         let Some(seal) = seal else {
             return false;
         };
-        let covered = match properties.header(X_SET_BODY_BYTES) {
-            None => SealedBody::Whole(body),
-            Some(bytes) => {
-                let length = body.len() as u64;
-                if bytes
-                    .as_integer()
-                    .and_then(|bytes| u64::try_from(bytes).ok())
-                    != Some(length)
-                {
-                    return false;
-                }
-                SealedBody::Length(length)
+        if properties.header(X_SET_BODY_BYTES).is_some() {
+            return self.holds_by_length(id, properties, body.len() as u64);
+        }
+        self.covers(seal, id, properties, SealedBody::Whole(body))
+    }
+
+    /// As [`SealKeys::holds`], for a body of so many bytes that isn't there: never for one that is under the seal.
+    pub fn holds_by_length(
+        &self,
+        id: Option<&MessageId>,
+        properties: &RawProperties,
+        body_bytes: u64,
+    ) -> bool {
+        let seal = properties.header(X_SET_SEAL).and_then(RawValue::as_bytes);
+        let bytes = properties.header(X_SET_BODY_BYTES);
+        let bytes = bytes.and_then(RawValue::as_integer);
+        let bytes = bytes.and_then(|bytes| u64::try_from(bytes).ok());
+        match (seal, bytes) {
+            (Some(seal), Some(bytes)) if bytes == body_bytes => {
+                self.covers(seal, id, properties, SealedBody::Length(bytes))
             }
-        };
+            (_, _) => false,
+        }
+    }
+
+    fn covers(
+        &self,
+        seal: &[u8],
+        id: Option<&MessageId>,
+        properties: &RawProperties,
+        body: SealedBody<'_>,
+    ) -> bool {
         let marks = sealed(properties.headers());
         self.all()
-            .any(|key| marks_hash(key, id, &marks, covered).ct_eq(seal).into())
+            .any(|key| marks_hash(key, id, &marks, body).ct_eq(seal).into())
     }
 
     /// The value of `x-set-delivered`: where and with which dead-letterings a message was delivered.
