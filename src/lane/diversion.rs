@@ -14,7 +14,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 /// A target that leaves its oldest parcel unanswered for so long is diverted.
-pub const PATIENCE: Duration = Duration::from_secs(2);
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
 /// One that fills half of the lane's budget is diverted after so long. Not at once: a target that is far away and well
 /// fills as much, and answers within its round trip.
@@ -305,11 +305,6 @@ impl Diversion {
                 .drain
                 .as_ref()
                 .is_none_or(|drain| drain.ledger.is_empty())
-    }
-
-    /// Whether new parcels wait for the end instead of going in.
-    pub(super) fn holds(&self) -> bool {
-        self.held.is_some()
     }
 
     /// Begins to hold where the end is near.

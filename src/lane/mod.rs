@@ -27,4 +27,4 @@ pub use outlet::{Feed, Outlet, OutletView};
 pub use park::{Diverted, Kept, LargeParcel, Stored, WRAPPED_CONTENT_TYPE, wrap};
 pub use prefetch::Prefetch;
 pub use stamp::{Stamp, stamp};
-pub use unwrap::{NotWrapped, Unwrapped, unwrap};
+pub use unwrap::{NotWrapped, Unwrapped, looks_wrapped, unwrap, unwrap_head};

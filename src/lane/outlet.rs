@@ -354,11 +354,6 @@ impl Outlet {
         }
     }
 
-    /// Parcels offered and not answered.
-    pub(super) fn unanswered(&self) -> usize {
-        self.unanswered
-    }
-
     /// For the status page.
     pub fn view(&self) -> OutletView {
         OutletView {

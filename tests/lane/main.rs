@@ -6,12 +6,10 @@ mod conservation;
 mod park;
 mod world;
 
-use crate::world::{World, message, order, there, unit};
+use crate::world::{World, lane, message, order, there};
 use setgate::amqp::Properties;
-use setgate::lane::{Lane, LaneSettings, Limits, Window};
 use setgate::model::marks::X_SET_IN_DOUBT;
-use setgate::model::{Answer, Message, Parcel, Partition};
-use setgate::rules::Duplicates;
+use setgate::model::{Answer, Message, Parcel};
 use std::collections::BTreeSet;
 
 #[test]
@@ -97,20 +95,7 @@ fn a_shared_copy_goes_to_every_other_unit_and_not_back() {
     let copy = world.next(&there()).unwrap();
     let mut arrived = World::new("catalog", 100);
     // In bj-1 the copy is taken from the same exchange; from there it would go back to sh-1.
-    arrived.lane = Lane::new(LaneSettings {
-        here: unit("bj-1"),
-        source: arrived.source.clone(),
-        partition: Partition(0),
-        limits: Limits {
-            body_bytes_max: 1 << 20,
-            rounds_max: 4,
-        },
-        window: Window {
-            deliveries: 10,
-            bytes: 1 << 20,
-        },
-        duplicates: Duplicates::default(),
-    });
+    arrived.lane = lane("bj-1", &arrived.source, 10, 1);
     let Parcel {
         address,
         properties,

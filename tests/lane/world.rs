@@ -3,7 +3,8 @@
 use bytes::Bytes;
 use setgate::amqp::{FieldValue, Properties, RawProperties};
 use setgate::lane::{
-    Action, EntryId, Lane, LaneSettings, LargeParcel, Limits, Moment, Note, Routing, Target, Window,
+    Action, EntryId, Feed, Lane, LaneSettings, LargeParcel, Limits, Moment, Note, Routing, Target,
+    Window,
 };
 use setgate::model::marks::X_SET_REASON;
 use setgate::model::{
@@ -13,6 +14,7 @@ use setgate::model::{
 use setgate::routing::{Table, TableInputs};
 use setgate::rules::{DocumentFile, Duplicates};
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 const DOCUMENTS: &str = r##"
 kind: topology
@@ -95,25 +97,19 @@ pub(crate) struct World {
     pub(crate) notes: Vec<Note>,
     pub(crate) opened: BTreeSet<Target>,
     pub(crate) closed: Vec<Target>,
+    /// The diversions that are being drained.
+    pub(crate) drains: BTreeSet<UnitId>,
+    /// Settled up to this tag, of each of them.
+    pub(crate) drained: BTreeMap<UnitId, u64>,
+    pub(crate) now: Instant,
+    began: Instant,
 }
 
 impl World {
     pub(crate) fn new(source: &str, deliveries: usize) -> Self {
         let source = SourceName::parse(source).unwrap();
-        let lane = Lane::new(LaneSettings {
-            here: unit("sh-1"),
-            source: source.clone(),
-            partition: Partition(0),
-            limits: Limits {
-                body_bytes_max: 1 << 20,
-                rounds_max: 4,
-            },
-            window: Window {
-                deliveries,
-                bytes: 64 << 20,
-            },
-            duplicates: Duplicates::default(),
-        });
+        let lane = lane("sh-1", &source, deliveries, 1);
+        let began = tokio::time::Instant::now().into_std();
         Self {
             table: table(),
             keys: keys(),
@@ -124,26 +120,48 @@ impl World {
             notes: Vec::new(),
             opened: BTreeSet::new(),
             closed: Vec::new(),
+            drains: BTreeSet::new(),
+            drained: BTreeMap::new(),
+            now: began,
+            began,
         }
     }
 
-    fn at() -> Moment {
+    /// Another life of the lane, on another channel.
+    pub(crate) fn restart(&mut self, deliveries: usize, incarnation: u64) {
+        self.lane = lane("sh-1", &self.source, deliveries, incarnation);
+        self.settled = 0;
+        self.opened.clear();
+        self.closed.clear();
+        self.drains.clear();
+        self.drained.clear();
+    }
+
+    fn at(&self) -> Moment {
         Moment {
-            now: tokio::time::Instant::now().into_std(),
-            unix_seconds: 1,
+            now: self.now,
+            unix_seconds: 1 + (self.now - self.began).as_secs(),
         }
     }
 
-    pub(crate) fn take(&mut self, tag: u64, message: Message) {
+    /// Asks the lane something under the table, and does what it wants.
+    pub(crate) fn ask<T>(
+        &mut self,
+        ask: impl FnOnce(&mut Lane, Routing<'_>, Moment) -> (Vec<Action>, T),
+    ) -> T {
         let routing = Routing {
             table: &self.table,
             source: self.table.source(&self.source).unwrap(),
             keys: &self.keys,
         };
-        let actions = self
-            .lane
-            .take(DeliveryTag(tag), message, routing, Self::at());
+        let at = self.at();
+        let (actions, result) = ask(&mut self.lane, routing, at);
         self.apply(actions);
+        result
+    }
+
+    pub(crate) fn take(&mut self, tag: u64, message: Message) {
+        self.ask(|lane, routing, at| (lane.take(DeliveryTag(tag), message, routing, at), ()));
     }
 
     pub(crate) fn take_large(
@@ -152,53 +170,85 @@ impl World {
         message: Message,
         body_bytes: u64,
     ) -> LargeParcel {
-        let routing = Routing {
-            table: &self.table,
-            source: self.table.source(&self.source).unwrap(),
-            keys: &self.keys,
-        };
-        let (actions, parcel) =
-            self.lane
-                .take_large(DeliveryTag(tag), message, body_bytes, routing, Self::at());
-        self.apply(actions);
-        parcel
+        self.ask(|lane, routing, at| {
+            lane.take_large(DeliveryTag(tag), message, body_bytes, routing, at)
+        })
     }
 
     pub(crate) fn large_parked(&mut self, entry: EntryId) {
-        let actions = self.lane.large_parked(entry);
-        self.apply(actions);
+        self.ask(|lane, routing, at| (lane.large_parked(entry, routing, at), ()));
     }
 
     pub(crate) fn answer(&mut self, target: &Target, number: ParcelNumber, answer: Answer) {
-        let routing = Routing {
-            table: &self.table,
-            source: self.table.source(&self.source).unwrap(),
-            keys: &self.keys,
-        };
-        let actions = self
-            .lane
-            .answered(target, vec![(number, answer)], routing, Self::at());
-        self.apply(actions);
+        self.ask(|lane, routing, at| {
+            (
+                lane.answered(target, vec![(number, answer)], routing, at),
+                (),
+            )
+        });
+    }
+
+    /// Time passes, and the lane looks at its targets.
+    pub(crate) fn pass(&mut self, time: Duration) {
+        self.now += time;
+        self.ask(|lane, routing, at| (lane.tick(routing, at), ()));
+    }
+
+    pub(crate) fn take_diverted(&mut self, unit: &UnitId, tag: u64, message: Message) {
+        self.ask(|lane, routing, at| {
+            (
+                lane.take_diverted(unit, DeliveryTag(tag), message, routing, at),
+                (),
+            )
+        });
     }
 
     fn apply(&mut self, actions: Vec<Action>) {
         for action in actions {
             match action {
-                Action::Acknowledge(settlement) => {
+                Action::Acknowledge(Feed::Source, settlement) => {
                     assert!(settlement.tag().0 > self.settled, "a tag was settled twice");
                     self.settled = settlement.tag().0;
                     self.settled_count += settlement.count();
                 }
+                Action::Acknowledge(Feed::Diversion(unit), settlement) => {
+                    let last = self.drained.entry(unit).or_default();
+                    assert!(settlement.tag().0 > *last, "a tag was settled twice");
+                    *last = settlement.tag().0;
+                }
                 Action::Open(target) => assert!(self.opened.insert(target), "opened twice"),
                 Action::Close(target) => self.closed.push(target),
+                Action::Drain(unit) => {
+                    self.drained.insert(unit.clone(), 0);
+                    assert!(self.drains.insert(unit), "drained twice");
+                }
+                Action::Undrain(unit) => assert!(self.drains.remove(&unit), "drained by nobody"),
                 Action::Note(note) => self.notes.push(note),
             }
         }
     }
 
     pub(crate) fn next(&mut self, target: &Target) -> Option<Parcel> {
-        self.lane.next_to_send(target, Self::at().now)
+        self.lane.next_to_send(target, self.now)
     }
+}
+
+pub(crate) fn lane(here: &str, source: &SourceName, deliveries: usize, incarnation: u64) -> Lane {
+    Lane::new(LaneSettings {
+        here: unit(here),
+        source: source.clone(),
+        partition: Partition(0),
+        limits: Limits {
+            body_bytes_max: 1 << 20,
+            rounds_max: 4,
+        },
+        window: Window {
+            deliveries,
+            bytes: 64 << 20,
+        },
+        duplicates: Duplicates::default(),
+        incarnation,
+    })
 }
 
 pub(crate) fn order(uid: i32, id: u64) -> Message {
