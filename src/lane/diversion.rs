@@ -140,7 +140,7 @@ pub(super) struct Diversion {
     marker: Option<u64>,
     drain: Option<Drain>,
     drain_from: Instant,
-    /// The table by which the last drain began.
+    /// The table by which there is no way but to its unit, as far as was tried.
     drained_by: Option<Revision>,
     held: Option<Held>,
     hold_from: Instant,
@@ -157,7 +157,8 @@ struct Held {
 }
 
 impl Diversion {
-    pub(super) fn new(reason: DivertReason, at: Moment) -> Self {
+    /// `routed_by`: the table that sends its unit's messages there; none where it isn't known what lies in it.
+    pub(super) fn new(reason: DivertReason, routed_by: Option<Revision>, at: Moment) -> Self {
         Self {
             reason,
             active: true,
@@ -170,7 +171,7 @@ impl Diversion {
             marker: None,
             drain: None,
             drain_from: at.now,
-            drained_by: None,
+            drained_by: routed_by,
             held: None,
             hold_from: at.now,
             rate: DrainRate::new(at.now),

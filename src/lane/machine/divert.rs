@@ -50,7 +50,7 @@ impl Lane {
         if self.diversions.contains_key(unit) {
             return Vec::new();
         }
-        let mut diversion = Diversion::new(DivertReason::Found, at);
+        let mut diversion = Diversion::new(DivertReason::Found, None, at);
         let number = self.number();
         diversion.put_marker(number);
         self.diversions.insert(unit.clone(), diversion);
@@ -178,7 +178,10 @@ impl Lane {
         }
         self.diversions
             .entry(unit.clone())
-            .or_insert_with(|| Diversion::new(reason, turn.at))
+            .or_insert_with(|| {
+                let routed_by = turn.routing.table.revision();
+                Diversion::new(reason, Some(routed_by), turn.at)
+            })
             .activate(reason, turn.at);
         turn.note(Note::Diverting {
             to: unit.clone(),

@@ -3,11 +3,13 @@
 use super::super::action::{Action, Moment, Note, Routing, Target};
 use super::super::diversion::{Diversion, Place, follows_its_slot};
 use super::super::envelope::Admitted;
+use super::super::expiration::remaining;
 use super::super::outlet::{Claim, Feed, Outlet};
 use super::super::park::Kept;
 use super::super::unwrap::{Unwrapped, unwrap};
 use super::route::Before;
 use super::{Lane, Turn, cost_bytes};
+use crate::amqp::{Edit, TextProperty};
 use crate::model::{DeliveryTag, Message, Reason, UnitId};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -218,8 +220,9 @@ impl Lane {
             sent: diverted.sent || message.redelivered,
             moves: 0,
         };
+        let waited = Duration::from_secs(turn.at.unix_seconds.saturating_sub(at));
         let admitted = Admitted {
-            message,
+            message: aged(message, waited),
             id,
             path,
             round,
@@ -229,4 +232,18 @@ impl Lane {
         self.dispatch(claim, &Arc::new(admitted), &before, turn);
         place
     }
+}
+
+/// What waited in a diversion has so much less to live.
+fn aged(mut message: Message, waited: Duration) -> Message {
+    if let Some(expiration) = message.properties.text(TextProperty::Expiration) {
+        let left = remaining(expiration, waited);
+        let mut edit = Edit::new();
+        edit.set_text(TextProperty::Expiration, &left);
+        // What came out of a wrapping can be edited: it stays as it is for the compiler alone.
+        if let Ok(properties) = edit.apply(&message.properties) {
+            message.properties = properties;
+        }
+    }
+    message
 }
