@@ -6,7 +6,10 @@ pub mod metrics;
 pub mod status;
 
 mod brokers;
+mod check;
+mod failpoint;
 mod follow;
+mod journal;
 mod lane_task;
 mod lanes;
 mod large;
