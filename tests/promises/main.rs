@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)] // tests and their helpers panic at what must hold
 
 mod broker;
+mod duplicates;
 #[path = "../shared/eventually.rs"]
 mod eventually;
 mod fidelity;
