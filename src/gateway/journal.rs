@@ -206,6 +206,9 @@ pub(super) async fn follow(shared: Arc<Shared>, cancel: CancellationToken) {
                         Ok(followed) => {
                             attempt = 0;
                             from = Some(StreamFrom::Behind(followed.offset));
+                            if followed.offset == 0 {
+                                journal.seen().lock().begins();
+                            }
                             match Entry::decode(followed.body) {
                                 Ok(entry) => journal.apply(&entry),
                                 Err(error) => {

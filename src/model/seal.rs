@@ -167,8 +167,8 @@ impl SealKeys {
 
 /// The first 64 of a hash's bits.
 fn half(hash: [u8; SEAL_BYTES]) -> u64 {
-    let [a, b, c, d, e, f, g, h, ..] = hash;
-    u64::from_be_bytes([a, b, c, d, e, f, g, h])
+    hash.first_chunk()
+        .map_or(0, |half| u64::from_be_bytes(*half))
 }
 
 /// What of a body is under the seal.

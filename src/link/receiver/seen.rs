@@ -49,6 +49,15 @@ enum Holder {
     Somebody(Life),
 }
 
+/// What was before the first thing that was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Before {
+    /// The stream begins there: what it doesn't name was never received.
+    Nothing,
+    /// Older entries, which weren't read or are there no more.
+    Unknown,
+}
+
 #[derive(Debug)]
 struct LaneSeen {
     window: Window,
@@ -62,6 +71,8 @@ pub struct Seen {
     identities_max: usize,
     lanes: BTreeMap<LaneId, LaneSeen>,
     windows: BTreeMap<SourceName, Duration>,
+    /// Of lanes that the journal doesn't name.
+    before: Before,
     /// The highest that was heard of.
     epoch: Option<Epoch>,
     forgotten_early: u64,
@@ -77,6 +88,7 @@ impl Seen {
             identities_max,
             lanes: BTreeMap::new(),
             windows: BTreeMap::new(),
+            before: Before::Unknown,
             epoch: None,
             forgotten_early: 0,
             unchecked: 0,
@@ -91,6 +103,13 @@ impl Seen {
     /// How long each source's identities are remembered, by the table in force.
     pub fn set_windows(&mut self, windows: impl Iterator<Item = (SourceName, Duration)>) {
         self.windows = windows.collect();
+    }
+
+    /// What is read from now on is the stream from its very beginning.
+    pub fn begins(&mut self) {
+        if self.lanes.is_empty() {
+            self.before = Before::Nothing;
+        }
     }
 
     /// The longest that anything is remembered.
@@ -212,9 +231,13 @@ impl Seen {
     }
 
     fn lane(&mut self, lane: &LaneId) -> &mut LaneSeen {
+        let holder = match self.before {
+            Before::Nothing => Holder::Nobody,
+            Before::Unknown => Holder::Unknown,
+        };
         self.lanes.entry(lane.clone()).or_insert_with(|| LaneSeen {
             window: Window::default(),
-            holder: Holder::Unknown,
+            holder,
         })
     }
 

@@ -166,6 +166,23 @@ fn a_journal_that_begins_in_the_middle_has_a_gap() {
 }
 
 #[test]
+fn of_a_journal_that_was_read_from_its_beginning_everything_is_known() {
+    let mut seen = Seen::new(HERE, IDENTITIES_MAX);
+    seen.begins();
+    take(&mut seen, HERE, minutes(0));
+    assert!(!seen.has_gap(&lane(0)), "it was never received before");
+    // Too late to say so: something was there before.
+    let mut seen = Seen::new(HERE, IDENTITIES_MAX);
+    take(&mut seen, HERE, minutes(0));
+    seen.begins();
+    let other = LaneId {
+        partition: Partition(1),
+        ..lane(0)
+    };
+    assert!(seen.has_gap(&other));
+}
+
+#[test]
 fn a_change_of_seats_leaves_a_gap_in_every_lane() {
     let mut seen = seen();
     seen.epoch(Epoch(1), minutes(31));
