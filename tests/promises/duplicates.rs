@@ -7,6 +7,8 @@ use bytes::Bytes;
 use setgate::amqp::{FieldValue, Properties};
 use setgate::lab::traffic::{Plan, measure, units_of_lab};
 use setgate::lab::{Await, FabricSpec, Node};
+use setgate::link::receiver::{Entry, Fact, Life, Record};
+use setgate::model::{Epoch, LaneId, Partition};
 use std::time::Duration;
 
 /// The same, of the units of a slot each.
@@ -153,5 +155,55 @@ async fn of_receivers_killed_under_traffic_nothing_is_lost_and_every_second_copy
     println!("{account:?}");
     assert!(account.is_clean(), "{account:?}");
     assert_eq!(account.delivered, 9_000, "{account:?}");
+    world.end().await;
+}
+
+/// As another gateway of sh-2 would.
+fn ask_for_the_lane(world: &mut World) {
+    let lane = LaneId {
+        unit: "sh-1".parse().unwrap(),
+        source: "orders".parse().unwrap(),
+        partition: Partition(0),
+    };
+    let entry = Entry {
+        gateway: "sh-2-x".parse().unwrap(),
+        life: Life(1),
+        at: Duration::from_secs(1_700_000_000),
+        epoch: Epoch(0),
+        records: vec![Record {
+            lane,
+            fact: Fact::LetGo,
+        }],
+    };
+    let journal = world.own_queue("seen");
+    let mut gateway = world.app("sh-2");
+    gateway.publish(&journal, "", &Properties::default(), entry.encode());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_receiver_that_is_asked_for_its_lane_lets_go_and_nothing_comes_twice_or_marked() {
+    let mut world = start("let_go").await;
+    let (mut publisher, mut consumer) = (world.app("sh-1"), world.app("sh-2"));
+    let mut next = 0;
+    for round in 0..3 {
+        for number in next..next + 100 {
+            publish(&mut publisher, 60, number);
+            if number == next + 50 {
+                ask_for_the_lane(&mut world);
+            }
+        }
+        for number in next..next + 100 {
+            let got = consumer.get(QUEUE).await;
+            assert_eq!(got.body_text(), format!("m{number}"), "in round {round}");
+            assert!(!in_doubt(&got), "m{number} is marked in round {round}");
+        }
+        next += 100;
+    }
+    let log = world.fabric.dir().join("units/sh-2/sh-2-a/gateway.log");
+    let log = std::fs::read_to_string(&log).unwrap();
+    let said = log
+        .matches("another gateway of the unit takes a lane")
+        .count();
+    assert_eq!(said, 3, "the lane was let go {said} times");
     world.end().await;
 }

@@ -186,23 +186,21 @@ impl Receiver {
         if let Err(answer) = verdict {
             return self.answer(number, answer, actions);
         }
-        let mark = match (known, parcel.sent_before) {
-            (Some(Known::Doubtful), _) => Mark::InDoubt,
-            // The sender doesn't know what became of it, and what was published here since may not all be known.
-            (Some(Known::Not | Known::Reused | Known::Confirmed), true)
-                if seen.has_gap(&self.lane) =>
-            {
-                Mark::InDoubt
+        let may_have_come = match known {
+            Some(Known::Doubtful) => true,
+            // Its sender doesn't know what became of it, and what was published here may not all be known.
+            Some(Known::Not | Known::Reused | Known::Confirmed) => {
+                parcel.sent_before && seen.has_gap(&self.lane)
             }
-            (Some(Known::Not | Known::Reused | Known::Confirmed), true | false) => Mark::Clean,
             // Without an id nothing is ever known of it.
-            (None, true) => Mark::InDoubt,
-            (None, false) => Mark::Clean,
+            None => parcel.sent_before,
         };
-        match mark {
-            Mark::Clean => {}
-            Mark::InDoubt => actions.in_doubt += 1,
-        }
+        let mark = if may_have_come {
+            actions.in_doubt += 1;
+            Mark::InDoubt
+        } else {
+            Mark::Clean
+        };
         if known == Some(Known::Reused) {
             actions.reused += 1;
         }

@@ -142,7 +142,7 @@ impl Seen {
         for record in &entry.records {
             let lane = &record.lane;
             match &record.fact {
-                Fact::Confirmed(_) | Fact::Doubtful(_) if is_own => {}
+                Fact::Confirmed(_) | Fact::Doubtful(_) | Fact::LetGo if is_own => {}
                 Fact::Confirmed(ids) => {
                     self.late_word(lane, entry.life, at);
                     for id in ids {
@@ -162,7 +162,6 @@ impl Seen {
                     }
                 }
                 Fact::Released => self.released(lane, entry.life),
-                Fact::LetGo if is_own => {}
                 Fact::LetGo => heard.push(Heard::LetGo {
                     lane: lane.clone(),
                     by: entry.gateway.clone(),

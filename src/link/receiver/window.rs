@@ -146,20 +146,17 @@ impl Window {
     /// Forgets its oldest generation before its time, and says how many identities that were: from now on there is a gap.
     pub fn forget_oldest(&mut self) -> usize {
         let mut forgotten = 0;
-        while forgotten == 0 {
+        while forgotten == 0 && !self.is_empty() {
             let Some(oldest) = self.generations.pop_front() else {
                 break;
             };
             forgotten = oldest.len();
-            let opened = oldest.opened;
-            match self.generations.back_mut() {
-                Some(open) => open.gap = Gap::Possible,
-                None => {
-                    let mut open = Generation::new(opened, 0);
-                    open.gap = Gap::Possible;
-                    self.generations.push_back(open);
-                    break;
-                }
+            if self.generations.is_empty() {
+                self.generations
+                    .push_back(Generation::new(oldest.opened, 0));
+            }
+            if let Some(open) = self.generations.back_mut() {
+                open.gap = Gap::Possible;
             }
         }
         forgotten
