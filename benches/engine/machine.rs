@@ -71,6 +71,7 @@ fn take(reads: &[Bytes]) -> Duration {
             channel: CHANNEL,
             queue: Bytes::from_static(QUEUE.as_bytes()),
             exclusive: false,
+            arguments: FieldTable::new(),
         },
     );
     answer(&mut engine, (60, 21), CONSUMER_TAG);

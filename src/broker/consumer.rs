@@ -6,6 +6,7 @@
 
 use super::session::{CHANNEL, Session, short_name};
 use super::{BrokerError, Dialer};
+use crate::amqp::FieldTable;
 use crate::amqp::engine::{Command, Delivered, Done, Event};
 use crate::lane::Settlement;
 use crate::model::{Address, DeliveryTag, Message};
@@ -93,6 +94,7 @@ impl Consumer {
                     channel: CHANNEL,
                     queue: queue_name,
                     exclusive: kind == ConsumerKind::Exclusive,
+                    arguments: FieldTable::new(),
                 },
                 Done::Consuming,
             ),

@@ -123,6 +123,47 @@ pub async fn ensure_divert_queue(
     ensure_own(connection, queue, &arguments).await
 }
 
+/// How much of a stream is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StreamLimits {
+    /// By age, in hours.
+    pub hours_max: u32,
+    /// By size.
+    pub bytes_max: u32,
+    /// Retention takes whole segments, and looks when one is full.
+    pub segment_bytes: u32,
+}
+
+/// Declares a stream, with a fanout exchange of its name in front of it. One that is there with other limits is taken as it
+/// is: how far it reaches back is seen when it is read.
+pub async fn ensure_stream(
+    connection: &Connection,
+    queue: &str,
+    limits: StreamLimits,
+) -> Result<(), DeclareError> {
+    let mut arguments = FieldTable::new();
+    arguments.set("x-queue-type", FieldValue::str("stream"));
+    let age = format!("{}h", limits.hours_max);
+    arguments.set("x-max-age", FieldValue::str(age));
+    let bytes = FieldValue::I64(i64::from(limits.bytes_max));
+    arguments.set("x-max-length-bytes", bytes);
+    let segment = FieldValue::I64(i64::from(limits.segment_bytes));
+    arguments.set("x-stream-max-segment-size-bytes", segment);
+    match ensure(connection, queue, &arguments).await {
+        Ok(()) => {}
+        Err(DeclareError::Different { .. }) => {
+            passive(connection, queue).await?;
+        }
+        Err(error) => return Err(error),
+    }
+    ensure_exchange(connection, queue).await?;
+    let all = Binding {
+        routing_key: Bytes::new(),
+        arguments: FieldTable::new(),
+    };
+    bind(connection, queue, queue, &all).await
+}
+
 /// Messages that are ready in a queue: neither handed out nor acknowledged. Absent queue: `None`.
 pub async fn depth(connection: &Connection, queue: &str) -> Result<Option<u32>, BrokerError> {
     match passive(connection, queue).await {

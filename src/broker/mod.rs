@@ -14,6 +14,7 @@ mod convert;
 mod declare;
 mod dial;
 mod error;
+mod follower;
 mod foreign;
 mod greeting;
 mod management;
@@ -28,11 +29,12 @@ pub use crate::amqp::engine::{Outcome, PublishId, Server};
 pub use connection::Connection;
 pub use consumer::{Consumer, ConsumerEvent, ConsumerKind};
 pub use declare::{
-    Binding, DeclareError, QueueType, depth, ensure_divert_queue, ensure_lane_queue,
-    ensure_own_queue, exchange_exists,
+    Binding, DeclareError, QueueType, StreamLimits, depth, ensure_divert_queue, ensure_lane_queue,
+    ensure_own_queue, ensure_stream, exchange_exists,
 };
 pub use dial::Dialer;
 pub use error::BrokerError;
+pub use follower::{FollowEnd, Followed, StreamFollower, StreamFrom};
 pub use foreign::{ForeignKind, ForeignQueue, InspectError, Refused, hold, inspect_foreign_queue};
 pub use management::Management;
 pub use publisher::{LanePublisher, OpenError, Publish, Unroutable};

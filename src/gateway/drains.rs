@@ -25,7 +25,7 @@ pub(super) struct Drains {
     shared: Arc<Shared>,
     spec: LaneSpec,
     opening: JoinSet<(UnitId, Result<Consumer, String>)>,
-    drains: BTreeMap<UnitId, Drain>,
+    by_unit: BTreeMap<UnitId, Drain>,
 }
 
 enum Drain {
@@ -39,7 +39,7 @@ impl Drains {
             shared,
             spec,
             opening: JoinSet::new(),
-            drains: BTreeMap::new(),
+            by_unit: BTreeMap::new(),
         }
     }
 
@@ -52,12 +52,12 @@ impl Drains {
             let opened = open_diversion(&shared, &spec, &to).await;
             (to, opened)
         });
-        self.drains.insert(unit, Drain::Opening(opening));
+        self.by_unit.insert(unit, Drain::Opening(opening));
     }
 
     /// Consumes it no longer. What was handed out and is not acknowledged goes back into it.
     pub(super) fn end(&mut self, unit: &UnitId) {
-        match self.drains.remove(unit) {
+        match self.by_unit.remove(unit) {
             Some(Drain::Opening(opening)) => opening.abort(),
             // Dropped, it closes its channel in the background.
             Some(Drain::Open(_)) | None => {}
@@ -66,7 +66,7 @@ impl Drains {
 
     /// Acknowledges what the lane has settled. A consumer that has ended says so by itself.
     pub(super) fn acknowledge(&self, unit: &UnitId, settlement: &Settlement) {
-        if let Some(Drain::Open(consumer)) = self.drains.get(unit)
+        if let Some(Drain::Open(consumer)) = self.by_unit.get(unit)
             && let Err(error) = consumer.acknowledge(settlement)
         {
             tracing::debug!(%unit, %error, "acknowledging what was diverted");
@@ -77,7 +77,7 @@ impl Drains {
     pub(super) async fn next(&mut self, has_room: impl Fn(&UnitId) -> bool) -> Drained {
         loop {
             let step = {
-                let taking = taking(&mut self.drains, &has_room);
+                let taking = taking(&mut self.by_unit, &has_room);
                 tokio::select! {
                     biased;
                     Some(opened) = self.opening.join_next() => Step::Opened(opened),
@@ -87,7 +87,7 @@ impl Drains {
             let drained = match step {
                 Step::Opened(Ok((unit, Ok(consumer)))) => {
                     // Unless it was ended meanwhile.
-                    if let Some(drain) = self.drains.get_mut(&unit) {
+                    if let Some(drain) = self.by_unit.get_mut(&unit) {
                         *drain = Drain::Open(consumer);
                     }
                     continue;
@@ -103,7 +103,7 @@ impl Drains {
                 Step::Drained(drained) => drained,
             };
             if let ConsumerEvent::Lost { .. } = drained.event {
-                self.drains.remove(&drained.unit);
+                self.by_unit.remove(&drained.unit);
             }
             return drained;
         }
@@ -112,7 +112,7 @@ impl Drains {
     /// Gives all of them up; what they had in hand is back in their queues when this returns.
     pub(super) async fn close(&mut self) {
         self.opening.shutdown().await;
-        for (unit, drain) in std::mem::take(&mut self.drains) {
+        for (unit, drain) in std::mem::take(&mut self.by_unit) {
             if let Drain::Open(consumer) = drain
                 && let Err(error) = consumer.close().await
             {

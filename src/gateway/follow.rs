@@ -8,6 +8,7 @@ use super::status::{StatusFault, TableFacts, UnitFacts};
 use crate::link::Standing;
 use crate::model::UnitId;
 use crate::routing::Table;
+use crate::rules::Duplicates;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -43,6 +44,7 @@ pub(super) async fn follow(
                     table: Arc::clone(table),
                     keys: Arc::clone(keys),
                 };
+                remember(&shared, table);
                 rules.send_replace(Some(Arc::new(in_force)));
             }
         }
@@ -62,6 +64,21 @@ pub(super) async fn follow(
             changed = states.changed() => if changed.is_err() { return },
         }
     }
+}
+
+/// How long each source's messages are remembered, and from which epoch on.
+fn remember(shared: &Shared, table: &Table) {
+    let windows = table.sources().iter().filter_map(|source| {
+        let window = match &source.duplicates {
+            Duplicates::Off => return None,
+            Duplicates::ById { window, .. } => *window,
+        };
+        Some((source.name.clone(), window))
+    });
+    let now = shared.journal.now();
+    let mut seen = shared.journal.seen().lock();
+    seen.set_windows(windows);
+    seen.epoch(table.epoch(), now);
 }
 
 fn show(shared: &Shared, state: &FeedState) {

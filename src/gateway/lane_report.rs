@@ -22,7 +22,8 @@ impl Taking<'_> {
                 metrics.delivered(source, &to).inc();
                 metrics.transit_seconds().observe(transit.as_secs_f64());
             }
-            Note::Duplicate { to } => metrics.duplicates(source, &to).inc(),
+            // Counted where it was found to be one.
+            Note::Duplicate { .. } => {}
             Note::Parked { reason } => metrics.parked(source, reason).inc(),
             Note::Dropped { reason } => metrics.dropped(source, reason).inc(),
             Note::SealRefused => metrics.seal_refused().inc(),

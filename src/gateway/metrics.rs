@@ -54,6 +54,8 @@ pub enum MemoryKind {
     Lanes,
     /// Parcels that are not answered.
     Receivers,
+    /// What is remembered of parcels that were received.
+    Window,
     /// The configured budget of all of them.
     Budget,
 }
@@ -72,6 +74,7 @@ impl MemoryKind {
         match self {
             Self::Lanes => "lanes",
             Self::Receivers => "receivers",
+            Self::Window => "window",
             Self::Budget => "budget",
         }
     }
@@ -89,6 +92,8 @@ struct Inner {
     dropped: IntCounterVec,
     duplicates: IntCounterVec,
     in_doubt: IntCounterVec,
+    id_reused: IntCounterVec,
+    forgotten_early: IntCounter,
     in_flight: IntGaugeVec,
     diverted: IntGaugeVec,
     lag: GaugeVec,
@@ -150,6 +155,18 @@ impl Metrics {
                 "setgate_in_doubt_total",
                 "Parcels delivered with the mark that they may have come before.",
                 source_to,
+            )?,
+            id_reused: counters(
+                r,
+                "setgate_id_reused_total",
+                "Parcels under an id that another message of the same source and round had.",
+                &["source"],
+            )?,
+            forgotten_early: plain(
+                r,
+                "setgate_window_forgotten_early_total",
+                IntCounter::new,
+                "Identities forgotten within their window for lack of room: what is sent again may be in doubt.",
             )?,
             in_flight: gauges(
                 r,
@@ -282,6 +299,16 @@ impl Metrics {
         self.0
             .duplicates
             .with_label_values(&[source.as_str(), from.as_str()])
+    }
+
+    /// Parcels under another message's id.
+    pub fn id_reused(&self, source: &SourceName) -> IntCounter {
+        self.0.id_reused.with_label_values(&[source.as_str()])
+    }
+
+    /// Identities forgotten within their window.
+    pub fn forgotten_early(&self) -> IntCounter {
+        self.0.forgotten_early.clone()
     }
 
     /// Parcels delivered marked as in doubt.

@@ -6,8 +6,11 @@ pub mod metrics;
 pub mod status;
 
 mod brokers;
+mod check;
 mod drains;
+mod failpoint;
 mod follow;
+mod journal;
 mod lane_open;
 mod lane_report;
 mod lane_task;

@@ -3,9 +3,10 @@
 use super::brokers::Vhost;
 use super::lane_open::ensure_diversion;
 use super::lane_task::LaneSpec;
-use super::receiver::{self, Full};
+use super::receiver;
 use super::shared::Shared;
 use crate::lane::Target;
+use crate::link::receiver::Full;
 use crate::link::{Credit, Hello, Incarnation, PROTOCOL};
 use crate::model::{Answer, Backoff, Parcel, ParcelNumber, Reason, UnitId};
 use crate::rules::DivertFull;

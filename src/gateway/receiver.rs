@@ -1,39 +1,49 @@
 //! The receiving end of one lane's stream: parcels in, published under the lane's lock, answers out.
 //!
-//! Promises that a parcel is answered *accepted* only after the broker has confirmed it, that a lane's parcels are
-//! published in its order, and that two receivers never publish for one lane: a newer stream waits for the end of the
-//! older, and between gateways the lock queue decides.
+//! The shell of [`Receiver`]: owns the publisher and the lane's lock, and asks table and broker. Promises that a lane's
+//! parcels are published in its order, and that two receivers never publish for one lane: a newer stream waits for the end
+//! of the older, and between gateways the lock queue decides, which its holder gives up when it is asked.
 
 use super::brokers::Vhost;
+use super::check::{Exchanges, check};
+use super::failpoint::Seam;
+use super::journal::Write;
 use super::metrics::MemoryKind;
 use super::shared::Shared;
-use crate::amqp::{CodecError, Edit, FieldValue, RawValue, TextProperty};
+use crate::amqp::{CodecError, Edit, FieldValue, TextProperty};
 use crate::broker::{
-    self, BrokerError, Connection, Dialer, LanePublisher, OpenError, Outcome, Publish, PublishId,
-    Unroutable,
+    self, Connection, Dialer, LanePublisher, OpenError, Outcome, Publish, PublishId, Unroutable,
 };
 use crate::lane::remaining;
-use crate::link::RefusalReason;
+use crate::link::receiver::{Actions, Batch, Fact, Full, Mark, Offer, Receiver};
+use crate::link::{Hello, RefusalReason};
 use crate::model::marks::{X_SET_IN_DOUBT, X_SET_PARCEL};
-use crate::model::{Answer, LaneId, Parcel, ParcelNumber, Reason, own_queues};
-use crate::routing::Table;
+use crate::model::{Answer, LaneId, Parcel, ParcelNumber, own_queues};
 use crate::wire::{ReceiverPipe, StreamEvent};
-use bytes::Bytes;
 use prometheus::{Histogram, IntCounter, IntGauge};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-/// Parcels published and not confirmed at most: 20,000 a second into a classic queue that confirms 200 ms late. Their
-/// bytes are bounded by the stream's credit.
-const UNCONFIRMED_MAX: usize = 4_096;
-
-/// How long a receiver waits for a lock that another connection holds. A killed holder's is free at once; one that
-/// lives is asked by its own gateway's newer stream, so the sender had better try that one.
-const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+/// How long a receiver waits for a lock that another connection holds. A killed holder's is free at once, one that lives
+/// lets go when it is asked, within its broker's confirms; a frozen one's is free after three of its heartbeats of 5 s.
+const LOCK_PATIENCE: Duration = Duration::from_secs(20);
 const LOCK_RETRY: Duration = Duration::from_millis(100);
+
+/// A holder that has only just taken the lane can't hear what was asked before.
+const ASK_EVERY: Duration = Duration::from_secs(1);
+
+/// How long the journal may take to be read up to a lane's mark: 600,000 entries were read in less than ten seconds, and a
+/// window's worth is some 100,000.
+const TAKE_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long an ended stream waits for the journal: a broker that is back takes no longer.
+const JOURNAL_PATIENCE: Duration = Duration::from_secs(10);
+
+/// More than a receiver has under way in the journal.
+const JOURNALED_MAX: usize = 16;
 
 /// How long a receiver whose own connection is open waits for the one to ask by: its longest pause between attempts, and
 /// the attempt. After a restart of the broker either may be the first; a stream that ended for it would cost the sender
@@ -76,7 +86,7 @@ pub(super) async fn receive(shared: &Shared, pipe: ReceiverPipe, end: Cancellati
     };
     let publisher = tokio::select! {
         () = end.cancelled() => return,
-        publisher = open_under_lock(&vhost.dialer, &lane, &lock) => publisher,
+        publisher = open_under_lock(shared, &vhost.dialer, &lane, &lock) => publisher,
     };
     let publisher = match publisher {
         Ok(publisher) => publisher,
@@ -97,13 +107,19 @@ pub(super) async fn receive(shared: &Shared, pipe: ReceiverPipe, end: Cancellati
         let cause = control.state().cause().unwrap_or_default().to_owned();
         return refuse(&pipe.words, RefusalReason::BrokerAway, cause).await;
     }
-    let check = |parcel: &Parcel| match shared.rules() {
-        None => Err(Answer::Later {
-            cause: "no table".to_owned(),
-        }),
-        Some(rules) => check(&rules.table, shared, parcel, &lane),
+    // What whoever had the lane before has written comes first: only then is known what is known.
+    let taken = tokio::select! {
+        () = end.cancelled() => return,
+        taken = timeout(TAKE_PATIENCE, shared.journal.take(&lane)) => taken,
     };
-    let end = serve(shared, control, pipe, publisher, check, Full::Waits, end).await;
+    if taken.is_err() {
+        let cause = "the unit's journal can't be read and written: see the broker's state";
+        return refuse(&pipe.words, RefusalReason::BrokerAway, cause.to_owned()).await;
+    }
+    let serving = shared.journal.serving(&lane, &end);
+    let kind = Kind::Lane(&lane);
+    let end = serve(shared, control, pipe, publisher, kind, end).await;
+    drop(serving);
     if let End::Broken(cause) = end {
         tracing::warn!(%lane, %cause, "a receiver ended");
     }
@@ -120,22 +136,15 @@ pub(super) async fn park(
         Ok(publisher) => publisher,
         Err(cause) => return refuse(&pipe.words, RefusalReason::BrokerAway, cause).await,
     };
-    let end = serve(
-        shared,
-        &vhost.control,
-        pipe,
-        publisher,
-        |_| Ok(()),
-        Full::Waits,
-        end,
-    )
-    .await;
+    // There is nowhere to go from the park.
+    let kind = Kind::Own(Full::Waits);
+    let end = serve(shared, &vhost.control, pipe, publisher, kind, end).await;
     if let End::Broken(cause) = end {
         tracing::warn!(%cause, "parking was interrupted");
     }
 }
 
-/// Serves the stream into one of the lane's diversions, which is there already and needs no lock either.
+/// Serves the stream into one of a lane's diversions, which is there already and needs no lock either.
 pub(super) async fn divert(
     shared: &Shared,
     vhost: &Vhost,
@@ -149,20 +158,11 @@ pub(super) async fn divert(
             return refuse(&pipe.words, RefusalReason::BrokerAway, error.to_string()).await;
         }
     };
-    let check = |_: &Parcel| Ok(());
-    let end = serve(shared, &vhost.control, pipe, publisher, check, full, end).await;
+    let kind = Kind::Own(full);
+    let end = serve(shared, &vhost.control, pipe, publisher, kind, end).await;
     if let End::Broken(cause) = end {
         tracing::warn!(%cause, "diverting was interrupted");
     }
-}
-
-/// What becomes of a parcel that the broker refuses, because a queue is full.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Full {
-    /// It is offered again.
-    Waits,
-    /// It is refused, for this reason.
-    Refused(Reason),
 }
 
 /// A publisher into the park queue, which is there when this returns.
@@ -183,15 +183,21 @@ async fn refuse(words: &mpsc::Sender<StreamEvent>, reason: RefusalReason, cause:
 }
 
 async fn open_under_lock(
+    shared: &Shared,
     dialer: &Dialer,
     lane: &LaneId,
     lock: &str,
 ) -> Result<LanePublisher, OpenError> {
     let name = format!("receives {lane}");
     let deadline = Instant::now() + LOCK_PATIENCE;
+    let mut ask_at = Instant::now();
     loop {
         match LanePublisher::open(dialer, &name, Some(lock)).await {
             Err(OpenError::Locked { .. }) if Instant::now() < deadline => {
+                if Instant::now() >= ask_at {
+                    shared.journal.ask(lane).await;
+                    ask_at = Instant::now() + ASK_EVERY;
+                }
                 tokio::time::sleep(LOCK_RETRY).await;
             }
             opened => return opened,
@@ -199,87 +205,12 @@ async fn open_under_lock(
     }
 }
 
-/// What this unit's table says of a parcel before it is published here.
-fn check(table: &Table, shared: &Shared, parcel: &Parcel, lane: &LaneId) -> Result<(), Answer> {
-    let here = &shared.here.unit;
-    let refused = |reason, cause: String| Err(Answer::Refused { reason, cause });
-    if parcel.to != *here {
-        return refused(
-            Reason::Malformed,
-            format!("it is for unit {}, this is {here}", parcel.to),
-        );
-    }
-    if parcel.lineage != *table.lineage() {
-        return Err(Answer::Later {
-            cause: "its table is of another lineage".to_owned(),
-        });
-    }
-    let visits = path_visits(parcel, here);
-    if visits != Some(1) {
-        return refused(
-            Reason::Hops,
-            format!("its path doesn't lead to {here} once, at its end"),
-        );
-    }
-    if table.may_deliver(&lane.source, &parcel.address.exchange) {
-        return Ok(());
-    }
-    let exchange = String::from_utf8_lossy(&parcel.address.exchange).into_owned();
-    let cause = format!(
-        "no rule of source {} delivers to exchange {exchange:?} here",
-        lane.source
-    );
-    if table.revision() < parcel.revision {
-        Err(Answer::Later { cause })
-    } else {
-        refused(Reason::Rule, cause)
-    }
-}
-
-/// How often `here` occurs in the parcel's path, which has to end with it.
-fn path_visits(parcel: &Parcel, here: &crate::model::UnitId) -> Option<usize> {
-    let path = parcel.properties.header(crate::model::marks::X_SET_PATH)?;
-    let units: Vec<_> = path.as_array()?.collect::<Result<_, _>>().ok()?;
-    let is_here = |value: &&RawValue<'_>| value.as_bytes() == Some(here.as_str().as_bytes());
-    units.last().filter(is_here)?;
-    Some(units.iter().filter(is_here).count())
-}
-
-/// The exchanges that a stream has found to be there.
-struct Exchanges<'a> {
-    connection: &'a Connection,
-    /// As many as the source's rules name at most: others are refused before.
-    found: HashSet<Bytes>,
-}
-
-impl Exchanges<'_> {
-    /// An exchange that is missing would end the channel, and with it the answers of all that was published before: that
-    /// would be published again at each new attempt.
-    async fn has(&mut self, exchange: &Bytes) -> Result<(), Answer> {
-        if self.found.contains(exchange) {
-            return Ok(());
-        }
-        let cause = match broker::exchange_exists(self.connection, exchange).await {
-            Ok(true) => {
-                self.found.insert(exchange.clone());
-                return Ok(());
-            }
-            Ok(false) => format!(
-                "there is no exchange {:?} in vhost {}: declare it",
-                String::from_utf8_lossy(exchange),
-                self.connection.vhost()
-            ),
-            // No rule names such an exchange, but a message of a foreign queue may.
-            Err(error @ BrokerError::Unencodable { .. }) => {
-                return Err(Answer::Refused {
-                    reason: Reason::Malformed,
-                    cause: error.to_string(),
-                });
-            }
-            Err(error) => error.to_string(),
-        };
-        Err(Answer::Later { cause })
-    }
+/// Where parcels come from, and what is remembered of them.
+enum Kind<'a> {
+    /// A lane of some unit: what it has confirmed is known by its identity, and journaled.
+    Lane(&'a LaneId),
+    /// This gateway's own lanes, into their park or a diversion: what is in there is whatever its lane says it is.
+    Own(Full),
 }
 
 async fn serve(
@@ -287,8 +218,7 @@ async fn serve(
     connection: &Connection,
     mut pipe: ReceiverPipe,
     publisher: LanePublisher,
-    check: impl Fn(&Parcel) -> Result<(), Answer>,
-    full: Full,
+    kind: Kind<'_>,
     end: CancellationToken,
 ) -> End {
     let up = StreamEvent::Up {
@@ -299,56 +229,50 @@ async fn serve(
         Ok(()) => None,
         Err(_) => Some(End::SenderGone),
     };
-    let metrics = &shared.metrics;
-    let mut publishing = Publishing {
-        publisher,
-        incarnation: pipe.hello.incarnation.0,
-        exchanges: Exchanges {
-            connection,
-            found: HashSet::new(),
-        },
-        under_way: HashMap::new(),
-        full,
-        window: 1,
-        in_doubt: metrics.in_doubt(&pipe.hello.source, &shared.here.unit),
-        confirm_seconds: metrics.confirm_seconds(),
-        memory: Held {
-            gauge: metrics.memory_bytes(MemoryKind::Receivers),
-            bytes: 0,
-        },
-    };
+    let (done, mut journaled) = mpsc::channel(JOURNALED_MAX);
+    let mut publishing = Publishing::new(shared, connection, &pipe.hello, publisher, kind, done);
     let mut parcels = Vec::new();
-    // Whatever ends the stream, what is under way gets its answer first: the publisher gives up on the broker by itself.
-    while ending.is_none() || !publishing.under_way.is_empty() {
+    let mut give_up = None;
+    // Whatever ends the stream, what is under way gets its answer first: the publisher gives up on the broker by itself,
+    // and the journal is waited for so long.
+    while ending.is_none() || !publishing.receiver.is_done() {
         let room = publishing.room();
         let event = tokio::select! {
             biased;
             () = end.cancelled(), if ending.is_none() => Event::Superseded,
             outcomes = publishing.publisher.next() => Event::Outcomes(outcomes),
+            Some(ticket) = journaled.recv() => Event::Journaled(ticket),
             taken = pipe.parcels.recv_many(&mut parcels, room), if ending.is_none() && room > 0 => {
                 Event::Parcels(taken)
             }
+            () = until(give_up), if publishing.under_way.is_empty() => break,
         };
-        let mut answers = Vec::new();
+        let mut actions = Actions::default();
         let ended = match event {
             Event::Superseded => Some(End::Superseded),
-            Event::Outcomes(outcomes) => publishing.on_outcomes(outcomes, &mut answers),
+            Event::Outcomes(outcomes) => publishing.on_outcomes(outcomes, &mut actions),
+            Event::Journaled(ticket) => {
+                publishing.on_journaled(ticket, &mut actions);
+                None
+            }
             Event::Parcels(0) => Some(End::SenderGone),
             Event::Parcels(_) => {
-                publishing
-                    .on_parcels(parcels.drain(..), &check, &mut answers)
-                    .await
+                publishing.on_parcels(parcels.drain(..), &mut actions).await;
+                None
             }
         };
-        ending = ending.or(ended);
+        publishing.write().await;
+        ending = ending.or(ended).or(actions.end.map(End::Broken));
+        let answers = actions.answers;
         if !answers.is_empty() && say(&pipe.words, answers).await.is_err() {
             ending = ending.or(Some(End::SenderGone));
         }
+        if ending.is_some() && give_up.is_none() {
+            publishing.receiver.stop();
+            give_up = Some(Instant::now() + JOURNAL_PATIENCE);
+        }
     }
-    // The lock goes with the publisher, after all that was published under it: only then may a newer stream begin.
-    if let Err(error) = publishing.publisher.close().await {
-        tracing::debug!(%error, "closing a publisher");
-    }
+    publishing.end().await;
     let ending = ending.unwrap_or(End::SenderGone);
     let cause = match &ending {
         End::SenderGone => return ending,
@@ -364,26 +288,33 @@ async fn serve(
     ending
 }
 
+/// Never, without a time.
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
 enum Event {
     Superseded,
     Outcomes(Vec<(PublishId, Outcome)>),
+    Journaled(u64),
     Parcels(usize),
 }
 
-/// A stream's parcels between their arrival and the broker's word on them.
+/// A stream's parcels between their arrival and the last word on them.
 struct Publishing<'a> {
+    shared: &'a Shared,
+    kind: Kind<'a>,
+    receiver: Receiver,
     publisher: LanePublisher,
     incarnation: u64,
     exchanges: Exchanges<'a>,
     /// By the parcel's number, which is also the publish's.
     under_way: HashMap<PublishId, UnderWay>,
-    /// How many may be under way. Whatever closes the channel costs the confirms of all that is, which comes again
-    /// marked. So a new stream begins with one parcel and doubles: what goes before a parcel that closes every channel is
-    /// repeated once, not each time.
-    window: usize,
-    full: Full,
-    in_doubt: IntCounter,
-    confirm_seconds: Histogram,
+    done: mpsc::Sender<u64>,
+    counters: Counters,
     memory: Held,
 }
 
@@ -392,92 +323,189 @@ struct UnderWay {
     bytes: i64,
 }
 
-impl Publishing<'_> {
+struct Counters {
+    duplicates: IntCounter,
+    reused: IntCounter,
+    in_doubt: IntCounter,
+    confirm_seconds: Histogram,
+}
+
+impl<'a> Publishing<'a> {
+    fn new(
+        shared: &'a Shared,
+        connection: &'a Connection,
+        hello: &Hello,
+        publisher: LanePublisher,
+        kind: Kind<'a>,
+        done: mpsc::Sender<u64>,
+    ) -> Self {
+        let metrics = &shared.metrics;
+        let lane = LaneId {
+            unit: hello.from.clone(),
+            source: hello.source.clone(),
+            partition: hello.partition,
+        };
+        let full = match &kind {
+            Kind::Lane(_) => Full::Waits,
+            Kind::Own(full) => *full,
+        };
+        Self {
+            shared,
+            kind,
+            receiver: Receiver::new(lane, full),
+            publisher,
+            incarnation: hello.incarnation.0,
+            exchanges: Exchanges::new(connection),
+            under_way: HashMap::new(),
+            done,
+            counters: Counters {
+                duplicates: metrics.duplicates(&hello.source, &hello.from),
+                reused: metrics.id_reused(&hello.source),
+                in_doubt: metrics.in_doubt(&hello.source, &shared.here.unit),
+                confirm_seconds: metrics.confirm_seconds(),
+            },
+            memory: Held {
+                gauge: metrics.memory_bytes(MemoryKind::Receivers),
+                bytes: 0,
+            },
+        }
+    }
+
     /// How many parcels may be taken now.
     fn room(&self) -> usize {
         if self.publisher.has_room() {
-            self.window.saturating_sub(self.under_way.len())
+            self.receiver.room()
         } else {
             0
         }
     }
 
-    /// Publishes what may be published. Says why the stream ends, where it does: what is behind a parcel that has to come
-    /// later must not overtake it.
-    async fn on_parcels(
-        &mut self,
-        parcels: impl Iterator<Item = Parcel>,
-        check: impl Fn(&Parcel) -> Result<(), Answer>,
-        answers: &mut Vec<(ParcelNumber, Answer)>,
-    ) -> Option<End> {
+    /// Publishes what may be published.
+    async fn on_parcels(&mut self, parcels: impl Iterator<Item = Parcel>, actions: &mut Actions) {
         let received = Instant::now();
+        let rules = self.shared.rules();
+        let journal = &self.shared.journal;
         for parcel in parcels {
-            let number = parcel.number;
-            let verdict = match check(&parcel) {
+            let (identities, verdict) = match (&self.kind, &rules) {
+                (Kind::Own(_), _) => (None, Ok(())),
+                (Kind::Lane(_), None) => {
+                    let cause = "no table".to_owned();
+                    (None, Err(Answer::Later { cause }))
+                }
+                (Kind::Lane(lane), Some(rules)) => (
+                    rules.keys.identities(lane, &parcel),
+                    check(&rules.table, &self.shared.here.unit, &parcel, lane),
+                ),
+            };
+            let verdict = match verdict {
                 Ok(()) => self.exchanges.has(&parcel.address.exchange).await,
                 refused => refused,
             };
-            let bytes = i64::try_from(parcel.cost_bytes()).unwrap_or(i64::MAX);
-            let in_doubt = parcel.sent_before;
-            let publish = verdict.and_then(|()| {
-                publish(parcel, self.incarnation, received.elapsed()).map_err(|error| {
-                    Answer::Refused {
-                        reason: Reason::Malformed,
-                        cause: error.to_string(),
-                    }
-                })
-            });
-            match publish {
-                Ok(publish) => {
-                    if in_doubt {
-                        self.in_doubt.inc();
-                    }
-                    self.memory.add(bytes);
-                    let since = Instant::now();
-                    self.under_way.insert(publish.id, UnderWay { since, bytes });
-                    self.publisher.publish(publish);
-                }
-                Err(later @ Answer::Later { .. }) => {
-                    let end = End::Broken(cause_of(&later));
-                    answers.push((number, later));
-                    return Some(end);
-                }
-                Err(answer) => answers.push((number, answer)),
+            let offer = Offer {
+                parcel,
+                identities,
+                verdict,
+            };
+            self.receiver.offer(&journal.seen().lock(), offer, actions);
+            for (parcel, mark) in std::mem::take(&mut actions.publish) {
+                self.publish(parcel, mark, received, actions);
             }
         }
-        None
+        let Counters {
+            duplicates,
+            reused,
+            in_doubt,
+            confirm_seconds: _,
+        } = &self.counters;
+        duplicates.inc_by(actions.duplicates);
+        reused.inc_by(actions.reused);
+        in_doubt.inc_by(actions.in_doubt);
+    }
+
+    fn publish(&mut self, parcel: Parcel, mark: Mark, received: Instant, actions: &mut Actions) {
+        let number = parcel.number;
+        let bytes = i64::try_from(parcel.cost_bytes()).unwrap_or(i64::MAX);
+        match publish(parcel, mark, self.incarnation, received.elapsed()) {
+            Ok(publish) => {
+                self.memory.add(bytes);
+                let since = Instant::now();
+                self.under_way.insert(publish.id, UnderWay { since, bytes });
+                self.publisher.publish(publish);
+            }
+            Err(error) => {
+                let text = error.to_string();
+                self.outcome(number, Outcome::Unencodable { text }, actions);
+            }
+        }
+    }
+
+    fn outcome(&mut self, number: ParcelNumber, outcome: Outcome, actions: &mut Actions) {
+        let journal = &self.shared.journal;
+        let mut seen = journal.seen().lock();
+        self.receiver
+            .outcome(&mut seen, number, outcome, journal.now(), actions);
     }
 
     fn on_outcomes(
         &mut self,
         outcomes: Vec<(PublishId, Outcome)>,
-        answers: &mut Vec<(ParcelNumber, Answer)>,
+        actions: &mut Actions,
     ) -> Option<End> {
-        let mut end = None;
         for (id, outcome) in outcomes {
             let Some(under_way) = self.under_way.remove(&id) else {
                 debug_assert!(false, "an outcome of nothing: {id:?}");
                 continue;
             };
             self.memory.sub(under_way.bytes);
-            self.confirm_seconds
+            self.counters
+                .confirm_seconds
                 .observe(under_way.since.elapsed().as_secs_f64());
-            match answer(outcome, self.full) {
-                Ok(answer) => {
-                    if let Answer::Later { .. } = answer {
-                        end.get_or_insert_with(|| End::Broken(cause_of(&answer)));
-                    }
-                    self.window = (self.window + 1).min(UNCONFIRMED_MAX);
-                    answers.push((ParcelNumber(id.0), answer));
-                }
-                Err(cause) => {
-                    end.get_or_insert(End::Broken(cause));
+            self.outcome(ParcelNumber(id.0), outcome, actions);
+        }
+        self.publisher.ended().map(End::Broken)
+    }
+
+    fn on_journaled(&mut self, ticket: u64, actions: &mut Actions) {
+        self.receiver.journaled(ticket, actions);
+        self.counters.duplicates.inc_by(actions.duplicates);
+        let seam = Seam::Journaled;
+        self.shared.failpoint.pass(seam, actions.answers.len());
+    }
+
+    /// Hands over to the journal what it is to have.
+    async fn write(&mut self) {
+        while let Some(Batch { ticket, records }) = self.receiver.to_journal() {
+            let confirmed = records.iter().map(|record| match &record.fact {
+                Fact::Confirmed(ids) => ids.len(),
+                Fact::Doubtful(_) | Fact::Taken { .. } | Fact::Released | Fact::LetGo => 0,
+            });
+            self.shared.failpoint.pass(Seam::Confirmed, confirmed.sum());
+            let write = Write {
+                ticket,
+                records,
+                done: self.done.clone(),
+            };
+            self.shared.journal.write(write).await;
+        }
+    }
+
+    /// The lock goes with the publisher, after all that was published under it is confirmed and journaled: only then may
+    /// another stream begin. One that can't say so leaves what its sender sends again in doubt.
+    async fn end(self) {
+        match &self.kind {
+            Kind::Lane(lane) if self.receiver.is_done() => {
+                let released = timeout(JOURNAL_PATIENCE, self.shared.journal.release(lane)).await;
+                if released.is_err() {
+                    tracing::warn!(%lane, "a lane is let go without the journal's word");
                 }
             }
+            Kind::Lane(lane) => {
+                tracing::warn!(%lane, "a lane is let go with something not in the journal");
+            }
+            Kind::Own(_) => {}
         }
-        match (end, self.publisher.ended()) {
-            (None, Some(cause)) => Some(End::Broken(cause)),
-            (end, _) => end,
+        if let Err(error) = self.publisher.close().await {
+            tracing::debug!(%error, "closing a publisher");
         }
     }
 }
@@ -512,21 +540,18 @@ async fn say(
     words.send(StreamEvent::Answers(answers)).await
 }
 
-fn cause_of(answer: &Answer) -> String {
-    match answer {
-        Answer::Later { cause } | Answer::Refused { cause, .. } => cause.clone(),
-        Answer::Accepted | Answer::Duplicate | Answer::Moved | Answer::Returned => String::new(),
-    }
-}
-
 /// The marks that only the publishing end knows are put on last; neither is under the seal.
-fn publish(parcel: Parcel, incarnation: u64, held: Duration) -> Result<Publish, CodecError> {
+fn publish(
+    parcel: Parcel,
+    mark: Mark,
+    incarnation: u64,
+    held: Duration,
+) -> Result<Publish, CodecError> {
     let Parcel {
         number,
         address,
         properties,
         body,
-        sent_before,
         ..
     } = parcel;
     let token = format!("{incarnation:x}-{number}");
@@ -535,8 +560,9 @@ fn publish(parcel: Parcel, incarnation: u64, held: Duration) -> Result<Publish, 
         .map(|expiration| remaining(expiration, held));
     let mut edit = Edit::new();
     edit.set_str(X_SET_PARCEL, &token);
-    if sent_before {
-        edit.set(X_SET_IN_DOUBT, &FieldValue::Bool(true));
+    match mark {
+        Mark::Clean => {}
+        Mark::InDoubt => edit.set(X_SET_IN_DOUBT, &FieldValue::Bool(true)),
     }
     if let Some(left) = &left {
         edit.set_text(TextProperty::Expiration, left.as_ref());
@@ -548,29 +574,4 @@ fn publish(parcel: Parcel, incarnation: u64, held: Duration) -> Result<Publish, 
         body,
         unroutable: Unroutable::Return,
     })
-}
-
-/// The answer that an outcome is; an unknown outcome has none, and ends the stream.
-fn answer(outcome: Outcome, full: Full) -> Result<Answer, String> {
-    match outcome {
-        Outcome::Confirmed => Ok(Answer::Accepted),
-        Outcome::Returned { .. } => Ok(Answer::Returned),
-        Outcome::Nacked => {
-            let cause = "the broker refused it (nack): a queue that is full rejects publishes";
-            let cause = cause.to_owned();
-            Ok(match full {
-                Full::Waits => Answer::Later { cause },
-                Full::Refused(reason) => Answer::Refused { reason, cause },
-            })
-        }
-        Outcome::TooLarge { text } => Ok(Answer::Refused {
-            reason: Reason::TooLarge,
-            cause: text,
-        }),
-        Outcome::Unencodable { text } => Ok(Answer::Refused {
-            reason: Reason::Malformed,
-            cause: text,
-        }),
-        Outcome::Unknown { cause } | Outcome::Unsent { cause } => Err(cause),
-    }
 }

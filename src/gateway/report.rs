@@ -1,5 +1,6 @@
 //! What a gateway looks at from time to time: what it says of itself in etcd, slow metrics, its certificates.
 
+use super::metrics::MemoryKind;
 use super::shared::Shared;
 use super::status::{LaneState, StatusHub, UpDown};
 use crate::etcd::{BrokerHealth, GatewayRecord, LaneRecord};
@@ -34,6 +35,7 @@ pub(super) async fn report(
             let counter = shared.metrics.link_refused(reason.as_str());
             counter.inc_by(count.saturating_sub(counter.get()));
         }
+        remembered(&shared);
         let now = shared.status.snapshot();
         let broker = if now.brokers.iter().any(|line| line.blocked.is_some()) {
             BrokerHealth::Blocked
@@ -86,4 +88,16 @@ pub(super) async fn renew(security: LinkSecurity, status: StatusHub, cancel: Can
             ),
         }
     }
+}
+
+/// What the windows hold, and what they had no room for.
+fn remembered(shared: &Shared) {
+    let (bytes, forgotten) = {
+        let seen = shared.journal.seen().lock();
+        (seen.bytes(), seen.forgotten_early())
+    };
+    let window = shared.metrics.memory_bytes(MemoryKind::Window);
+    window.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    let counter = shared.metrics.forgotten_early();
+    counter.inc_by(forgotten.saturating_sub(counter.get()));
 }

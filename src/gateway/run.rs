@@ -5,7 +5,9 @@
 
 use super::brokers::Brokers;
 use super::config::{self, Config, LinkPart, RulesFrom};
+use super::failpoint::Failpoint;
 use super::feed::{Feed, FeedFrom, FeedHandle, FeedSettings};
+use super::journal::{self, Journal};
 use super::links::{Links, LinksSettings};
 use super::metrics::{MemoryKind, Metrics, MetricsError};
 use super::shared::{Rules, Shared};
@@ -57,6 +59,7 @@ pub struct Gateway {
     config: Config,
     shared: Arc<Shared>,
     incoming: mpsc::Receiver<crate::wire::ReceiverPipe>,
+    to_journal: mpsc::Receiver<journal::Write>,
     server: LinkServer,
     feed: Feed,
     handle: FeedHandle,
@@ -124,6 +127,7 @@ impl Gateway {
         let budget = i64::try_from(config.limits.memory.0).unwrap_or(i64::MAX);
         metrics.memory_bytes(MemoryKind::Budget).set(budget);
         let (to_receivers, incoming) = mpsc::channel(INCOMING_MAX);
+        let (journal, to_journal) = Journal::new();
         let shared = Arc::new(Shared {
             here,
             limits: Limits {
@@ -136,6 +140,8 @@ impl Gateway {
             brokers,
             links,
             incoming: to_receivers,
+            journal,
+            failpoint: Failpoint::from_environment(),
             status,
             metrics,
             tracker,
@@ -144,6 +150,7 @@ impl Gateway {
             config,
             shared,
             incoming,
+            to_journal,
             server,
             feed,
             handle,
@@ -180,6 +187,7 @@ impl Gateway {
         let Self {
             shared,
             incoming,
+            to_journal,
             server,
             feed,
             handle,
@@ -217,6 +225,13 @@ impl Gateway {
             security,
             shared.status.clone(),
             under_lanes.clone(),
+        ));
+        // Receivers end by writing into it.
+        tracker.spawn(journal::follow(Arc::clone(&shared), connections.clone()));
+        tracker.spawn(journal::write(
+            Arc::clone(&shared),
+            to_journal,
+            connections.clone(),
         ));
         let receivers = tracker.spawn(receivers::run(
             Arc::clone(&shared),

@@ -1,6 +1,8 @@
 //! What every task of the gateway may look at: who it is, the rules in force, the broker, the links, the counters.
 
 use super::brokers::Brokers;
+use super::failpoint::Failpoint;
+use super::journal::Journal;
 use super::links::Links;
 use super::metrics::Metrics;
 use super::status::StatusHub;
@@ -34,6 +36,9 @@ pub(super) struct Shared {
     pub(super) links: Links,
     /// Streams to this gateway's receivers, from links and from its own lanes.
     pub(super) incoming: mpsc::Sender<ReceiverPipe>,
+    /// What the unit has received.
+    pub(super) journal: Journal,
+    pub(super) failpoint: Failpoint,
     pub(super) status: StatusHub,
     pub(super) metrics: Metrics,
     pub(super) tracker: TaskTracker,

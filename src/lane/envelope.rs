@@ -220,7 +220,7 @@ mod tests {
     use crate::amqp::{Edit, FieldValue, Properties};
     use crate::lane::stamp::{Stamp, stamp};
     use crate::model::marks::{X_SET_PATH, X_SET_SEAL};
-    use crate::model::{Address, Epoch, Lineage, Parcel, ParcelNumber, Revision};
+    use crate::model::{Address, Epoch, Lineage, Parcel, Revision};
 
     const LIMITS: Limits = Limits {
         body_bytes_max: 1 << 20,
@@ -286,7 +286,6 @@ mod tests {
                 why,
                 address,
             },
-            ParcelNumber(1),
         )
         .unwrap()
     }

@@ -49,7 +49,7 @@ pub(super) struct Offered {
     /// When its delivery was taken.
     pub(super) taken: Instant,
     /// When it was offered here.
-    pub(super) offered: Instant,
+    pub(super) since: Instant,
     /// Absent on what goes to the park, and on a diversion's end marker.
     pub(super) origin: Option<Origin>,
 }
@@ -300,7 +300,7 @@ impl Outlet {
     }
 
     /// What of it comes from the lane's own queue.
-    pub(super) fn from_source(&self) -> FromSource {
+    pub(super) fn of_source(&self) -> FromSource {
         self.from_source
     }
 
@@ -311,7 +311,7 @@ impl Outlet {
         }
         let mut offered = self.parcels.iter().flatten();
         let oldest = offered.find(|one| one.is_from(&Feed::Source));
-        oldest.map(|one| one.offered)
+        oldest.map(|one| one.since)
     }
 
     /// By which revision of the table an unanswered parcel was routed.

@@ -10,6 +10,7 @@ mod decoder;
 mod frame;
 mod gate;
 mod parcels;
+pub mod receiver;
 mod refusal;
 mod state;
 

@@ -3,6 +3,7 @@
 //! Pure: no I/O, no clock, no random source, no tasks.
 
 mod backoff;
+mod identity;
 mod ids;
 mod message;
 mod numbers;
@@ -16,6 +17,7 @@ pub mod marks;
 pub mod own_queues;
 
 pub use backoff::Backoff;
+pub use identity::{AsItIs, Identities, Identity, Passed};
 pub use ids::{CityId, GatewayId, Name, NameError, RuleName, SiteId, SourceName, SpaceId, UnitId};
 pub use message::{Address, Message, MessageId};
 pub use numbers::{

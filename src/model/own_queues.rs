@@ -15,6 +15,12 @@ pub fn lock(space: &SpaceId, lane: &LaneId) -> String {
     )
 }
 
+/// The stream of what the unit's gateways have received, which all of them follow; the fanout exchange in front of it has
+/// the same name.
+pub fn seen(space: &SpaceId) -> String {
+    format!("setgate.{space}.seen")
+}
+
 /// Messages that need a person; the fanout exchange in front of it has the same name.
 pub fn park(space: &SpaceId) -> String {
     format!("setgate.{space}.park")

@@ -10,7 +10,7 @@
 //! body that carries them is above `message_max` as well, and comes no further than into the park again.
 
 use super::marks::{PREFIX, SEALED, X_SET_BODY_BYTES, X_SET_SEAL};
-use super::{Address, MessageId};
+use super::{Address, Identities, Identity, LaneId, MessageId, Parcel};
 use crate::amqp::{Edit, FieldValue, RawHeaders, RawProperties, RawValue};
 use bytes::BufMut;
 use secrecy::{ExposeSecret, SecretBox};
@@ -156,9 +156,37 @@ impl SealKeys {
             .any(|key| delivered_hash(key, address, properties).ct_eq(mark).into())
     }
 
+    /// By what the target's unit knows a parcel of this lane; none without an id.
+    pub fn identities(&self, lane: &LaneId, parcel: &Parcel) -> Option<Identities> {
+        let id = parcel.id.as_ref()?;
+        let mut who = Parts::of(b"setgate who 1");
+        who.put(Some(lane.unit.as_str().as_bytes()));
+        who.put(Some(lane.source.as_str().as_bytes()));
+        who.put(Some(&id.0));
+        who.0.put_u32(parcel.round.0);
+        who.0.put_u32(parcel.retry.0);
+        let mut what = Parts::of(b"setgate what 1");
+        what.put(Some(&parcel.address.exchange));
+        what.put(Some(&parcel.address.routing_key));
+        let of = |key: &SealKey| Identity {
+            who: half(key.hash(&who, &[])),
+            what: half(key.hash(&what, &parcel.body)),
+        };
+        Some(Identities {
+            current: of(&self.sealing),
+            former: self.verifying.iter().map(of).collect(),
+        })
+    }
+
     fn all(&self) -> impl Iterator<Item = &SealKey> {
         std::iter::once(&self.sealing).chain(&self.verifying)
     }
+}
+
+/// The first 64 of a hash's bits.
+fn half(hash: [u8; SEAL_BYTES]) -> u64 {
+    hash.first_chunk()
+        .map_or(0, |half| u64::from_be_bytes(*half))
 }
 
 /// What of a body is under the seal.

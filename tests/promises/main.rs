@@ -5,6 +5,7 @@
 
 mod broker;
 mod diversions;
+mod duplicates;
 #[path = "../shared/eventually.rs"]
 mod eventually;
 mod fidelity;

@@ -15,8 +15,8 @@ use super::frames::{Frame, Kind};
 use super::methods::{Close, Method, SHORT_BYTES_MAX};
 use super::output::Output;
 use super::publishes::{Publishes, Token, Verdict};
-use crate::amqp::RawProperties;
-use bytes::Bytes;
+use crate::amqp::{FieldTable, RawProperties};
+use bytes::{Bytes, BytesMut};
 use std::collections::VecDeque;
 use std::time::Instant;
 
@@ -152,9 +152,20 @@ impl Channel {
         }
     }
 
-    pub(super) fn consume(&mut self, queue: &[u8], exclusive: bool, io: &mut Io) {
+    pub(super) fn consume(
+        &mut self,
+        queue: &[u8],
+        exclusive: bool,
+        arguments: &FieldTable,
+        io: &mut Io,
+    ) {
         if self.takes() && self.can_name(queue, io) {
-            io.output.consume(self.id.0, queue, exclusive);
+            let mut table = BytesMut::new();
+            if let Err(error) = arguments.encode(&mut table) {
+                let cause = format!("the consumer's arguments can't be written: {error}");
+                return self.close(ChannelEnd::Lost { cause }, io);
+            }
+            io.output.consume(self.id.0, queue, exclusive, &table);
             self.consumer = Consumer::Asked;
             self.awaits(Done::Consuming, io);
         }

@@ -98,6 +98,8 @@ pub enum Command {
         queue: Bytes,
         /// Nobody else may.
         exclusive: bool,
+        /// As a stream wants them (`x-stream-offset`). What can't be written ends the channel.
+        arguments: FieldTable,
     },
     /// → [`super::Done::Confirming`]
     ConfirmSelect {

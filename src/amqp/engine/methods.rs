@@ -447,7 +447,14 @@ impl Output {
         });
     }
 
-    pub(super) fn consume(&mut self, channel: u16, queue: &[u8], exclusive: bool) {
+    /// `arguments` is a whole table.
+    pub(super) fn consume(
+        &mut self,
+        channel: u16,
+        queue: &[u8],
+        exclusive: bool,
+        arguments: &[u8],
+    ) {
         self.method(channel, BASIC_CONSUME, |out| {
             out.put_u16(0);
             put_short(out, queue);
@@ -455,7 +462,7 @@ impl Output {
             put_short(out, b"");
             // no-local, no-ack, exclusive, no-wait: the third.
             out.put_u8(u8::from(exclusive) << 2);
-            put_no_table(out);
+            out.put_slice(arguments);
         });
     }
 

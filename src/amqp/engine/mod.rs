@@ -228,9 +228,10 @@ impl Engine {
                 channel,
                 queue,
                 exclusive,
+                arguments,
             } => {
                 if let Some((channel, mut io)) = self.channel(channel, now) {
-                    channel.consume(&queue, exclusive, &mut io);
+                    channel.consume(&queue, exclusive, &arguments, &mut io);
                 }
             }
             Command::ConfirmSelect { channel } => {

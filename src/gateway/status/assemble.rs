@@ -257,6 +257,7 @@ mod tests {
             in_flight: 7,
             lag_ms: 40,
             cause: None,
+            diversion: None,
         };
         let facts = LaneFacts {
             state: LaneState::Taking,

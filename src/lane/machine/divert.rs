@@ -29,7 +29,7 @@ impl Lane {
             })
             .collect();
         for (unit, reason, cause) in slow {
-            self.begin_diversion(unit, reason, cause, &mut turn);
+            self.begin_diversion(&unit, reason, cause, &mut turn);
         }
         let diverted: Vec<_> = self.diversions.keys().cloned().collect();
         for unit in diverted {
@@ -79,7 +79,7 @@ impl Lane {
             place: None,
             parcel: self.diverted_parcel(unit, &marker, properties, body, &turn),
             taken: at.now,
-            offered: at.now,
+            since: at.now,
             origin: None,
         };
         self.offer(&Target::Diversion(unit.clone()), offered, &mut turn);
@@ -141,7 +141,7 @@ impl Lane {
     fn impatience(&self, outlet: &Outlet, now: Instant) -> Option<(DivertReason, String)> {
         let waited = now.saturating_duration_since(outlet.oldest_from_source()?);
         let window = self.settings.window;
-        let under_way = outlet.from_source();
+        let under_way = outlet.of_source();
         let fills_half =
             under_way.parcels * 2 >= window.deliveries || under_way.bytes * 2 >= window.bytes;
         let cause = if waited >= PATIENCE {
@@ -162,7 +162,7 @@ impl Lane {
 
     fn begin_diversion(
         &mut self,
-        unit: UnitId,
+        unit: &UnitId,
         reason: DivertReason,
         cause: String,
         turn: &mut Turn<'_>,
@@ -189,7 +189,7 @@ impl Lane {
             cause,
         });
         for offered in taken_out {
-            self.divert(&unit, offered, turn);
+            self.divert(unit, offered, turn);
         }
     }
 
@@ -236,7 +236,7 @@ impl Lane {
             place: Some(place),
             parcel: self.diverted_parcel(unit, &stored, properties, body, turn),
             taken,
-            offered: turn.at.now,
+            since: turn.at.now,
             origin,
         };
         self.offer(&Target::Diversion(unit.clone()), offered, turn);

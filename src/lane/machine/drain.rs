@@ -4,6 +4,7 @@ use super::super::action::{Action, Moment, Note, Routing, Target};
 use super::super::diversion::{Diversion, Place, follows_its_slot};
 use super::super::envelope::Admitted;
 use super::super::expiration::remaining;
+use super::super::ledger::Ledger;
 use super::super::outlet::{Claim, Feed, Outlet};
 use super::super::park::Kept;
 use super::super::unwrap::{Unwrapped, unwrap};
@@ -20,7 +21,7 @@ const OTHERS_WAIT: Duration = Duration::from_millis(200);
 impl Lane {
     /// Whether another message of the diversion of this unit may be taken now.
     pub fn drain_has_room(&self, unit: &UnitId, now: Instant) -> bool {
-        let drained: usize = self.drains().map(|ledger| ledger.cost_bytes()).sum();
+        let drained: usize = self.drains().map(Ledger::cost_bytes).sum();
         !self.stopping
             && (drained == 0 || drained * 2 < self.settings.window.bytes)
             && self
@@ -144,13 +145,7 @@ impl Lane {
         let held = diversion.release(turn.at.now);
         turn.note(Note::Drained { to: unit.clone() });
         for offered in held {
-            match self.followed_by(&offered.parcel) {
-                Some(other) => self.divert(&other, offered, turn),
-                None => {
-                    let target = Target::Unit(offered.parcel.to.clone());
-                    self.offer(&target, offered, turn);
-                }
-            }
+            self.go(offered, turn);
         }
     }
 

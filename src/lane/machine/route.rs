@@ -139,23 +139,32 @@ impl Lane {
         if let Some(ledger) = self.ledger_of(&claim.feed) {
             ledger.wait_for(claim.entry);
         }
-        let followed = match claim.feed {
-            Feed::Source => self.followed_by(&parcel),
-            Feed::Diversion(_) => None,
-        };
-        let target = Target::Unit(parcel.to.clone());
         let offered = Offered {
             claim: Some(claim.clone()),
             place: None,
             parcel,
             taken: turn.at.now,
-            offered: turn.at.now,
+            since: turn.at.now,
             origin: Some(origin),
         };
-        match followed {
-            Some(unit) => self.divert(&unit, offered, turn),
-            None => self.offer(&target, offered, turn),
+        match claim.feed {
+            Feed::Source => self.go(offered, turn),
+            Feed::Diversion(_) => self.go_directly(offered, turn),
         }
+    }
+
+    /// Offers a parcel to its unit, or through the diversion that it has to follow.
+    pub(super) fn go(&mut self, offered: Offered, turn: &mut Turn<'_>) {
+        if let Some(unit) = self.followed_by(&offered.parcel) {
+            self.divert(&unit, offered, turn);
+        } else {
+            self.go_directly(offered, turn);
+        }
+    }
+
+    fn go_directly(&mut self, offered: Offered, turn: &mut Turn<'_>) {
+        let target = Target::Unit(offered.parcel.to.clone());
+        self.offer(&target, offered, turn);
     }
 
     pub(super) fn parked_as_it_is(&self, message: Message, reason: Reason) -> Stored {
@@ -192,7 +201,7 @@ impl Lane {
             place: None,
             parcel,
             taken: turn.at.now,
-            offered: turn.at.now,
+            since: turn.at.now,
             origin: None,
         };
         self.offer(&Target::Park, offered, turn);

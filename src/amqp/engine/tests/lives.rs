@@ -124,6 +124,7 @@ fn names_that_cant_be_written_end_what_they_belong_to() {
         channel: ONE,
         queue: Bytes::from(vec![b'q'; 256]),
         exclusive: false,
+        arguments: FieldTable::new(),
     });
     assert_eq!(server::methods(&client.written()), [(20, 40)]);
     client.hears(server::channel_close_ok(1));

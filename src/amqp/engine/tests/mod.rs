@@ -193,6 +193,7 @@ fn consume() -> Command {
         channel: ONE,
         queue: Bytes::from_static(b"orders"),
         exclusive: false,
+        arguments: FieldTable::new(),
     }
 }
 

@@ -67,6 +67,7 @@ fn talking() -> Client {
         channel: two,
         queue: Bytes::from_static(b"orders"),
         exclusive: false,
+        arguments: FieldTable::new(),
     });
     client.written();
     client

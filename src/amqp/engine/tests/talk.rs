@@ -51,6 +51,7 @@ fn a_consumer_gets_deliveries_as_they_came_and_acknowledges_them() {
         channel: ONE,
         queue: Bytes::from_static(b"orders"),
         exclusive: true,
+        arguments: FieldTable::new(),
     });
     let frames = server::frames(&client.written());
     assert_eq!(frames[0].id(), (60, 10));

@@ -1,0 +1,140 @@
+//! Reads a stream from some point on, for ever, on a connection of its own.
+//!
+//! Promises what lies in it in its order, each with its offset, from which a later reader goes on. Interprets nothing.
+
+use super::session::{CHANNEL, Session, short_name};
+use super::{BrokerError, Dialer};
+use crate::amqp::engine::{Command, Done, Event};
+use crate::amqp::{FieldTable, FieldValue};
+use bytes::Bytes;
+use std::time::Duration;
+
+/// Handed out and not acknowledged, by which the broker gives more: streams demand a limit. Of the largest entries, of some
+/// 100 KB, these are 26 MB.
+const PREFETCH: u16 = 256;
+const ACKNOWLEDGED_AT_ONCE: u32 = 64;
+
+/// A larger one isn't ours, and is passed over.
+const BODY_BYTES_MAX: usize = 4 << 20;
+
+/// Where to begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StreamFrom {
+    /// With the piece that was being written then, so with something older; since 1970.
+    Since(Duration),
+    /// Behind this offset.
+    Behind(u64),
+}
+
+/// One message of a stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Followed {
+    /// Ascending, with holes.
+    pub offset: u64,
+    /// As it was published.
+    pub body: Bytes,
+}
+
+/// Why there is no more.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FollowEnd {
+    /// The stream was deleted: another one of its name begins with offset 0.
+    #[error("the stream was deleted")]
+    Deleted,
+    /// Channel or connection ended.
+    #[error("{cause}")]
+    Lost {
+        /// How.
+        cause: String,
+    },
+}
+
+/// See the file's head. Dropping it closes its connection in the background.
+#[derive(Debug)]
+pub struct StreamFollower {
+    session: Session,
+    unacknowledged: u32,
+}
+
+impl StreamFollower {
+    /// Begins to read. `name` is shown in the broker's list of connections.
+    pub async fn open(
+        dialer: &Dialer,
+        name: &str,
+        stream: &str,
+        from: StreamFrom,
+    ) -> Result<Self, BrokerError> {
+        let doing = format!("reading stream {stream:?}");
+        let queue = short_name(stream, &doing)?;
+        let offset = match from {
+            StreamFrom::Since(since) => FieldValue::Timestamp(since.as_secs()),
+            StreamFrom::Behind(offset) => {
+                FieldValue::I64(i64::try_from(offset.saturating_add(1)).unwrap_or(i64::MAX))
+            }
+        };
+        let mut arguments = FieldTable::new();
+        arguments.set("x-stream-offset", offset);
+        let channel = CHANNEL;
+        let mut session = dialer.dial(&doing, name, BODY_BYTES_MAX).await?;
+        let steps = [
+            (Command::OpenChannel { channel }, Done::ChannelOpened),
+            (
+                Command::Qos {
+                    channel,
+                    prefetch: PREFETCH,
+                },
+                Done::QosSet,
+            ),
+            (
+                Command::Consume {
+                    channel,
+                    queue,
+                    exclusive: false,
+                    arguments,
+                },
+                Done::Consuming,
+            ),
+        ];
+        for (command, answer) in steps {
+            if let Err(end) = session.call(command, answer).await {
+                return Err(end.error(doing));
+            }
+        }
+        Ok(Self {
+            session,
+            unacknowledged: 0,
+        })
+    }
+
+    /// The next message. Given up, it loses nothing.
+    pub async fn next(&mut self) -> Result<Followed, FollowEnd> {
+        loop {
+            let event = match self.session.next().await {
+                Ok(event) => event,
+                Err(end) => return Err(FollowEnd::Lost { cause: end.cause() }),
+            };
+            match event {
+                Event::Delivered {
+                    delivered, body, ..
+                } => {
+                    self.unacknowledged += 1;
+                    if self.unacknowledged >= ACKNOWLEDGED_AT_ONCE {
+                        self.unacknowledged = 0;
+                        // An end is seen with the next event.
+                        let _ = self.session.acknowledge(delivered.tag);
+                    }
+                    let offset = delivered
+                        .properties
+                        .header("x-stream-offset")
+                        .and_then(|offset| u64::try_from(offset.as_integer()?).ok());
+                    if let (Some(offset), Some(body)) = (offset, body) {
+                        return Ok(Followed { offset, body });
+                    }
+                }
+                Event::ConsumerCancelled { .. } => return Err(FollowEnd::Deleted),
+                // Nothing else was asked for.
+                _ => {}
+            }
+        }
+    }
+}
