@@ -49,6 +49,15 @@ struct Gateway {
     read: usize,
 }
 
+impl Gateway {
+    /// It reads the journal from its beginning, so that the lane has no gap but those that the faults make.
+    fn new(life: u64) -> Self {
+        let mut seen = Seen::new(Life(life), IDENTITIES_MAX);
+        seen.begins();
+        Self { seen, read: 0 }
+    }
+}
+
 /// The stream that is open, and the connection that holds the lock.
 struct Stream {
     at: usize,
@@ -73,14 +82,10 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let gateway = |life| Gateway {
-            seen: Seen::new(Life(life), IDENTITIES_MAX),
-            read: 0,
-        };
         Self {
             now: minutes(0),
             lives: 2,
-            gateways: [gateway(1), gateway(2)],
+            gateways: [1, 2].map(Gateway::new),
             journal: Vec::new(),
             stream: None,
             next_message: 0,
@@ -214,10 +219,7 @@ impl World {
         self.store(stored);
         if let Some(stream) = self.stream.take() {
             self.lives += 1;
-            self.gateways[stream.at] = Gateway {
-                seen: Seen::new(Life(self.lives), IDENTITIES_MAX),
-                read: 0,
-            };
+            self.gateways[stream.at] = Gateway::new(self.lives);
         }
     }
 
