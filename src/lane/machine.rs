@@ -8,13 +8,13 @@ use super::action::{Action, LaneSettings, Moment, Note, Routing, Target};
 use super::envelope::{Admission, Admitted, Envelope, user_id_of};
 use super::ledger::{EntryId, Ledger};
 use super::outlet::{Offered, Origin, Outlet, OutletView};
-use super::park::{LargeParcel, Parked, wrap, wrap_large};
+use super::park::{LargeParcel, Parked, Parking, wrap, wrap_large};
 use super::stamp::{Stamp, stamp};
 use crate::amqp::RawValue;
 use crate::model::marks::X_SET_REASON;
 use crate::model::{
     Address, Answer, DeliveryTag, Message, MessageId, Parcel, ParcelNumber, Reason, Retry, Round,
-    RuleName, Why, own_queues,
+    RuleName, SealKeys, Why, own_queues,
 };
 use crate::routing::{Outcome, Table, Unrecorded};
 use bytes::Bytes;
@@ -114,9 +114,8 @@ impl Lane {
         self.large.insert(entry);
         let Routing { table, keys, .. } = routing;
         let parked = self.parked_as_it_is(message, reason);
-        let here = &self.settings.here;
-        let (properties, prefix, body_bytes) =
-            wrap_large(&parked, body_bytes, keys, here, at.unix_seconds);
+        let parking = self.parking(keys, at);
+        let (properties, prefix, body_bytes) = wrap_large(&parked, body_bytes, parking);
         let parcel = LargeParcel {
             entry,
             address: park_address(table),
@@ -399,6 +398,15 @@ impl Lane {
         }
     }
 
+    fn parking<'a>(&'a self, keys: &'a SealKeys, at: Moment) -> Parking<'a> {
+        Parking {
+            keys,
+            from: &self.settings.here,
+            source: &self.settings.source,
+            at: at.unix_seconds,
+        }
+    }
+
     fn park(
         &mut self,
         entry: EntryId,
@@ -409,7 +417,7 @@ impl Lane {
         actions: &mut Vec<Action>,
     ) {
         let Routing { table, keys, .. } = routing;
-        let (properties, body) = wrap(parked, keys, &self.settings.here, at.unix_seconds);
+        let (properties, body) = wrap(parked, self.parking(keys, at));
         let number = self.outlet(&Target::Park, actions).next_number();
         let parcel = Parcel {
             number,

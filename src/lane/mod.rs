@@ -12,6 +12,7 @@ mod machine;
 mod outlet;
 mod park;
 mod prefetch;
+mod retry;
 mod stamp;
 mod unwrap;
 
@@ -21,7 +22,8 @@ pub use expiration::remaining;
 pub use ledger::{EntryId, Ledger, Settlement};
 pub use machine::Lane;
 pub use outlet::{Outlet, OutletView};
-pub use park::{LargeParcel, Parked, WRAPPED_CONTENT_TYPE, wrap};
+pub use park::{LargeParcel, Parked, Parking, WRAPPED_CONTENT_TYPE, wrap};
 pub use prefetch::Prefetch;
+pub use retry::wrap_retry;
 pub use stamp::{Stamp, stamp};
 pub use unwrap::{NotWrapped, Unwrapped, looks_wrapped, unwrap, unwrap_head};

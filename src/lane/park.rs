@@ -10,10 +10,11 @@ use crate::amqp::{CodecError, Edit, FieldValue, RawProperties, TextProperty};
 use crate::model::marks::{
     X_SET_AT, X_SET_CC, X_SET_DELIVERY_MODE, X_SET_EXCHANGE, X_SET_EXPIRATION, X_SET_FROM,
     X_SET_ID, X_SET_PATH, X_SET_REASON, X_SET_RETRY, X_SET_ROUND, X_SET_ROUTING_KEY, X_SET_RULE,
-    X_SET_USER_ID,
+    X_SET_SOURCE, X_SET_USER_ID,
 };
 use crate::model::{
-    Address, Message, MessageId, Reason, Retry, Round, RuleName, SealKeys, SealedBody, UnitId,
+    Address, Message, MessageId, Reason, Retry, Round, RuleName, SealKeys, SealedBody, SourceName,
+    UnitId,
 };
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -63,17 +64,30 @@ pub struct LargeParcel {
     pub body_bytes: u64,
 }
 
+/// Who parks a message, and when.
+#[derive(Debug, Clone, Copy)]
+pub struct Parking<'a> {
+    /// Of the space.
+    pub keys: &'a SealKeys,
+    /// This unit.
+    pub from: &'a UnitId,
+    /// What took it.
+    pub source: &'a SourceName,
+    /// Seconds since 1970.
+    pub at: u64,
+}
+
 /// Wraps a parked message for the park queue: address, CC, expiration and delivery mode go into sealed headers, so that
-/// the message neither goes elsewhere from there nor dies there. `at`: seconds since 1970.
-pub fn wrap(parked: &Parked, keys: &SealKeys, from: &UnitId, at: u64) -> (RawProperties, Bytes) {
+/// the message neither goes elsewhere from there nor dies there.
+pub fn wrap(parked: &Parked, parking: Parking<'_>) -> (RawProperties, Bytes) {
     let body = &parked.message.body;
-    if let Some(properties) = around(parked, SealedBody::Whole(body), keys, from, at) {
+    if let Some(properties) = around(parked, SealedBody::Whole(body), parking) {
         return (properties, body.clone());
     }
     let mut whole = BytesMut::from(prefix(&parked.message));
     whole.put_slice(body);
     let whole = whole.freeze();
-    let properties = beside(parked, SealedBody::Whole(&whole), keys, from, at);
+    let properties = beside(parked, SealedBody::Whole(&whole), parking);
     (properties, whole)
 }
 
@@ -82,27 +96,19 @@ pub fn wrap(parked: &Parked, keys: &SealKeys, from: &UnitId, at: u64) -> (RawPro
 pub(super) fn wrap_large(
     parked: &Parked,
     body_bytes: u64,
-    keys: &SealKeys,
-    from: &UnitId,
-    at: u64,
+    parking: Parking<'_>,
 ) -> (RawProperties, Bytes, u64) {
-    if let Some(properties) = around(parked, SealedBody::Length(body_bytes), keys, from, at) {
+    if let Some(properties) = around(parked, SealedBody::Length(body_bytes), parking) {
         return (properties, Bytes::new(), body_bytes);
     }
     let prefix = prefix(&parked.message);
     let body_bytes = body_bytes.saturating_add(prefix.len() as u64);
-    let properties = beside(parked, SealedBody::Length(body_bytes), keys, from, at);
+    let properties = beside(parked, SealedBody::Length(body_bytes), parking);
     (properties, prefix, body_bytes)
 }
 
 /// Puts the marks on the message itself; `None` when it can't carry them.
-fn around(
-    parked: &Parked,
-    body: SealedBody<'_>,
-    keys: &SealKeys,
-    from: &UnitId,
-    at: u64,
-) -> Option<RawProperties> {
+fn around(parked: &Parked, body: SealedBody<'_>, parking: Parking<'_>) -> Option<RawProperties> {
     let message = &parked.message;
     let mut edit = Edit::new();
     edit.remove_if(message.stays_behind());
@@ -112,23 +118,17 @@ fn around(
     if let Some(cc) = message.properties.header(CC) {
         edit.set_raw(X_SET_CC, cc);
     }
-    let wrapped = put_marks(edit, &message.properties, parked, body, keys, from, at).ok()?;
+    let wrapped = put_marks(edit, &message.properties, parked, body, parking).ok()?;
     (wrapped.as_bytes().len() + TOKEN_BYTES <= PROPERTIES_BYTES_MAX).then_some(wrapped)
 }
 
 /// The properties of a message that carries the parked one as its body.
-fn beside(
-    parked: &Parked,
-    body: SealedBody<'_>,
-    keys: &SealKeys,
-    from: &UnitId,
-    at: u64,
-) -> RawProperties {
+fn beside(parked: &Parked, body: SealedBody<'_>, parking: Parking<'_>) -> RawProperties {
     let mut edit = Edit::new();
     edit.set_text(TextProperty::ContentType, WRAPPED_CONTENT_TYPE.as_bytes());
     let none = RawProperties::default();
     // Nothing that can fail: no text is longer than where it came from.
-    put_marks(edit, &none, parked, body, keys, from, at).unwrap_or_default()
+    put_marks(edit, &none, parked, body, parking).unwrap_or_default()
 }
 
 /// A header that names further queues.
@@ -139,11 +139,15 @@ fn put_marks<'a>(
     properties: &RawProperties,
     parked: &'a Parked,
     body: SealedBody<'_>,
-    keys: &SealKeys,
-    from: &UnitId,
-    at: u64,
+    parking: Parking<'_>,
 ) -> Result<RawProperties, CodecError> {
     let message = &parked.message;
+    let Parking {
+        keys,
+        from,
+        source,
+        at,
+    } = parking;
     edit.set_delivery_mode(PERSISTENT);
     if let Some(id) = &parked.id {
         edit.set_str(X_SET_ID, &id.0);
@@ -168,6 +172,7 @@ fn put_marks<'a>(
         edit.set_str(X_SET_RULE, rule.as_str());
     }
     edit.set(X_SET_AT, &FieldValue::Timestamp(at));
+    edit.set_str(X_SET_SOURCE, source.as_str());
     keys.seal(parked.id.as_ref(), &mut edit, body);
     edit.apply(properties)
 }
@@ -194,6 +199,19 @@ mod tests {
 
     fn here() -> UnitId {
         UnitId::parse("sh-1").unwrap()
+    }
+
+    fn orders() -> SourceName {
+        SourceName::parse("orders").unwrap()
+    }
+
+    fn parking<'a>(keys: &'a SealKeys, from: &'a UnitId, source: &'a SourceName) -> Parking<'a> {
+        Parking {
+            keys,
+            from,
+            source,
+            at: 5,
+        }
     }
 
     fn parked(properties: RawProperties) -> Parked {
@@ -228,7 +246,7 @@ mod tests {
             .headers_mut()
             .set("CC", FieldValue::Array(vec![FieldValue::str("other")]));
         let raw = RawProperties::of(&properties).unwrap();
-        let (wrapped, body) = wrap(&parked(raw), &keys(), &here(), 5);
+        let (wrapped, body) = wrap(&parked(raw), parking(&keys(), &here(), &orders()));
         assert!(keys().holds(None, &wrapped, &body));
         let wrapped = wrapped.decode().unwrap();
         assert_eq!(wrapped.expiration, None);
@@ -261,7 +279,7 @@ mod tests {
         let damaged = RawProperties::from_wire(Bytes::from_static(&[0x80, 0, 9, b'x']));
         for properties in [padded(131_000), damaged] {
             let parked = parked(properties.clone());
-            let (wrapped, body) = wrap(&parked, &keys(), &here(), 5);
+            let (wrapped, body) = wrap(&parked, parking(&keys(), &here(), &orders()));
             assert_eq!(
                 wrapped.text(TextProperty::ContentType),
                 Some(WRAPPED_CONTENT_TYPE.as_bytes())
@@ -276,7 +294,7 @@ mod tests {
     #[test]
     fn a_wrapped_message_fits_one_frame_whatever_room_it_leaves() {
         for bytes in (130_000..131_000).step_by(7) {
-            let (wrapped, _) = wrap(&parked(padded(bytes)), &keys(), &here(), 5);
+            let (wrapped, _) = wrap(&parked(padded(bytes)), parking(&keys(), &here(), &orders()));
             assert!(wrapped.as_bytes().len() + TOKEN_BYTES <= PROPERTIES_BYTES_MAX);
         }
     }
@@ -286,7 +304,8 @@ mod tests {
         for (properties, before) in [(padded(9), 0), (padded(131_000), 4 + 131_000 + 15)] {
             let mut parked = parked(properties.clone());
             parked.message.body = Bytes::new();
-            let (wrapped, prefix, bytes) = wrap_large(&parked, 3_000, &keys(), &here(), 5);
+            let (wrapped, prefix, bytes) =
+                wrap_large(&parked, 3_000, parking(&keys(), &here(), &orders()));
             assert_eq!((prefix.len(), bytes), (before, 3_000 + before as u64));
             let mark = wrapped.header(X_SET_BODY_BYTES).unwrap().as_integer();
             assert_eq!(mark, i64::try_from(bytes).ok());

@@ -10,10 +10,12 @@ use crate::amqp::{CodecError, Edit, FieldValue, RawProperties, RawValue, TextPro
 use crate::model::marks::{
     X_SET_AT, X_SET_CC, X_SET_DELIVERY_MODE, X_SET_EXCHANGE, X_SET_EXPIRATION, X_SET_FROM,
     X_SET_ID, X_SET_IN_DOUBT, X_SET_PATH, X_SET_REASON, X_SET_RETRY, X_SET_ROUND,
-    X_SET_ROUTING_KEY, X_SET_RULE, X_SET_SLOT, X_SET_TO, X_SET_USER_ID, X_SET_WHY, is_mark,
+    X_SET_ROUTING_KEY, X_SET_RULE, X_SET_SLOT, X_SET_SOURCE, X_SET_TO, X_SET_USER_ID, X_SET_WHY,
+    is_mark,
 };
 use crate::model::{
-    Address, Message, MessageId, Reason, Retry, Round, RuleName, SealKeys, Slot, UnitId, Why,
+    Address, Message, MessageId, Reason, Retry, Round, RuleName, SealKeys, Slot, SourceName,
+    UnitId, Why,
 };
 use bytes::Bytes;
 
@@ -36,6 +38,8 @@ pub struct Unwrapped {
     pub reason: Option<Reason>,
     /// By which rule.
     pub rule: Option<RuleName>,
+    /// The source that took it.
+    pub source: Option<SourceName>,
     /// When, in seconds since 1970.
     pub at: u64,
     /// The unit that wrapped it.
@@ -195,6 +199,10 @@ fn read(
             word(X_SET_RULE).map(|rule| RuleName::parse(std::str::from_utf8(rule).ok()?).ok()),
             X_SET_RULE,
         )?,
+        source: optional(
+            word(X_SET_SOURCE).map(|name| SourceName::parse(std::str::from_utf8(name).ok()?).ok()),
+            X_SET_SOURCE,
+        )?,
         at: at(properties)?,
         from: unit(X_SET_FROM).ok_or(NotWrapped::Mark(X_SET_FROM))??,
         why: optional(word(X_SET_WHY).map(Why::from_word), X_SET_WHY)?,
@@ -261,7 +269,7 @@ fn at(properties: &RawProperties) -> Result<u64, NotWrapped> {
 mod tests {
     use super::*;
     use crate::amqp::strategies::{properties, unknown_type};
-    use crate::lane::park::{Parked, wrap, wrap_large};
+    use crate::lane::park::{Parked, Parking, wrap, wrap_large};
     use proptest::prelude::*;
 
     fn keys() -> SealKeys {
@@ -270,6 +278,19 @@ mod tests {
 
     fn unit(name: &str) -> UnitId {
         UnitId::parse(name).unwrap()
+    }
+
+    fn orders() -> SourceName {
+        SourceName::parse("orders").unwrap()
+    }
+
+    fn parking<'a>(keys: &'a SealKeys, from: &'a UnitId, source: &'a SourceName) -> Parking<'a> {
+        Parking {
+            keys,
+            from,
+            source,
+            at: 5,
+        }
     }
 
     fn parked(properties: RawProperties, body: &[u8]) -> Parked {
@@ -294,7 +315,8 @@ mod tests {
     }
 
     fn stored(parked: &Parked) -> Message {
-        let (properties, body) = wrap(parked, &keys(), &unit("sh-1"), 5);
+        let (keys, from, source) = (keys(), unit("sh-1"), orders());
+        let (properties, body) = wrap(parked, parking(&keys, &from, &source));
         Message {
             address: Address {
                 exchange: Bytes::from_static(b"setgate.t.park"),
@@ -328,7 +350,7 @@ mod tests {
         assert_eq!((back.reason, back.rule), (Some(parked.reason), parked.rule));
         assert_eq!((back.user_id, back.at), (parked.user_id, 5));
         assert_eq!((back.from, back.to), (unit("sh-1"), None));
-        assert!(!back.sent_before);
+        assert_eq!((back.source, back.sent_before), (Some(orders()), false));
     }
 
     proptest! {
@@ -398,7 +420,8 @@ mod tests {
     #[test]
     fn a_body_that_is_not_there_is_believed_by_its_length() {
         let mut parked = parked(with("uid", FieldValue::I32(7)), b"");
-        let (properties, _, bytes) = wrap_large(&parked, 3_000, &keys(), &unit("sh-1"), 5);
+        let (properties, _, bytes) =
+            wrap_large(&parked, 3_000, parking(&keys(), &unit("sh-1"), &orders()));
         let mut message = stored(&parked);
         let whole = unwrap_head(&message, 0, &keys());
         assert_eq!(whole, Err(NotWrapped::Unsealed), "its body is sealed");
@@ -415,7 +438,8 @@ mod tests {
         message.body = Bytes::from(vec![7; 3_000]);
         assert!(unwrap(&message, &keys()).is_ok());
         parked.message.properties = with("pad", FieldValue::str("x".repeat(131_000)));
-        let (properties, _, bytes) = wrap_large(&parked, 3_000, &keys(), &unit("sh-1"), 5);
+        let (properties, _, bytes) =
+            wrap_large(&parked, 3_000, parking(&keys(), &unit("sh-1"), &orders()));
         message.properties = properties;
         let back = unwrap_head(&message, bytes, &keys()).unwrap();
         assert_eq!(back.message.properties, RawProperties::default());

@@ -56,6 +56,8 @@ headers! {
     X_SET_RULE = "x-set-rule";
     /// On parked ones: since when.
     X_SET_AT = "x-set-at";
+    /// On parked ones: the source that took it, to whose queue a retry gives it back.
+    X_SET_SOURCE = "x-set-source";
     /// On parked ones whose body nobody held whole: how many bytes it has. The seal covers these instead of the body.
     X_SET_BODY_BYTES = "x-set-body-bytes";
 }
@@ -72,7 +74,7 @@ const REQUESTS: [&str; 7] = [
 ];
 
 /// The marks under the seal: all that a gateway reads again. Order matters: it is that of the hash.
-pub const SEALED: [&str; 20] = [
+pub const SEALED: [&str; 21] = [
     X_SET_SLOT,
     X_SET_FROM,
     X_SET_TO,
@@ -93,6 +95,7 @@ pub const SEALED: [&str; 20] = [
     X_SET_RULE,
     X_SET_AT,
     X_SET_BODY_BYTES,
+    X_SET_SOURCE,
 ];
 
 /// How the names of all of them begin.
