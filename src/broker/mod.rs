@@ -28,7 +28,8 @@ pub use crate::amqp::engine::{Outcome, PublishId, Server};
 pub use connection::Connection;
 pub use consumer::{Consumer, ConsumerEvent, ConsumerKind};
 pub use declare::{
-    Binding, DeclareError, QueueType, depth, ensure_lane_queue, ensure_own_queue, exchange_exists,
+    Binding, DeclareError, QueueType, depth, ensure_lane_queue, ensure_own_queue, ensure_way,
+    exchange_exists,
 };
 pub use dial::Dialer;
 pub use error::BrokerError;

@@ -19,3 +19,13 @@ pub fn lock(space: &SpaceId, lane: &LaneId) -> String {
 pub fn park(space: &SpaceId) -> String {
     format!("setgate.{space}.park")
 }
+
+/// The exchange that leads what is retried into the queue of its source: a direct one, by the queue's name.
+pub fn retry(space: &SpaceId) -> String {
+    format!("setgate.{space}.retry")
+}
+
+/// The exclusive queue whose holder alone works on the park queue beside it.
+pub fn park_lock(space: &SpaceId) -> String {
+    format!("setgate.{space}.lock.park")
+}
