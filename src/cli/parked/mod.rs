@@ -19,9 +19,8 @@ use hyper::Method;
 use secrecy::SecretString;
 use serde::Serialize;
 use serde_json::json;
-use std::path::PathBuf;
 use std::process::ExitCode;
-use units::{Answer, Unit, Units};
+use units::{Answer, Tokens, Unit, Units};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -55,9 +54,10 @@ struct Common {
 
 #[derive(Debug, clap::Args)]
 struct TokenArgs {
-    /// The file with the gateways' admin token; by default that of --config.
-    #[arg(long, value_name = "FILE")]
-    token_file: Option<PathBuf>,
+    /// The file with the gateways' admin token, or with that of one unit's gateways; may be repeated. By default that of
+    /// --config.
+    #[arg(long, value_name = "[UNIT=]FILE")]
+    token_file: Vec<String>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -131,11 +131,16 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
 }
 
 async fn list(args: &ListArgs) -> Result<ExitCode, Failure> {
-    let units = Units::find(&args.common.etcd, args.common.unit.as_ref(), None).await?;
+    let units = Units::find(
+        &args.common.etcd,
+        args.common.unit.as_ref(),
+        Tokens::default(),
+    )
+    .await?;
     let path = format!("/v1/parked?limit={}&{}", args.limit, args.filter.query());
     let (listings, silent) = listings(&units, &path).await?;
     let (mut entries, mut matched, mut unseen) = (Vec::new(), 0, 0);
-    for listing in listings {
+    for (_, listing) in listings {
         matched += listing.matched;
         unseen += listing.unseen;
         entries.extend(listing.entries);
@@ -159,11 +164,12 @@ async fn list(args: &ListArgs) -> Result<ExitCode, Failure> {
 }
 
 async fn show(args: &ShowArgs) -> Result<ExitCode, Failure> {
-    let token = token(&args.token, &args.common.etcd)?;
-    let units = Units::find(&args.common.etcd, args.common.unit.as_ref(), token).await?;
-    let path = format!("/v1/parked/show?id={}", asked::escaped(&args.id));
-    let mut silent = Vec::new();
-    for unit in &units.all {
+    let tokens = tokens(&args.token, &args.common.etcd)?;
+    let units = Units::find(&args.common.etcd, args.common.unit.as_ref(), tokens).await?;
+    let id = asked::escaped(&args.id);
+    let (listings, mut silent) = listings(&units, &format!("/v1/parked?limit=0&id={id}")).await?;
+    let path = format!("/v1/parked/show?id={id}");
+    for (unit, _) in listings.iter().filter(|(_, found)| found.matched > 0) {
         match units.ask(unit, Method::GET, &path, Vec::new()).await? {
             Answer::Done(shown) => {
                 let shown: serde_json::Value = units::read(&shown, unit)?;
@@ -175,7 +181,7 @@ async fn show(args: &ShowArgs) -> Result<ExitCode, Failure> {
             }
             Answer::Unknown => {}
             Answer::Silent(cause) => silent.push(cause),
-            Answer::Refused { text, .. } => return Err(Failure::Refused(text)),
+            Answer::Refused { text } => return Err(Failure::Refused(text)),
         }
     }
     if silent.is_empty() {
@@ -196,10 +202,13 @@ struct UnitRetried {
 }
 
 async fn retry(args: &RetryArgs) -> Result<ExitCode, Failure> {
-    let token = token(&args.token, &args.common.etcd)?;
-    let units = Units::find(&args.common.etcd, args.common.unit.as_ref(), token).await?;
-    let (mut results, mut silent) = (Vec::new(), Vec::new());
-    for unit in &units.all {
+    let tokens = tokens(&args.token, &args.common.etcd)?;
+    let units = Units::find(&args.common.etcd, args.common.unit.as_ref(), tokens).await?;
+    let path = format!("/v1/parked?limit=0&{}", args.filter.query());
+    let (listings, mut silent) = listings(&units, &path).await?;
+    let mut results = Vec::new();
+    let may_have = |found: &Listing| found.matched > 0 || found.unseen > 0;
+    for (unit, _) in listings.iter().filter(|(_, found)| may_have(found)) {
         let ask = RetryAsk {
             filter: args.filter.filter(),
             rate: args.rate.map(Rate::per_second),
@@ -253,7 +262,10 @@ async fn retry_in(
             .await?
         {
             Answer::Done(slice) => units::read(&slice, unit)?,
-            Answer::Refused { text, .. } => return Err(Failure::Refused(text)),
+            Answer::Refused { text } => Retried {
+                failed: Some(text),
+                ..Retried::default()
+            },
             Answer::Unknown => Retried::default(),
             Answer::Silent(cause) if whole.retried == 0 => return Ok(Err(cause)),
             Answer::Silent(cause) => Retried {
@@ -285,8 +297,8 @@ async fn retry_in(
 }
 
 async fn drop_all(args: &DropArgs) -> Result<ExitCode, Failure> {
-    let token = token(&args.token, &args.common.etcd)?;
-    let units = Units::find(&args.common.etcd, args.common.unit.as_ref(), token).await?;
+    let tokens = tokens(&args.token, &args.common.etcd)?;
+    let units = Units::find(&args.common.etcd, args.common.unit.as_ref(), tokens).await?;
     let path = format!("/v1/parked?limit=0&{}", args.filter.query());
     let (listings, silent) = listings(&units, &path).await?;
     if !silent.is_empty() {
@@ -295,7 +307,7 @@ async fn drop_all(args: &DropArgs) -> Result<ExitCode, Failure> {
             "{silent}; nothing was dropped, since what lies there can't be counted (--unit U leaves the others out)"
         )));
     }
-    let found: u64 = listings.iter().map(|listing| listing.matched).sum();
+    let found: u64 = listings.iter().map(|(_, listing)| listing.matched).sum();
     if found != args.count {
         return Err(Failure::Refused(format!(
             "{found} match, not {}; nothing was dropped; look at them with `setgate parked list`, then name the count that is meant",
@@ -303,7 +315,7 @@ async fn drop_all(args: &DropArgs) -> Result<ExitCode, Failure> {
         )));
     }
     let mut dropped = 0;
-    for (unit, listing) in units.all.iter().zip(&listings) {
+    for (unit, listing) in &listings {
         if listing.matched == 0 {
             continue;
         }
@@ -322,7 +334,7 @@ async fn drop_all(args: &DropArgs) -> Result<ExitCode, Failure> {
             Answer::Silent(cause) => {
                 return Err(Failure::Unreachable(format!("{cause}; {before}")));
             }
-            Answer::Refused { text, .. } => {
+            Answer::Refused { text } => {
                 return Err(Failure::Refused(format!("{text}; {before}")));
             }
         }
@@ -335,15 +347,18 @@ async fn drop_all(args: &DropArgs) -> Result<ExitCode, Failure> {
 }
 
 /// Of all units that answer, in their order, and why the others don't.
-async fn listings(units: &Units, path: &str) -> Result<(Vec<Listing>, Vec<String>), Failure> {
+async fn listings<'a>(
+    units: &'a Units,
+    path: &str,
+) -> Result<(Vec<(&'a Unit, Listing)>, Vec<String>), Failure> {
     let (mut listings, mut silent) = (Vec::new(), Vec::new());
     let answers = units.ask_all(Method::GET, path).await?;
     for (unit, answer) in units.all.iter().zip(answers) {
         match answer {
-            Answer::Done(listing) => listings.push(units::read(&listing, unit)?),
-            Answer::Unknown => listings.push(Listing::default()),
+            Answer::Done(listing) => listings.push((unit, units::read(&listing, unit)?)),
+            Answer::Unknown => {}
             Answer::Silent(cause) => silent.push(cause),
-            Answer::Refused { text, .. } => return Err(Failure::Refused(text)),
+            Answer::Refused { text } => return Err(Failure::Refused(text)),
         }
     }
     Ok((listings, silent))
@@ -361,23 +376,35 @@ fn ended(silent: &[String]) -> ExitCode {
     }
 }
 
-fn token(args: &TokenArgs, etcd: &EtcdArgs) -> Result<Option<SecretString>, Failure> {
-    if let Some(path) = &args.token_file {
+fn tokens(args: &TokenArgs, etcd: &EtcdArgs) -> Result<Tokens, Failure> {
+    let mut tokens = Tokens::default();
+    for named in &args.token_file {
+        let (unit, path) = match named.split_once('=') {
+            Some((unit, path)) => (UnitId::parse(unit).ok(), path),
+            None => (None, named.as_str()),
+        };
+        let path = if unit.is_some() { path } else { named };
         let text = std::fs::read_to_string(path).map_err(|error| {
             Failure::Refused(format!(
-                "can't read the token file {}: {error}; check the path and its permissions",
-                path.display()
+                "can't read the token file {path}: {error}; check the path and its permissions"
             ))
         })?;
-        return Ok(Some(text.trim().into()));
+        let token: SecretString = text.trim().into();
+        match unit {
+            Some(unit) => drop(tokens.of.insert(unit, token)),
+            None => tokens.others = Some(token),
+        }
     }
-    let config = etcd.config().map(load_config).transpose()?;
-    match config.and_then(|config| config.admin.token) {
-        Some(token) => Ok(Some(token)),
-        None => Err(Failure::Usage(
+    if tokens.others.is_none() {
+        let config = etcd.config().map(load_config).transpose()?;
+        tokens.others = config.and_then(|config| config.admin.token);
+    }
+    if tokens.others.is_none() && tokens.of.is_empty() {
+        return Err(Failure::Usage(
             "this needs the gateways' admin token: --token-file FILE".to_owned(),
-        )),
+        ));
     }
+    Ok(tokens)
 }
 
 fn to_json(value: &impl Serialize) -> Result<String, Failure> {

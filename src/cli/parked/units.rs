@@ -13,6 +13,7 @@ use futures_util::stream;
 use hyper::{Method, StatusCode};
 use secrecy::SecretString;
 use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
 
 /// Units asked at once.
 const AT_ONCE: usize = 16;
@@ -28,7 +29,16 @@ pub(super) struct Unit {
 #[derive(Debug)]
 pub(super) struct Units {
     pub(super) all: Vec<Unit>,
-    token: Option<SecretString>,
+    tokens: Tokens,
+}
+
+/// What gateways know an operator by.
+#[derive(Debug, Default)]
+pub(super) struct Tokens {
+    /// Of these units.
+    pub(super) of: BTreeMap<UnitId, SecretString>,
+    /// Of all others.
+    pub(super) others: Option<SecretString>,
 }
 
 /// What a unit says.
@@ -49,7 +59,7 @@ impl Units {
     pub(super) async fn find(
         etcd: &EtcdArgs,
         only: Option<&UnitId>,
-        token: Option<SecretString>,
+        tokens: Tokens,
     ) -> Result<Self, Failure> {
         let config = etcd.config().map(load_config).transpose()?;
         let known = match &config {
@@ -86,7 +96,7 @@ impl Units {
                 "no gateway is registered yet; start one with `setgate run --config gateway.yaml`"
                     .to_owned(),
             )),
-            (false, _) => Ok(Self { all, token }),
+            (false, _) => Ok(Self { all, tokens }),
         }
     }
 
@@ -108,7 +118,8 @@ impl Units {
                     continue;
                 }
             };
-            let token = self.token.as_ref();
+            let of = self.tokens.of.get(&unit.name);
+            let token = of.or(self.tokens.others.as_ref());
             match ask::command(method.clone(), admin, path, body.clone(), token).await {
                 Ok((StatusCode::OK, body)) => return Ok(Answer::Done(body)),
                 Ok((StatusCode::NOT_FOUND, _)) => return Ok(Answer::Unknown),
