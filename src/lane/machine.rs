@@ -6,6 +6,7 @@
 
 use super::action::{Action, LaneSettings, Moment, Note, Routing, Target};
 use super::envelope::{Admission, Admitted, Envelope, user_id_of};
+use super::give_back::give_back;
 use super::ledger::{EntryId, Ledger};
 use super::outlet::{Offered, Origin, Outlet, OutletView};
 use super::park::{LargeParcel, Parked, Parking, wrap, wrap_large};
@@ -232,6 +233,9 @@ impl Lane {
         );
         match decision.outcome {
             Outcome::Drop(reason) => actions.push(Action::Note(Note::Dropped { reason })),
+            Outcome::Park(reason) if source.returns_for(reason).is_some() => {
+                self.give_back(entry, admitted, reason, decision.rule, routing, at, actions);
+            }
             Outcome::Park(reason) => {
                 let parked = parked(&admitted, reason, decision.rule);
                 self.park(
@@ -278,6 +282,57 @@ impl Lane {
                     };
                     self.offer(&to, entry, parcel, at, Some(origin), actions);
                 }
+            }
+        }
+    }
+
+    /// Gives a message back to its publishers, through this unit's own receiver. When nobody takes it there it is parked,
+    /// as whatever can't be delivered.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one call in the middle of one event"
+    )]
+    fn give_back(
+        &mut self,
+        entry: EntryId,
+        admitted: Arc<Admitted>,
+        reason: Reason,
+        rule: Option<RuleName>,
+        routing: Routing<'_>,
+        at: Moment,
+        actions: &mut Vec<Action>,
+    ) {
+        let Routing {
+            table,
+            source,
+            keys,
+        } = routing;
+        let here = self.settings.here.clone();
+        let to = Target::Unit(here.clone());
+        let number = self.outlet(&to, actions).next_number();
+        let stamp = Stamp {
+            keys,
+            lineage: table.lineage(),
+            epoch: table.epoch(),
+            revision: table.revision(),
+            from: &here,
+            to: &here,
+            slot: None,
+            why: Why::Local,
+            address: Address {
+                exchange: source.returns_for(reason).cloned().unwrap_or_default(),
+                routing_key: admitted.message.address.routing_key.clone(),
+            },
+        };
+        match give_back(&admitted, reason, rule.as_ref(), stamp, number) {
+            Ok(parcel) => {
+                let origin = Origin { admitted, rule };
+                self.offer(&to, entry, parcel, at, Some(origin), actions);
+            }
+            Err(error) => {
+                let parked = parked(&admitted, Reason::Malformed, rule);
+                let cause = format!("its properties: {error}");
+                self.park(entry, &parked, cause, routing, at, actions);
             }
         }
     }

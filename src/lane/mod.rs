@@ -7,6 +7,7 @@
 mod action;
 mod envelope;
 mod expiration;
+mod give_back;
 mod ledger;
 mod machine;
 mod outlet;
@@ -19,6 +20,7 @@ mod unwrap;
 pub use action::{Action, LaneSettings, Moment, Note, Routing, Target, Window};
 pub use envelope::{Admission, Admitted, Envelope, Limits, PROPERTIES_BYTES_MAX, Unreadable};
 pub use expiration::remaining;
+pub use give_back::give_back;
 pub use ledger::{EntryId, Ledger, Settlement};
 pub use machine::Lane;
 pub use outlet::{Outlet, OutletView};
