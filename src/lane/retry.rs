@@ -156,7 +156,7 @@ mod tests {
         let lane = Lane::new();
         for round in [1, LIMITS.rounds_max + 1] {
             let admitted = lane.admitted(lane.retried(&lane.parked(message(), round, 2)));
-            assert_eq!(admitted.path, [lane.here.clone()]);
+            assert_eq!(admitted.path, std::slice::from_ref(&lane.here));
             assert_eq!((admitted.round, admitted.retry), (Round(1), Retry(3)));
         }
     }

@@ -178,7 +178,6 @@ fn read(
         value.ok_or(NotWrapped::Mark(name))
     };
     let unit = |name| bytes_of(properties, name).map(|unit| unit_of(unit, name));
-    let word = |name| bytes_of(properties, name);
     Ok(Unwrapped {
         message: Message {
             address: Address {
@@ -193,19 +192,15 @@ fn read(
         path: path(properties)?,
         round: Round(number(X_SET_ROUND)?),
         retry: Retry(number(X_SET_RETRY)?),
-        user_id: word(X_SET_USER_ID).map(|user| properties.share(user)),
-        reason: optional(word(X_SET_REASON).map(Reason::from_word), X_SET_REASON)?,
-        rule: optional(
-            word(X_SET_RULE).map(|rule| RuleName::parse(std::str::from_utf8(rule).ok()?).ok()),
-            X_SET_RULE,
-        )?,
-        source: optional(
-            word(X_SET_SOURCE).map(|name| SourceName::parse(std::str::from_utf8(name).ok()?).ok()),
-            X_SET_SOURCE,
-        )?,
+        user_id: bytes_of(properties, X_SET_USER_ID).map(|user| properties.share(user)),
+        reason: optional(properties, X_SET_REASON, Reason::from_word)?,
+        rule: optional(properties, X_SET_RULE, |rule| named(rule, RuleName::parse))?,
+        source: optional(properties, X_SET_SOURCE, |name| {
+            named(name, SourceName::parse)
+        })?,
         at: at(properties)?,
         from: unit(X_SET_FROM).ok_or(NotWrapped::Mark(X_SET_FROM))??,
-        why: optional(word(X_SET_WHY).map(Why::from_word), X_SET_WHY)?,
+        why: optional(properties, X_SET_WHY, Why::from_word)?,
         to: unit(X_SET_TO).transpose()?,
         slot: match properties.header(X_SET_SLOT) {
             None => None,
@@ -219,12 +214,19 @@ fn read(
 }
 
 /// A mark that may be absent, but not unreadable.
-fn optional<T>(read: Option<Option<T>>, name: &'static str) -> Result<Option<T>, NotWrapped> {
-    match read {
-        None => Ok(None),
-        Some(None) => Err(NotWrapped::Mark(name)),
-        Some(value) => Ok(value),
-    }
+fn optional<T>(
+    properties: &RawProperties,
+    name: &'static str,
+    parse: impl FnOnce(&[u8]) -> Option<T>,
+) -> Result<Option<T>, NotWrapped> {
+    let Some(bytes) = bytes_of(properties, name) else {
+        return Ok(None);
+    };
+    parse(bytes).map(Some).ok_or(NotWrapped::Mark(name))
+}
+
+fn named<T, E>(bytes: &[u8], parse: impl FnOnce(&str) -> Result<T, E>) -> Option<T> {
+    parse(std::str::from_utf8(bytes).ok()?).ok()
 }
 
 fn bytes_of<'a>(properties: &'a RawProperties, name: &str) -> Option<&'a [u8]> {
@@ -376,16 +378,16 @@ mod tests {
         }
     }
 
-    fn with(name: &str, value: FieldValue) -> RawProperties {
+    fn with(name: &str, value: &FieldValue) -> RawProperties {
         let mut edit = Edit::new();
-        edit.set(name, &value);
+        edit.set(name, value);
         edit.apply(&RawProperties::default()).unwrap()
     }
 
     #[test]
     fn a_cc_comes_back() {
         let cc = FieldValue::Array(vec![FieldValue::str("other")]);
-        let stored = stored(&parked(with("CC", cc.clone()), b"body"));
+        let stored = stored(&parked(with("CC", &cc), b"body"));
         assert_eq!(stored.properties.header("CC"), None);
         let back = unwrap(&stored, &keys()).unwrap().message.properties;
         assert_eq!(back.header("CC").unwrap().decode(), Ok(cc));
@@ -393,7 +395,7 @@ mod tests {
 
     #[test]
     fn what_was_wrapped_as_a_body_comes_back() {
-        let large = with("pad", FieldValue::str("x".repeat(131_000)));
+        let large = with("pad", &FieldValue::str("x".repeat(131_000)));
         comes_back(&large, b"body");
         let damaged = RawProperties::from_wire(Bytes::from_static(&[0x80, 0, 9, b'x']));
         let back = unwrap(&stored(&parked(damaged.clone(), b"body")), &keys()).unwrap();
@@ -419,7 +421,7 @@ mod tests {
 
     #[test]
     fn a_body_that_is_not_there_is_believed_by_its_length() {
-        let mut parked = parked(with("uid", FieldValue::I32(7)), b"");
+        let mut parked = parked(with("uid", &FieldValue::I32(7)), b"");
         let (properties, _, bytes) =
             wrap_large(&parked, 3_000, parking(&keys(), &unit("sh-1"), &orders()));
         let mut message = stored(&parked);
@@ -437,7 +439,7 @@ mod tests {
         );
         message.body = Bytes::from(vec![7; 3_000]);
         assert!(unwrap(&message, &keys()).is_ok());
-        parked.message.properties = with("pad", FieldValue::str("x".repeat(131_000)));
+        parked.message.properties = with("pad", &FieldValue::str("x".repeat(131_000)));
         let (properties, _, bytes) =
             wrap_large(&parked, 3_000, parking(&keys(), &unit("sh-1"), &orders()));
         message.properties = properties;

@@ -2,6 +2,7 @@
 
 use super::super::status::table;
 use crate::gateway::parked::Entry;
+use crate::model::{Reason, RuleName, SourceName, UnitId};
 use comfy_table::Cell;
 use serde_json::Value;
 use std::fmt::Write as _;
@@ -16,15 +17,15 @@ pub(super) fn list(entries: &[Entry]) -> String {
     ]);
     for entry in entries {
         let or_dash = |text: Option<&str>| Cell::new(text.unwrap_or("-"));
-        let reason = entry.reason.map(crate::model::Reason::as_str);
+        let reason = entry.reason.map(Reason::as_str);
         table.add_row([
             Cell::new(&entry.handle),
             or_dash(entry.id.as_deref().map(first_line).as_deref()),
             Cell::new(&entry.unit),
-            or_dash(entry.source.as_ref().map(|source| source.as_str())),
-            or_dash(entry.rule.as_ref().map(|rule| rule.as_str())),
+            or_dash(entry.source.as_ref().map(SourceName::as_str)),
+            or_dash(entry.rule.as_ref().map(RuleName::as_str)),
             or_dash(reason.or(Some("no valid seal"))),
-            or_dash(entry.origin.as_ref().map(|origin| origin.as_str())),
+            or_dash(entry.origin.as_ref().map(UnitId::as_str)),
             or_dash(entry.at.as_deref()),
             Cell::new(entry.bytes),
             Cell::new(entry.retry),
