@@ -155,6 +155,11 @@ fn wrong_usage_ends_with_2() {
         &["run"],
         &["status"],
         &["explain", "--source", "orders", "--header", "uid"],
+        &["parked", "list"],
+        &["parked", "drop", "--space", "trade"],
+        &["parked", "list", "--reason", "boredom"],
+        &["parked", "retry", "--rate", "fast"],
+        &["parked", "list", "--since", "yesterday"],
         &[
             "explain", "--source", "orders", "--rules", "d", "--live", "sh-1",
         ],
@@ -163,6 +168,29 @@ fn wrong_usage_ends_with_2() {
         assert_eq!(output.code, Some(2), "{args:?}: {output:?}");
         assert!(!output.err.is_empty());
     }
+}
+
+#[test]
+fn parked_messages_need_a_token_to_change_and_a_broker_to_be_seen() {
+    let gateway = Lonely::new();
+    let config = gateway.config().display().to_string();
+    let parked = |words: &[&str]| {
+        let output = setgate(&[&["parked"], words, &["--config", &config]].concat());
+        (output.code, output.err)
+    };
+    let (code, said) = parked(&["list"]);
+    assert_eq!(code, Some(3), "no gateway runs: {said}");
+    let running = gateway.run();
+    let (code, said) = parked(&["list"]);
+    assert_eq!(code, Some(3), "{said}");
+    assert!(said.contains("the broker is away"), "{said}");
+    let (code, said) = parked(&["retry"]);
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("--token-file"), "{said}");
+    let (head, body) = gateway.get("/v1/parked/show?id=1");
+    assert!(head.starts_with("HTTP/1.1 403"), "{head}");
+    assert!(body.contains("admin.token_file"), "{body}");
+    assert_eq!(running.end().0, Some(0));
 }
 
 #[test]

@@ -1,14 +1,17 @@
-//! The admin endpoint: metrics, health, status, explanations. HTTP/1.1, read-only.
+//! The admin endpoint: metrics, health, status, explanations, parked messages. HTTP/1.1.
 //!
 //! Owns its port and the connections on it. Promises that whatever comes in, its work is bounded: connections, header
-//! and body sizes, and the time that each request may take. Never changes anything.
+//! and body sizes, and the time that each request may take; and that nothing is changed without the token.
 
 mod pages;
+mod parked;
 mod question;
 
+pub use parked::{DropAsk, LISTED, LISTED_MAX};
 pub use question::{Header, Question, QuestionError, answer};
 
 use crate::gateway::metrics::Metrics;
+use crate::gateway::parked::ParkDesk;
 use crate::gateway::status::StatusHub;
 use crate::model::UnitId;
 use crate::routing::Table;
@@ -16,6 +19,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use secrecy::SecretString;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -73,6 +77,10 @@ pub struct AdminState {
     pub metrics: Metrics,
     /// For explanations.
     pub table: TableNow,
+    /// For what lies in the park.
+    pub parked: ParkDesk,
+    /// What changes need; without one they are refused.
+    pub token: Option<SecretString>,
 }
 
 /// Takes the port.

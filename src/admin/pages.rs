@@ -2,8 +2,8 @@
 //!
 //! Errors are JSON `{"error", "mend"}` with a 4xx or 5xx status.
 
-use super::AdminState;
 use super::question::{Header, Question, QuestionError, answer};
+use super::{AdminState, parked};
 use crate::gateway::metrics;
 use crate::gateway::status::readiness;
 use crate::model::{SourceName, UnitId};
@@ -35,7 +35,7 @@ pub(super) fn router(state: AdminState, timeout: Duration) -> Router {
             refuse(
                 StatusCode::NOT_FOUND,
                 "there is no such page",
-                "try /metrics, /livez, /readyz, /v1/status or /v1/explain",
+                "try /metrics, /livez, /readyz, /v1/status, /v1/explain or /v1/parked",
             )
         })
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
@@ -51,10 +51,11 @@ pub(super) fn router(state: AdminState, timeout: Duration) -> Router {
                 }
             },
         ))
+        .merge(parked::router())
         .with_state(state)
 }
 
-fn refuse(status: StatusCode, error: impl Into<String>, mend: &str) -> Response {
+pub(super) fn refuse(status: StatusCode, error: impl Into<String>, mend: &str) -> Response {
     (status, Json(json!({"error": error.into(), "mend": mend}))).into_response()
 }
 

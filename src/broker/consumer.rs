@@ -160,6 +160,22 @@ impl Consumer {
             })
     }
 
+    /// Acknowledges one delivery and none before it: for whoever takes single messages out of a queue of setgate's own. A
+    /// lane settles by its ledger.
+    pub fn acknowledge_alone(&self, tag: DeliveryTag) -> Result<(), BrokerError> {
+        let acknowledge = Command::Acknowledge {
+            channel: CHANNEL,
+            tag: tag.0,
+            multiple: false,
+        };
+        self.session
+            .push(acknowledge, 0)
+            .map_err(|end| BrokerError::Lost {
+                doing: format!("acknowledging a delivery of queue {:?}", self.queue),
+                cause: end.cause(),
+            })
+    }
+
     /// Since when the socket isn't read because what was read isn't taken.
     pub fn stalled_since(&self) -> Option<Instant> {
         self.session.stalled_since()

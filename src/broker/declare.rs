@@ -156,12 +156,27 @@ pub async fn ensure_stream(
         }
         Err(error) => return Err(error),
     }
-    ensure_exchange(connection, queue).await?;
+    ensure_exchange(connection, queue, ExchangeKind::Fanout).await?;
     let all = Binding {
         routing_key: Bytes::new(),
         arguments: FieldTable::new(),
     };
     bind(connection, queue, queue, &all).await
+}
+
+/// A way into a queue that leads nowhere else: a direct exchange of setgate's own, where the queue's name is the routing
+/// key. Not the default exchange, for the reason above.
+pub async fn ensure_way(
+    connection: &Connection,
+    exchange: &str,
+    queue: &str,
+) -> Result<(), DeclareError> {
+    ensure_exchange(connection, exchange, ExchangeKind::Direct).await?;
+    let by_name = Binding {
+        routing_key: Bytes::copy_from_slice(queue.as_bytes()),
+        arguments: FieldTable::new(),
+    };
+    bind(connection, queue, exchange, &by_name).await
 }
 
 /// Messages that are ready in a queue: neither handed out nor acknowledged. Absent queue: `None`.
@@ -262,7 +277,7 @@ async fn ensure_own(
     arguments: &FieldTable,
 ) -> Result<(), DeclareError> {
     ensure(connection, queue, arguments).await?;
-    ensure_exchange(connection, queue).await?;
+    ensure_exchange(connection, queue, ExchangeKind::Fanout).await?;
     let all = Binding {
         routing_key: Bytes::new(),
         arguments: FieldTable::new(),
@@ -283,7 +298,11 @@ async fn ensure(
     declared.map_err(|error| refused(queue, error))
 }
 
-async fn ensure_exchange(connection: &Connection, exchange: &str) -> Result<(), DeclareError> {
+async fn ensure_exchange(
+    connection: &Connection,
+    exchange: &str,
+    kind: ExchangeKind,
+) -> Result<(), DeclareError> {
     let doing = || format!("declaring exchange {exchange:?}");
     let name = encodable(short(exchange.as_bytes(), "the exchange's name"), doing)?;
     let channel = connection.channel().await?;
@@ -292,9 +311,7 @@ async fn ensure_exchange(connection: &Connection, exchange: &str) -> Result<(), 
         ..ExchangeDeclareOptions::default()
     };
     let none = lapin::types::FieldTable::default();
-    let declare = channel
-        .lapin
-        .exchange_declare(name, ExchangeKind::Fanout, options, none);
+    let declare = channel.lapin.exchange_declare(name, kind, options, none);
     let declared = channel.call(doing, declare).await;
     declared.map_err(|error| refused(exchange, error))?;
     Ok(())

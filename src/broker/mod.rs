@@ -30,7 +30,7 @@ pub use connection::Connection;
 pub use consumer::{Consumer, ConsumerEvent, ConsumerKind};
 pub use declare::{
     Binding, DeclareError, QueueType, StreamLimits, depth, ensure_divert_queue, ensure_lane_queue,
-    ensure_own_queue, ensure_stream, exchange_exists,
+    ensure_own_queue, ensure_stream, ensure_way, exchange_exists,
 };
 pub use dial::Dialer;
 pub use error::BrokerError;

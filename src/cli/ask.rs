@@ -10,14 +10,19 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream;
 use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::{Method, Request, StatusCode, header};
+use hyper::header::{self, HeaderValue};
+use hyper::{Method, Request, StatusCode};
 use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use secrecy::{ExposeSecret as _, SecretString};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// A gateway answers from memory; across a continent, with a handshake, in less than a second.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// A gateway that reads whole queues ends by itself within 75 s.
+const COMMAND_PATIENCE: Duration = Duration::from_secs(90);
 /// A status of a thousand lanes is some 300 KiB.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
 /// Questions under way at once.
@@ -103,15 +108,47 @@ pub(super) async fn send(
     path: &str,
     body: Bytes,
 ) -> Result<(StatusCode, Bytes), String> {
+    exchange(method, admin, path, body, None, PATIENCE).await
+}
+
+/// Has a gateway do something that takes a while, with its token.
+pub(super) async fn command(
+    method: Method,
+    admin: &str,
+    path: &str,
+    body: Bytes,
+    token: Option<&SecretString>,
+) -> Result<(StatusCode, Bytes), String> {
+    exchange(method, admin, path, body, token, COMMAND_PATIENCE).await
+}
+
+async fn exchange(
+    method: Method,
+    admin: &str,
+    path: &str,
+    body: Bytes,
+    token: Option<&SecretString>,
+    patience: Duration,
+) -> Result<(StatusCode, Bytes), String> {
     let url = format!("http://{admin}{path}");
-    let request = Request::builder()
+    let mut request = Request::builder()
         .method(method)
         .uri(&url)
-        .header(header::CONTENT_TYPE, "application/json")
+        .header(header::CONTENT_TYPE, "application/json");
+    if let Some(token) = token {
+        let bearer = format!("Bearer {}", token.expose_secret());
+        let mut bearer = HeaderValue::try_from(bearer)
+            .map_err(|_| "the token can't stand in a header; check its file".to_owned())?;
+        bearer.set_sensitive(true);
+        request = request.header(header::AUTHORIZATION, bearer);
+    }
+    let request = request
         .body(Full::new(body))
         .map_err(|error| format!("{url}: {error}"))?;
     let exchange = async {
-        let client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
+        let mut connector = HttpConnector::new();
+        connector.set_connect_timeout(Some(PATIENCE));
+        let client = Client::builder(TokioExecutor::new()).build::<_, Full<Bytes>>(connector);
         let answer = client
             .request(request)
             .await
@@ -123,12 +160,12 @@ pub(super) async fn send(
         body.map(|body| (code, body.to_bytes()))
             .map_err(|error| error.to_string())
     };
-    match tokio::time::timeout(PATIENCE, exchange).await {
+    match tokio::time::timeout(patience, exchange).await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(cause)) => Err(format!("no answer from {url}: {cause}")),
         Err(_) => Err(format!(
             "no answer from {url} within {}s",
-            PATIENCE.as_secs()
+            patience.as_secs()
         )),
     }
 }

@@ -8,6 +8,7 @@ mod ask;
 mod check;
 mod explain;
 mod failure;
+mod parked;
 pub mod rules;
 mod run;
 mod status;
@@ -46,6 +47,8 @@ enum Command {
     Explain(explain::Args),
     /// Show units, gateways, links and lanes of a space.
     Status(status::Args),
+    /// List, show, retry and drop messages that need a person.
+    Parked(parked::Args),
 }
 
 /// Runs a command to its exit code.
@@ -56,6 +59,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Rules(args) => rules::run(args),
         Command::Explain(args) => ended(&explain::run(&args), args.output),
         Command::Status(args) => ended(&status::run(&args), args.output),
+        Command::Parked(args) => ended(&parked::run(&args), args.output()),
     }
 }
 

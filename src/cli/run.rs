@@ -90,6 +90,8 @@ async fn gateway(config: Config) -> Result<(), Stopped> {
         status: gateway.status(),
         metrics: gateway.metrics(),
         table: Arc::new(move || table.table()),
+        parked: gateway.parked(),
+        token: config.admin.token.clone(),
     };
     tracing::info!(
         space = %config.space,

@@ -3,6 +3,7 @@
 pub mod config;
 pub mod feed;
 pub mod metrics;
+pub mod parked;
 pub mod status;
 
 mod brokers;

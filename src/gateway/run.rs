@@ -10,6 +10,7 @@ use super::feed::{Feed, FeedFrom, FeedHandle, FeedSettings};
 use super::journal::{self, Journal};
 use super::links::{Links, LinksSettings};
 use super::metrics::{MemoryKind, Metrics, MetricsError};
+use super::parked::ParkDesk;
 use super::shared::{Rules, Shared};
 use super::status::StatusHub;
 use super::{follow, lanes, receivers, report};
@@ -175,6 +176,11 @@ impl Gateway {
     /// What the admin endpoint explains by.
     pub fn table(&self) -> FeedHandle {
         self.handle.clone()
+    }
+
+    /// What the admin endpoint does with parked messages.
+    pub fn parked(&self) -> ParkDesk {
+        ParkDesk::new(Arc::clone(&self.shared), self.connections.clone())
     }
 
     /// Where the admin endpoint listens.

@@ -3,6 +3,7 @@
 //! Promises: marks count only under a valid seal; a copy that has been here is settled and not routed again; nothing
 //! makes more than `hops_max` rounds. Never talks to a broker, never reads a clock.
 
+use super::unwrap::{Unwrapped, looks_wrapped, unwrap};
 use crate::amqp::{RawProperties, TextProperty};
 use crate::model::marks::{Marks, Trail};
 use crate::model::{Message, MessageId, Reason, Retry, Round, SealKeys, UnitId, Why};
@@ -56,54 +57,65 @@ pub struct Unreadable {
 /// A message whose marks have been weighed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Envelope {
-    /// As the queue gave it, marks included.
+    /// As the queue gave it, marks included; one that came wrapped, as its publisher sent it.
     pub message: Message,
     /// By the source's rule.
     pub id: Option<MessageId>,
-    marks: Marks,
+    past: Past,
+}
+
+/// What is known of a message's way so far.
+#[derive(Debug, Clone, PartialEq)]
+enum Past {
+    /// What its marks say.
+    Marks(Marks),
+    /// What its wrapping said: retried out of the park, or carried from there into the source's queue by hand.
+    Wrapped {
+        path: Vec<UnitId>,
+        round: Round,
+        retry: Retry,
+        user_id: Option<Bytes>,
+    },
 }
 
 impl Envelope {
-    /// Reads id and marks, and finds out whether the message can carry marks at all.
+    /// Reads id and marks, takes a wrapped message out of its wrapping, and finds out whether the message can carry marks
+    /// at all.
     pub fn decode(
         message: Message,
         duplicates: &Duplicates,
         keys: &SealKeys,
         limits: Limits,
     ) -> Result<Self, Box<(Message, Unreadable)>> {
+        let (message, wrapping) = unwrapped(message, keys);
         let fault = unreadable(&message, limits);
         if let Some(unreadable) = fault {
             return Err(Box::new((message, unreadable)));
         }
         let id = id_of(&message.properties, duplicates);
-        let marks = Marks::read(keys, id.as_ref(), &message.properties, &message.body);
-        Ok(Self { message, id, marks })
+        let past = wrapping.unwrap_or_else(|| {
+            let marks = Marks::read(keys, id.as_ref(), &message.properties, &message.body);
+            Past::Marks(marks)
+        });
+        Ok(Self { message, id, past })
     }
 
     /// Whether it came with marks that nobody of this space can have made.
     pub fn has_refused_marks(&self) -> bool {
-        self.marks == Marks::Unsealed
+        self.past == Past::Marks(Marks::Unsealed)
     }
 
     /// Decides whether this is a copy that has been here, a message that goes on, or one that has gone too far.
     pub fn admit(self, here: &UnitId, keys: &SealKeys, limits: Limits) -> Admission {
-        let Self { message, id, marks } = self;
+        let Self { message, id, past } = self;
         let user_id = user_id_of(&message.properties);
-        let admitted = match marks {
-            Marks::Absent | Marks::Unsealed => Admitted {
-                path: vec![here.clone()],
-                round: Round(1),
-                retry: Retry(0),
-                user_id,
-                message,
-                id,
-            },
-            Marks::Sealed(trail) => {
-                let visited = trail.path.contains(here);
-                let address = &message.address;
-                if visited
-                    && trail.why == Why::Shared
-                    && keys.delivered_as(&trail.delivered, address, &message.properties)
+        // What has been somewhere goes on from there, and its round grows.
+        let (path, round, retry, first) = match past {
+            Past::Marks(Marks::Absent | Marks::Unsealed) => (vec![], Round(0), Retry(0), None),
+            Past::Marks(Marks::Sealed(trail)) => {
+                if trail.why == Why::Shared
+                    && trail.path.contains(here)
+                    && keys.delivered_as(&trail.delivered, &message.address, &message.properties)
                 {
                     return Admission::CopyOfOurs;
                 }
@@ -111,29 +123,59 @@ impl Envelope {
                     path,
                     round,
                     retry,
-                    user_id: first,
+                    user_id,
                     ..
                 } = trail;
-                // One that comes back on purpose is a new wish: it begins a new path, and its round goes on.
-                let path = if visited {
-                    vec![here.clone()]
-                } else {
-                    path.into_iter().chain([here.clone()]).collect()
-                };
-                Admitted {
-                    path,
-                    round: Round(round.0.saturating_add(1)),
-                    retry,
-                    user_id: user_id.or(first),
-                    message,
-                    id,
-                }
+                (path, round, retry, user_id)
             }
+            Past::Wrapped {
+                path,
+                round,
+                retry,
+                user_id,
+            } => (path, round, retry, user_id),
+        };
+        // One that comes back on purpose is a new wish: it begins a new path.
+        let before = if path.contains(here) { vec![] } else { path };
+        let admitted = Admitted {
+            path: before.into_iter().chain([here.clone()]).collect(),
+            round: Round(round.0.saturating_add(1)),
+            retry,
+            user_id: user_id.or(first),
+            message,
+            id,
         };
         if admitted.round.0 > limits.rounds_max {
             return Admission::TooManyRounds(admitted);
         }
         Admission::Go(admitted)
+    }
+}
+
+/// Takes a message out of its wrapping. What only looks wrapped was made by nobody of this space: an ordinary message,
+/// with marks that don't count.
+fn unwrapped(message: Message, keys: &SealKeys) -> (Message, Option<Past>) {
+    if !looks_wrapped(&message.properties) {
+        return (message, None);
+    }
+    match unwrap(&message, keys) {
+        Err(_) => (message, None),
+        Ok(Unwrapped {
+            message,
+            path,
+            round,
+            retry,
+            user_id,
+            ..
+        }) => {
+            let past = Past::Wrapped {
+                path,
+                round,
+                retry,
+                user_id,
+            };
+            (message, Some(past))
+        }
     }
 }
 

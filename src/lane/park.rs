@@ -11,11 +11,11 @@ use crate::amqp::{CodecError, Edit, FieldValue, RawProperties, TextProperty};
 use crate::model::marks::{
     X_SET_AT, X_SET_CC, X_SET_DELIVERY_MODE, X_SET_DIVERTED, X_SET_EXCHANGE, X_SET_EXPIRATION,
     X_SET_FROM, X_SET_ID, X_SET_PATH, X_SET_REASON, X_SET_RETRY, X_SET_ROUND, X_SET_ROUTING_KEY,
-    X_SET_RULE, X_SET_SLOT, X_SET_TO, X_SET_USER_ID, X_SET_WHY,
+    X_SET_RULE, X_SET_SLOT, X_SET_SOURCE, X_SET_TO, X_SET_USER_ID, X_SET_WHY,
 };
 use crate::model::{
     Address, Message, MessageId, Reason, Retry, Round, RuleName, SealKeys, SealedBody, Slot,
-    UnitId, Why,
+    SourceName, UnitId, Why,
 };
 use bytes::{BufMut, Bytes, BytesMut};
 use std::time::Duration;
@@ -154,17 +154,30 @@ pub struct LargeParcel {
     pub body_bytes: u64,
 }
 
-/// Wraps a message for an own queue: address, CC, expiration and delivery mode go into sealed headers, so that
-/// the message neither goes elsewhere from there nor dies there. `at`: seconds since 1970.
-pub fn wrap(stored: &Stored, keys: &SealKeys, from: &UnitId, at: u64) -> (RawProperties, Bytes) {
+/// Who wraps a message, and when.
+#[derive(Debug, Clone, Copy)]
+pub struct Wrapping<'a> {
+    /// Of the space.
+    pub keys: &'a SealKeys,
+    /// This unit.
+    pub from: &'a UnitId,
+    /// What took it.
+    pub source: &'a SourceName,
+    /// Seconds since 1970.
+    pub at: u64,
+}
+
+/// Wraps a message for an own queue: address, CC, expiration and delivery mode go into sealed headers, so that the message
+/// neither goes elsewhere from there nor dies there.
+pub fn wrap(stored: &Stored, wrapping: Wrapping<'_>) -> (RawProperties, Bytes) {
     let body = &stored.message.body;
-    if let Some(properties) = around(stored, SealedBody::Whole(body), keys, from, at) {
+    if let Some(properties) = around(stored, SealedBody::Whole(body), wrapping) {
         return (properties, body.clone());
     }
     let mut whole = BytesMut::from(prefix(&stored.message));
     whole.put_slice(body);
     let whole = whole.freeze();
-    let properties = beside(stored, SealedBody::Whole(&whole), keys, from, at);
+    let properties = beside(stored, SealedBody::Whole(&whole), wrapping);
     (properties, whole)
 }
 
@@ -173,27 +186,19 @@ pub fn wrap(stored: &Stored, keys: &SealKeys, from: &UnitId, at: u64) -> (RawPro
 pub(super) fn wrap_large(
     stored: &Stored,
     body_bytes: u64,
-    keys: &SealKeys,
-    from: &UnitId,
-    at: u64,
+    wrapping: Wrapping<'_>,
 ) -> (RawProperties, Bytes, u64) {
-    if let Some(properties) = around(stored, SealedBody::Length(body_bytes), keys, from, at) {
+    if let Some(properties) = around(stored, SealedBody::Length(body_bytes), wrapping) {
         return (properties, Bytes::new(), body_bytes);
     }
     let prefix = prefix(&stored.message);
     let body_bytes = body_bytes.saturating_add(prefix.len() as u64);
-    let properties = beside(stored, SealedBody::Length(body_bytes), keys, from, at);
+    let properties = beside(stored, SealedBody::Length(body_bytes), wrapping);
     (properties, prefix, body_bytes)
 }
 
 /// Puts the marks on the message itself; `None` when it can't carry them.
-fn around(
-    stored: &Stored,
-    body: SealedBody<'_>,
-    keys: &SealKeys,
-    from: &UnitId,
-    at: u64,
-) -> Option<RawProperties> {
+fn around(stored: &Stored, body: SealedBody<'_>, wrapping: Wrapping<'_>) -> Option<RawProperties> {
     let message = &stored.message;
     let mut edit = Edit::new();
     edit.remove_if(message.stays_behind());
@@ -203,23 +208,17 @@ fn around(
     if let Some(cc) = message.properties.header(CC) {
         edit.set_raw(X_SET_CC, cc);
     }
-    let wrapped = put_marks(edit, &message.properties, stored, body, keys, from, at).ok()?;
+    let wrapped = put_marks(edit, &message.properties, stored, body, wrapping).ok()?;
     (wrapped.as_bytes().len() + TOKEN_BYTES <= PROPERTIES_BYTES_MAX).then_some(wrapped)
 }
 
 /// The properties of a message that carries the parked one as its body.
-fn beside(
-    stored: &Stored,
-    body: SealedBody<'_>,
-    keys: &SealKeys,
-    from: &UnitId,
-    at: u64,
-) -> RawProperties {
+fn beside(stored: &Stored, body: SealedBody<'_>, wrapping: Wrapping<'_>) -> RawProperties {
     let mut edit = Edit::new();
     edit.set_text(TextProperty::ContentType, WRAPPED_CONTENT_TYPE.as_bytes());
     let none = RawProperties::default();
     // Nothing that can fail: no text is longer than where it came from.
-    put_marks(edit, &none, stored, body, keys, from, at).unwrap_or_default()
+    put_marks(edit, &none, stored, body, wrapping).unwrap_or_default()
 }
 
 /// A header that names further queues.
@@ -230,10 +229,14 @@ fn put_marks<'a>(
     properties: &RawProperties,
     stored: &'a Stored,
     body: SealedBody<'_>,
-    keys: &SealKeys,
-    from: &UnitId,
-    at: u64,
+    wrapping: Wrapping<'_>,
 ) -> Result<RawProperties, CodecError> {
+    let Wrapping {
+        keys,
+        from,
+        source,
+        at,
+    } = wrapping;
     let message = &stored.message;
     edit.set_delivery_mode(PERSISTENT);
     if let Some(id) = &stored.id {
@@ -296,6 +299,7 @@ fn put_marks<'a>(
         }
     }
     edit.set(X_SET_AT, &FieldValue::Timestamp(at));
+    edit.set_str(X_SET_SOURCE, source.as_str());
     keys.seal(stored.id.as_ref(), &mut edit, body);
     edit.apply(properties)
 }
@@ -318,6 +322,10 @@ mod tests {
 
     fn keys() -> SealKeys {
         SealKeys::parse(br#"{"seal":"000102030405060708090a0b0c0d0e0f"}"#).unwrap()
+    }
+
+    fn orders() -> SourceName {
+        SourceName::parse("orders").unwrap()
     }
 
     fn here() -> UnitId {
@@ -358,7 +366,15 @@ mod tests {
             .headers_mut()
             .set("CC", FieldValue::Array(vec![FieldValue::str("other")]));
         let raw = RawProperties::of(&properties).unwrap();
-        let (wrapped, body) = wrap(&parked(raw), &keys(), &here(), 5);
+        let (wrapped, body) = wrap(
+            &parked(raw),
+            Wrapping {
+                keys: &keys(),
+                from: &here(),
+                source: &orders(),
+                at: 5,
+            },
+        );
         assert!(keys().holds(None, &wrapped, &body));
         let wrapped = wrapped.decode().unwrap();
         assert_eq!(wrapped.expiration, None);
@@ -391,7 +407,15 @@ mod tests {
         let damaged = RawProperties::from_wire(Bytes::from_static(&[0x80, 0, 9, b'x']));
         for properties in [padded(131_000), damaged] {
             let parked = parked(properties.clone());
-            let (wrapped, body) = wrap(&parked, &keys(), &here(), 5);
+            let (wrapped, body) = wrap(
+                &parked,
+                Wrapping {
+                    keys: &keys(),
+                    from: &here(),
+                    source: &orders(),
+                    at: 5,
+                },
+            );
             assert_eq!(
                 wrapped.text(TextProperty::ContentType),
                 Some(WRAPPED_CONTENT_TYPE.as_bytes())
@@ -406,7 +430,15 @@ mod tests {
     #[test]
     fn a_wrapped_message_fits_one_frame_whatever_room_it_leaves() {
         for bytes in (130_000..131_000).step_by(7) {
-            let (wrapped, _) = wrap(&parked(padded(bytes)), &keys(), &here(), 5);
+            let (wrapped, _) = wrap(
+                &parked(padded(bytes)),
+                Wrapping {
+                    keys: &keys(),
+                    from: &here(),
+                    source: &orders(),
+                    at: 5,
+                },
+            );
             assert!(wrapped.as_bytes().len() + TOKEN_BYTES <= PROPERTIES_BYTES_MAX);
         }
     }
@@ -416,7 +448,16 @@ mod tests {
         for (properties, before) in [(padded(9), 0), (padded(131_000), 4 + 131_000 + 15)] {
             let mut parked = parked(properties.clone());
             parked.message.body = Bytes::new();
-            let (wrapped, prefix, bytes) = wrap_large(&parked, 3_000, &keys(), &here(), 5);
+            let (wrapped, prefix, bytes) = wrap_large(
+                &parked,
+                3_000,
+                Wrapping {
+                    keys: &keys(),
+                    from: &here(),
+                    source: &orders(),
+                    at: 5,
+                },
+            );
             assert_eq!((prefix.len(), bytes), (before, 3_000 + before as u64));
             let mark = wrapped.header(X_SET_BODY_BYTES).unwrap().as_integer();
             assert_eq!(mark, i64::try_from(bytes).ok());

@@ -10,10 +10,12 @@ use crate::amqp::{CodecError, Edit, FieldValue, RawProperties, RawValue, TextPro
 use crate::model::marks::{
     X_SET_AT, X_SET_CC, X_SET_DELIVERY_MODE, X_SET_DIVERTED, X_SET_EXCHANGE, X_SET_EXPIRATION,
     X_SET_FROM, X_SET_ID, X_SET_IN_DOUBT, X_SET_PATH, X_SET_REASON, X_SET_RETRY, X_SET_ROUND,
-    X_SET_ROUTING_KEY, X_SET_RULE, X_SET_SLOT, X_SET_TO, X_SET_USER_ID, X_SET_WHY, is_mark,
+    X_SET_ROUTING_KEY, X_SET_RULE, X_SET_SLOT, X_SET_SOURCE, X_SET_TO, X_SET_USER_ID, X_SET_WHY,
+    is_mark,
 };
 use crate::model::{
-    Address, Message, MessageId, Reason, Retry, Round, RuleName, SealKeys, Slot, UnitId, Why,
+    Address, Message, MessageId, Reason, Retry, Round, RuleName, SealKeys, Slot, SourceName,
+    UnitId, Why,
 };
 use bytes::Bytes;
 use std::time::Duration;
@@ -33,6 +35,8 @@ pub struct Unwrapped {
     pub retry: Retry,
     /// What its publisher called itself.
     pub user_id: Option<Bytes>,
+    /// The source that took it.
+    pub source: SourceName,
     /// When it was wrapped, in seconds since 1970.
     pub at: u64,
     /// The unit that wrapped it.
@@ -174,18 +178,24 @@ fn read(
         round: Round(number_of(properties, X_SET_ROUND)?),
         retry: Retry(number_of(properties, X_SET_RETRY)?),
         user_id: bytes_of(properties, X_SET_USER_ID).map(|user| properties.share(user)),
+        source: required(properties, X_SET_SOURCE, |name| {
+            named(name, SourceName::parse)
+        })?,
         at: at(properties)?,
-        from: unit_of(bytes_of(properties, X_SET_FROM).unwrap_or(b""), X_SET_FROM)?,
+        from: required(properties, X_SET_FROM, |unit| named(unit, UnitId::parse))?,
         kept: kept(properties)?,
     })
 }
 
 fn kept(properties: &RawProperties) -> Result<Kept, NotWrapped> {
-    let word = |name| bytes_of(properties, name);
-    let Some(mark) = word(X_SET_DIVERTED) else {
-        let reason = required(word(X_SET_REASON).map(Reason::from_word), X_SET_REASON)?;
-        let rule = |rule| RuleName::parse(std::str::from_utf8(rule).ok()?).ok();
-        let rule = optional(word(X_SET_RULE).map(rule), X_SET_RULE)?;
+    let Some(mark) = bytes_of(properties, X_SET_DIVERTED) else {
+        let reason = required(properties, X_SET_REASON, Reason::from_word)?;
+        let rule = match properties.header(X_SET_RULE) {
+            None => None,
+            Some(_) => Some(required(properties, X_SET_RULE, |rule| {
+                named(rule, RuleName::parse)
+            })?),
+        };
         return Ok(Kept::Parked { reason, rule });
     };
     let unreadable = NotWrapped::Mark(X_SET_DIVERTED);
@@ -209,8 +219,8 @@ fn kept(properties: &RawProperties) -> Result<Kept, NotWrapped> {
     Ok(Kept::Diverted(Diverted {
         incarnation,
         number,
-        why: required(word(X_SET_WHY).map(Why::from_word), X_SET_WHY)?,
-        to: unit_of(word(X_SET_TO).unwrap_or(b""), X_SET_TO)?,
+        why: required(properties, X_SET_WHY, Why::from_word)?,
+        to: required(properties, X_SET_TO, |unit| named(unit, UnitId::parse))?,
         slot: match properties.header(X_SET_SLOT) {
             None => None,
             Some(_) => Some(Slot(number_of(properties, X_SET_SLOT)?)),
@@ -226,17 +236,17 @@ fn number_of(properties: &RawProperties, name: &'static str) -> Result<u32, NotW
     value.ok_or(NotWrapped::Mark(name))
 }
 
-fn required<T>(read: Option<Option<T>>, name: &'static str) -> Result<T, NotWrapped> {
-    read.flatten().ok_or(NotWrapped::Mark(name))
+fn required<T>(
+    properties: &RawProperties,
+    name: &'static str,
+    parse: impl FnOnce(&[u8]) -> Option<T>,
+) -> Result<T, NotWrapped> {
+    let bytes = bytes_of(properties, name);
+    bytes.and_then(parse).ok_or(NotWrapped::Mark(name))
 }
 
-/// A mark that may be absent, but not unreadable.
-fn optional<T>(read: Option<Option<T>>, name: &'static str) -> Result<Option<T>, NotWrapped> {
-    match read {
-        None => Ok(None),
-        Some(None) => Err(NotWrapped::Mark(name)),
-        Some(value) => Ok(value),
-    }
+fn named<T, E>(name: &[u8], parse: impl FnOnce(&str) -> Result<T, E>) -> Option<T> {
+    parse(std::str::from_utf8(name).ok()?).ok()
 }
 
 fn bytes_of<'a>(properties: &'a RawProperties, name: &str) -> Option<&'a [u8]> {
@@ -249,22 +259,15 @@ fn parse<T: std::str::FromStr>(text: &[u8], name: &'static str) -> Result<T, Not
         .ok_or(NotWrapped::Mark(name))
 }
 
-fn unit_of(name: &[u8], mark: &'static str) -> Result<UnitId, NotWrapped> {
-    let text = std::str::from_utf8(name).ok();
-    text.and_then(|text| UnitId::parse(text).ok())
-        .ok_or(NotWrapped::Mark(mark))
-}
-
 fn path(properties: &RawProperties) -> Result<Vec<UnitId>, NotWrapped> {
     let missing = NotWrapped::Mark(X_SET_PATH);
     let units = properties.header(X_SET_PATH).and_then(RawValue::as_array);
     let units = units.ok_or(missing.clone())?;
     units
         .map(|unit| {
-            unit_of(
-                unit.ok().and_then(RawValue::as_bytes).unwrap_or(b""),
-                X_SET_PATH,
-            )
+            let unit = unit.ok().and_then(RawValue::as_bytes);
+            unit.and_then(|unit| named(unit, UnitId::parse))
+                .ok_or(missing.clone())
         })
         .collect()
 }
@@ -281,11 +284,15 @@ fn at(properties: &RawProperties) -> Result<u64, NotWrapped> {
 mod tests {
     use super::*;
     use crate::amqp::strategies::{properties, unknown_type};
-    use crate::lane::park::{Stored, wrap, wrap_large};
+    use crate::lane::park::{Stored, Wrapping, wrap, wrap_large};
     use proptest::prelude::*;
 
     fn keys() -> SealKeys {
         SealKeys::parse(br#"{"seal":"000102030405060708090a0b0c0d0e0f"}"#).unwrap()
+    }
+
+    fn orders() -> SourceName {
+        SourceName::parse("orders").unwrap()
     }
 
     fn unit(name: &str) -> UnitId {
@@ -316,7 +323,15 @@ mod tests {
     }
 
     fn stored(parked: &Stored) -> Message {
-        let (properties, body) = wrap(parked, &keys(), &unit("sh-1"), 5);
+        let (properties, body) = wrap(
+            parked,
+            Wrapping {
+                keys: &keys(),
+                from: &unit("sh-1"),
+                source: &orders(),
+                at: 5,
+            },
+        );
         Message {
             address: Address {
                 exchange: Bytes::from_static(b"setgate.t.park"),
@@ -349,7 +364,7 @@ mod tests {
         assert_eq!((back.round, back.retry), (parked.round, parked.retry));
         assert_eq!(back.kept, parked.kept);
         assert_eq!((back.user_id, back.at), (parked.user_id, 5));
-        assert_eq!(back.from, unit("sh-1"));
+        assert_eq!((back.from, back.source), (unit("sh-1"), orders()));
     }
 
     proptest! {
@@ -375,16 +390,16 @@ mod tests {
         }
     }
 
-    fn with(name: &str, value: FieldValue) -> RawProperties {
+    fn with(name: &str, value: &FieldValue) -> RawProperties {
         let mut edit = Edit::new();
-        edit.set(name, &value);
+        edit.set(name, value);
         edit.apply(&RawProperties::default()).unwrap()
     }
 
     #[test]
     fn a_cc_comes_back() {
         let cc = FieldValue::Array(vec![FieldValue::str("other")]);
-        let stored = stored(&parked(with("CC", cc.clone()), b"body"));
+        let stored = stored(&parked(with("CC", &cc), b"body"));
         assert_eq!(stored.properties.header("CC"), None);
         let back = unwrap(&stored, &keys()).unwrap().message.properties;
         assert_eq!(back.header("CC").unwrap().decode(), Ok(cc));
@@ -392,7 +407,7 @@ mod tests {
 
     #[test]
     fn what_was_wrapped_as_a_body_comes_back() {
-        let large = with("pad", FieldValue::str("x".repeat(131_000)));
+        let large = with("pad", &FieldValue::str("x".repeat(131_000)));
         comes_back(&large, b"body");
         let damaged = RawProperties::from_wire(Bytes::from_static(&[0x80, 0, 9, b'x']));
         let back = unwrap(&stored(&parked(damaged.clone(), b"body")), &keys()).unwrap();
@@ -418,8 +433,17 @@ mod tests {
 
     #[test]
     fn a_body_that_is_not_there_is_believed_by_its_length() {
-        let mut parked = parked(with("uid", FieldValue::I32(7)), b"");
-        let (properties, _, bytes) = wrap_large(&parked, 3_000, &keys(), &unit("sh-1"), 5);
+        let mut parked = parked(with("uid", &FieldValue::I32(7)), b"");
+        let (properties, _, bytes) = wrap_large(
+            &parked,
+            3_000,
+            Wrapping {
+                keys: &keys(),
+                from: &unit("sh-1"),
+                source: &orders(),
+                at: 5,
+            },
+        );
         let mut message = stored(&parked);
         let whole = unwrap_head(&message, 0, &keys());
         assert_eq!(whole, Err(NotWrapped::Unsealed), "its body is sealed");
@@ -435,8 +459,17 @@ mod tests {
         );
         message.body = Bytes::from(vec![7; 3_000]);
         assert!(unwrap(&message, &keys()).is_ok());
-        parked.message.properties = with("pad", FieldValue::str("x".repeat(131_000)));
-        let (properties, _, bytes) = wrap_large(&parked, 3_000, &keys(), &unit("sh-1"), 5);
+        parked.message.properties = with("pad", &FieldValue::str("x".repeat(131_000)));
+        let (properties, _, bytes) = wrap_large(
+            &parked,
+            3_000,
+            Wrapping {
+                keys: &keys(),
+                from: &unit("sh-1"),
+                source: &orders(),
+                at: 5,
+            },
+        );
         message.properties = properties;
         let back = unwrap_head(&message, bytes, &keys()).unwrap();
         assert_eq!(back.message.properties, RawProperties::default());

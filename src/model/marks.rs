@@ -58,6 +58,8 @@ headers! {
     X_SET_AT = "x-set-at";
     /// On diverted ones: by which lane, its number, and what it is.
     X_SET_DIVERTED = "x-set-diverted";
+    /// On parked and diverted ones: the source that took it, to whose queue a retry gives it back.
+    X_SET_SOURCE = "x-set-source";
     /// On parked ones whose body nobody held whole: how many bytes it has. The seal covers these instead of the body.
     X_SET_BODY_BYTES = "x-set-body-bytes";
 }
@@ -74,7 +76,7 @@ const REQUESTS: [&str; 7] = [
 ];
 
 /// The marks under the seal: all that a gateway reads again. Order matters: it is that of the hash.
-pub const SEALED: [&str; 21] = [
+pub const SEALED: [&str; 22] = [
     X_SET_SLOT,
     X_SET_FROM,
     X_SET_TO,
@@ -96,6 +98,7 @@ pub const SEALED: [&str; 21] = [
     X_SET_AT,
     X_SET_BODY_BYTES,
     X_SET_DIVERTED,
+    X_SET_SOURCE,
 ];
 
 /// How the names of all of them begin.

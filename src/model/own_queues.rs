@@ -30,3 +30,13 @@ pub fn park(space: &SpaceId) -> String {
 pub fn divert(space: &SpaceId, source: &SourceName, partition: Partition, unit: &UnitId) -> String {
     format!("setgate.{space}.divert.{source}.{partition}.{unit}")
 }
+
+/// The exchange that leads what is retried into the queue of its source: a direct one, by the queue's name.
+pub fn retry(space: &SpaceId) -> String {
+    format!("setgate.{space}.retry")
+}
+
+/// The exclusive queue whose holder alone works on the park queue beside it.
+pub fn park_lock(space: &SpaceId) -> String {
+    format!("setgate.{space}.lock.park")
+}

@@ -4,7 +4,7 @@
 //! and a seat) and that nothing in it changes: a newer table takes its place as a whole. Never reads a file or a clock.
 
 use crate::model::{
-    CityId, Epoch, Lineage, Revision, Seats, SiteId, Slot, SourceName, SpaceId, UnitId,
+    CityId, Epoch, Lineage, Reason, Revision, Seats, SiteId, Slot, SourceName, SpaceId, UnitId,
 };
 use crate::rules::{
     self, Context, Deliver, Divert, Duplicates, Fault, FaultCode, Key, KeyAbsent, NotYet, Place,
@@ -77,6 +77,8 @@ pub struct Source {
     pub queue_type: QueueType,
     /// Where its messages go, unless a rule says otherwise.
     pub deliver: Option<Deliver>,
+    /// Where publishers get back what can't be routed; bytes, so that an address costs no copy.
+    pub returns: Option<Bytes>,
     /// What decides the owner.
     pub key: Key,
     /// What makes two messages the same.
@@ -303,12 +305,32 @@ impl Source {
         &self.units
     }
 
-    /// The exchanges that its rules deliver to; some more than once.
+    /// The exchanges that its rules deliver to, and that of its returns; some more than once.
     pub fn exchanges(&self) -> impl Iterator<Item = &[u8]> {
         self.rules
             .iter()
             .filter(|rule| !matches!(rule.route, CompiledRoute::Park | CompiledRoute::Drop))
             .map(|rule| rule.exchange.as_ref())
+            .chain(self.returns.as_deref())
+    }
+
+    /// The exchange where publishers get a message back that would be parked for this reason, if it is one that they
+    /// can mend and the source says where.
+    pub fn returns_for(&self, reason: Reason) -> Option<&Bytes> {
+        match reason {
+            Reason::NoRule | Reason::KeyAbsent | Reason::KeyMalformed => self.returns.as_ref(),
+            Reason::Unroutable
+            | Reason::Malformed
+            | Reason::TooLarge
+            | Reason::Hops
+            | Reason::Rule
+            | Reason::Fenced
+            | Reason::DivertFull
+            | Reason::Expired
+            | Reason::OwnerDown
+            | Reason::Batch
+            | Reason::Session => None,
+        }
     }
 }
 
@@ -385,6 +407,10 @@ fn compile_source(source: &rules::Source, all: &[Placed<Rule>], units: &[Unit]) 
         take: source.take.value.clone(),
         queue_type: source.queue_type,
         deliver: source.deliver.as_ref().map(|deliver| deliver.value.clone()),
+        returns: source
+            .returns
+            .as_ref()
+            .map(|exchange| Bytes::copy_from_slice(exchange.value.as_bytes())),
         key: source.key.clone(),
         duplicates: source.duplicates.clone(),
         divert: source.divert.clone(),

@@ -316,6 +316,26 @@ fn rule_and_source(rule: &Rule, source: &Source, faults: &mut Vec<Fault>) {
     }
 }
 
+/// What is returned into the exchange that it was taken from would go round until it has made its last round.
+pub(super) fn returns(documents: &Documents, faults: &mut Vec<Fault>) {
+    for source in &documents.sources {
+        if let (Some(returns), Take::Exchange { exchange, .. }) =
+            (&source.returns, &source.take.value)
+            && returns.value == *exchange
+        {
+            faults.push(Fault::at(
+                &returns.place,
+                FaultCode::SelfDelivery,
+                format!(
+                    "source {} would return into what it takes from, again and again",
+                    *source.name
+                ),
+                "return to an exchange that publishers' queues are bound to, such as NAME.returned",
+            ));
+        }
+    }
+}
+
 fn delivers_to_itself(take: &Take, deliver: &Deliver) -> bool {
     match take {
         Take::Exchange { exchange, .. } => *exchange == deliver.exchange,

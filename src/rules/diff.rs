@@ -296,6 +296,10 @@ fn source_changes(old: &Source, new: &Source) -> Vec<String> {
             .join(", "),
     };
     let vhost = |source: &Source| source.vhost.clone().unwrap_or("the gateway's".to_owned());
+    let returns = |source: &Source| match &source.returns {
+        None => "nowhere".to_owned(),
+        Some(exchange) => format!("exchange {}", **exchange),
+    };
     let mut changes = compare(vec![
         ("takes", describe_take(&old.take), describe_take(&new.take)),
         (
@@ -303,6 +307,7 @@ fn source_changes(old: &Source, new: &Source) -> Vec<String> {
             describe_deliver(old.deliver.as_deref()),
             describe_deliver(new.deliver.as_deref()),
         ),
+        ("returns to", returns(old), returns(new)),
         ("key from", describe_key(old), describe_key(new)),
         ("taken in", units(old), units(new)),
         ("vhost", vhost(old), vhost(new)),

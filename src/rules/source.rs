@@ -20,6 +20,8 @@ pub struct Source {
     pub take: Placed<Take>,
     /// Where its messages go, unless their rule says otherwise.
     pub deliver: Option<Placed<Deliver>>,
+    /// The exchange where publishers get back what can't be routed, instead of the park.
+    pub returns: Option<Placed<String>>,
     /// The type of the queues that are declared for it.
     pub queue_type: QueueType,
     /// What decides the owner.

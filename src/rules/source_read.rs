@@ -33,6 +33,9 @@ pub(super) fn read(mut fields: Fields, faults: &mut Vec<Fault>) -> Option<Source
     let deliver = fields
         .optional("deliver")
         .and_then(|node| read_deliver(node, faults));
+    let returns = fields
+        .optional("returns")
+        .and_then(|node| read_returns(node, faults));
     let queue_type = fields.or("queue_type", QueueType::Quorum, faults, |node, faults| {
         let words = [
             ("quorum", QueueType::Quorum),
@@ -55,6 +58,7 @@ pub(super) fn read(mut fields: Fields, faults: &mut Vec<Fault>) -> Option<Source
         vhost,
         take: take?,
         deliver,
+        returns,
         queue_type,
         // A key that can't be read has its fault already; the default keeps the source for the other checks.
         key: key.flatten().unwrap_or_default(),
@@ -69,9 +73,6 @@ pub(super) fn read(mut fields: Fields, faults: &mut Vec<Fault>) -> Option<Source
 
 /// What a source may say one day.
 fn refuse_later(fields: &mut Fields, faults: &mut Vec<Fault>) {
-    if let Some(node) = fields.optional("returns") {
-        faults.push(fields::not_yet(&node.place, "`returns`", fields::NOTHING));
-    }
     if let Some(node) = fields.optional("partitions")
         && node.value != Value::Int(1)
     {
@@ -262,6 +263,16 @@ pub(super) fn read_deliver(node: Node, faults: &mut Vec<Fault>) -> Option<Placed
         },
         place,
     })
+}
+
+/// `{exchange: NAME}`: the routing key of what is returned stays its own.
+fn read_returns(node: Node, faults: &mut Vec<Fault>) -> Option<Placed<String>> {
+    let mut fields = Fields::of(node, "`returns`", faults)?;
+    let exchange = fields.must("exchange", faults, |node, faults| {
+        fields::short(node, "the exchange", faults)
+    });
+    fields.end(faults);
+    exchange
 }
 
 fn read_key(node: Node, faults: &mut Vec<Fault>) -> Option<Key> {

@@ -96,6 +96,7 @@ pub(crate) fn examine(files: &[DocumentFile], context: &Context<'_>) -> Examined
     checks::topology(&documents, context.space, &mut found);
     checks::placement(&documents, placement.as_ref(), &mut found);
     checks::sources(&documents, placement.as_ref(), &mut found, &mut warnings);
+    checks::returns(&documents, &mut found);
     checks::rules(&documents, &mut found);
     if let Some(in_force) = context.in_force {
         checks::keys_kept(&documents, &parse(in_force).0, &mut found);

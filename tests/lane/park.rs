@@ -1,11 +1,11 @@
 //! What can't be delivered lies in the park before it is settled.
 
-use crate::world::{World, message, order, reason, there};
+use crate::world::{World, here, message, order, reason, there};
 use bytes::Bytes;
 use setgate::amqp::{FieldTable, FieldValue, Properties, RawProperties, TextProperty};
 use setgate::lane::{Note, Target, WRAPPED_CONTENT_TYPE};
 use setgate::model::marks::{X_SET_BODY_BYTES, X_SET_REASON};
-use setgate::model::{Answer, Reason};
+use setgate::model::{Answer, Parcel, Reason};
 
 #[test]
 fn a_returned_message_is_parked_before_it_is_settled() {
@@ -149,4 +149,56 @@ fn what_is_damaged_is_parked_as_it_came_and_what_only_nests_deep_is_carried() {
     let carried = world.next(&there()).unwrap();
     let came = carried.properties.header("deep").unwrap();
     assert_eq!(came.decode().unwrap(), FieldValue::Table(deep));
+}
+
+#[test]
+fn what_publishers_can_mend_goes_back_to_them_where_the_source_says_where() {
+    let mut world = World::new("mended", 100);
+    let bare = |key| message("mended", key, &Properties::default());
+    for (tag, key, why) in [
+        (1, "order.created", "key_absent"),
+        (2, "nothing", "no_rule"),
+    ] {
+        world.take(tag, bare(key));
+        let parcel = next_here(&mut world);
+        assert_eq!(&parcel.address.exchange[..], b"mended.returned");
+        assert_eq!(&parcel.address.routing_key[..], key.as_bytes());
+        assert_eq!(reason(&parcel), why.as_bytes());
+        assert_eq!(world.settled, tag - 1, "settled before it is there");
+        world.answer(&here(), parcel.number, Answer::Accepted);
+        assert_eq!(world.settled, tag);
+    }
+}
+
+#[test]
+fn what_its_publishers_do_not_take_back_is_parked() {
+    let mut world = World::new("mended", 100);
+    world.take(1, message("mended", "nothing", &Properties::default()));
+    let parcel = next_here(&mut world);
+    world.answer(&here(), parcel.number, Answer::Returned);
+    assert_eq!(world.settled, 0);
+    world.lane.stream_up(&Target::Park, 1 << 20, 100);
+    let parked = world.next(&Target::Park).unwrap();
+    assert_eq!(reason(&parked), b"unroutable");
+}
+
+#[test]
+fn what_comes_round_through_the_returns_again_and_again_is_parked_at_last() {
+    let mut world = World::new("mended", 100);
+    let mut current = message("mended", "nothing", &Properties::default());
+    for tag in 1..=4 {
+        world.take(tag, current.clone());
+        let parcel = next_here(&mut world);
+        world.answer(&here(), parcel.number, Answer::Accepted);
+        current.properties = parcel.properties;
+    }
+    world.take(5, current);
+    world.lane.stream_up(&Target::Park, 1 << 20, 100);
+    let parked = world.next(&Target::Park).unwrap();
+    assert_eq!(reason(&parked), b"hops");
+}
+
+fn next_here(world: &mut World) -> Parcel {
+    world.lane.stream_up(&here(), 1 << 20, 100);
+    world.next(&here()).unwrap()
 }

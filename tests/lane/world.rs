@@ -52,6 +52,20 @@ kind: source
 name: catalog
 take: {exchange: catalog, bindings: [{routing_key: "#"}]}
 ---
+kind: source
+name: mended
+take: {exchange: mended, bindings: [{routing_key: "#"}]}
+deliver: {exchange: mended.local}
+returns: {exchange: mended.returned}
+key: {from: [{header: uid}], map: digits}
+---
+kind: rule
+name: mended-by-user
+source: mended
+order: 100
+when: {routing_key: "order.*"}
+route: owner
+---
 kind: rule
 name: everywhere
 source: catalog

@@ -226,7 +226,13 @@ impl World {
         before
     }
 
-    fn management(&mut self, unit: &str, kind: &str, name: &str) -> (String, String, String) {
+    /// Where a thing of a unit's broker is managed, with whose user and password.
+    pub(crate) fn management(
+        &mut self,
+        unit: &str,
+        kind: &str,
+        name: &str,
+    ) -> (String, String, String) {
         let lab = self.fabric.lab();
         let broker = &lab.unit(unit).unwrap().brokers[0];
         let vhost = broker.vhost_encoded();

@@ -16,6 +16,7 @@ mod loops;
 mod main_job;
 mod memory;
 mod missing;
+mod parked;
 mod parking;
 mod poison;
 mod queues;

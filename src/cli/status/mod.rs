@@ -5,6 +5,8 @@
 
 mod print;
 
+pub(super) use print::table;
+
 use super::ask::{self, Known};
 use super::failure::Failure;
 use super::rules::{EtcdArgs, Format};

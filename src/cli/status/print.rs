@@ -43,7 +43,8 @@ fn section(out: &mut String, title: &str, table: Option<Table>) {
     }
 }
 
-fn table(header: &[&str]) -> Table {
+/// A table as all commands print theirs.
+pub(in crate::cli) fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(comfy_table::presets::NOTHING);
     table.set_content_arrangement(ContentArrangement::Dynamic);

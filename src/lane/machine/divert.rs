@@ -73,7 +73,7 @@ impl Lane {
                 number,
             },
         };
-        let (properties, body) = self.wrapped(&marker, &turn);
+        let (properties, body) = wrap(&marker, self.wrapping(&turn));
         let offered = Offered {
             claim: None,
             place: None,
@@ -230,7 +230,7 @@ impl Lane {
                 held: turn.at.now.saturating_duration_since(taken),
             }),
         };
-        let (properties, body) = self.wrapped(&stored, turn);
+        let (properties, body) = wrap(&stored, self.wrapping(turn));
         let offered = Offered {
             claim,
             place: Some(place),
@@ -240,11 +240,6 @@ impl Lane {
             origin,
         };
         self.offer(&Target::Diversion(unit.clone()), offered, turn);
-    }
-
-    fn wrapped(&self, stored: &Stored, turn: &Turn<'_>) -> (RawProperties, Bytes) {
-        let here = &self.settings.here;
-        wrap(stored, turn.routing.keys, here, turn.at.unix_seconds)
     }
 
     fn diverted_parcel(

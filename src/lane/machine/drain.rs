@@ -182,6 +182,7 @@ impl Lane {
             at,
             kept,
             from: _,
+            source: _,
         } = unwrapped;
         let diverted = match kept {
             Kept::Diverted(diverted) => diverted,

@@ -154,9 +154,8 @@ impl Lane {
         self.ledger.close(entry);
         self.large.insert(entry);
         let parked = self.parked_as_it_is(message, reason);
-        let here = &self.settings.here;
         let (properties, prefix, body_bytes) =
-            wrap_large(&parked, body_bytes, routing.keys, here, at.unix_seconds);
+            wrap_large(&parked, body_bytes, self.wrapping(&turn));
         let parcel = LargeParcel {
             entry,
             address: route::park_address(routing.table),

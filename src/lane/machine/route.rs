@@ -1,9 +1,10 @@
 //! From a delivery to its parcels: envelope, decision, stamp, offer.
 
-use super::super::action::{Note, Target};
+use super::super::action::{Note, Routing, Target};
 use super::super::envelope::{Admission, Admitted, Envelope, user_id_of};
+use super::super::give_back::give_back;
 use super::super::outlet::{Claim, Feed, Offered, Origin};
-use super::super::park::{Kept, Stored, wrap};
+use super::super::park::{Kept, Stored, Wrapping, wrap};
 use super::super::stamp::{Stamp, stamp};
 use super::{Lane, Turn};
 use crate::amqp::RawProperties;
@@ -80,6 +81,9 @@ impl Lane {
         let rule = decision.rule;
         let mut targets = match decision.outcome {
             Outcome::Drop(reason) => return turn.note(Note::Dropped { reason }),
+            Outcome::Park(reason) if turn.routing.source.returns_for(reason).is_some() => {
+                return self.give_back(claim, admitted, reason, rule, before, turn);
+            }
             Outcome::Park(reason) => {
                 let parked = parked(admitted, reason, rule);
                 return self.park(claim, &parked, "by the decision".to_owned(), turn);
@@ -128,6 +132,55 @@ impl Lane {
         }
     }
 
+    /// Gives a message back to its publishers, through this unit's own receiver. When nobody takes it there it is parked,
+    /// as whatever can't be delivered.
+    fn give_back(
+        &mut self,
+        claim: &Claim,
+        admitted: &Arc<Admitted>,
+        reason: Reason,
+        rule: Option<RuleName>,
+        before: &Before,
+        turn: &mut Turn<'_>,
+    ) {
+        let Routing {
+            table,
+            source,
+            keys,
+        } = turn.routing;
+        let here = &self.settings.here;
+        let stamp = Stamp {
+            keys,
+            lineage: table.lineage(),
+            epoch: table.epoch(),
+            revision: table.revision(),
+            from: here,
+            to: here,
+            slot: None,
+            why: Why::Local,
+            address: Address {
+                exchange: source.returns_for(reason).cloned().unwrap_or_default(),
+                routing_key: admitted.message.address.routing_key.clone(),
+            },
+        };
+        match give_back(admitted, reason, rule.as_ref(), stamp) {
+            Ok(mut parcel) => {
+                parcel.sent_before |= before.sent;
+                let origin = Origin {
+                    admitted: Arc::clone(admitted),
+                    rule,
+                    moves: before.moves,
+                };
+                self.offer_to_unit(claim, parcel, origin, turn);
+            }
+            Err(error) => {
+                let parked = parked(admitted, Reason::Malformed, rule);
+                let cause = format!("its properties: {error}");
+                self.park(claim, &parked, cause, turn);
+            }
+        }
+    }
+
     /// Offers a parcel directly, or through the diversion that it has to follow. What a drain brings goes directly.
     fn offer_to_unit(
         &mut self,
@@ -167,6 +220,15 @@ impl Lane {
         self.offer(&target, offered, turn);
     }
 
+    pub(super) fn wrapping<'a>(&'a self, turn: &Turn<'a>) -> Wrapping<'a> {
+        Wrapping {
+            keys: turn.routing.keys,
+            from: &self.settings.here,
+            source: &self.settings.source,
+            at: turn.at.unix_seconds,
+        }
+    }
+
     pub(super) fn parked_as_it_is(&self, message: Message, reason: Reason) -> Stored {
         Stored {
             id: None,
@@ -188,7 +250,7 @@ impl Lane {
     ) {
         let table = turn.routing.table;
         let here = &self.settings.here;
-        let (properties, body) = wrap(parked, turn.routing.keys, here, turn.at.unix_seconds);
+        let (properties, body) = wrap(parked, self.wrapping(turn));
         if let Kept::Parked { reason, .. } = parked.kept {
             turn.note(Note::Parking { reason, cause });
         }

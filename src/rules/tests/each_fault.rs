@@ -148,8 +148,8 @@ fn every_fault_of_the_list_is_named_with_its_line() {
         (
             "source",
             "\nkey:",
-            "\nreturns: {exchange: x}\nkey:",
-            C::NotYet,
+            "\nreturns: {exchange: orders}\nkey:",
+            C::SelfDelivery,
             5,
         ),
         (
