@@ -4,14 +4,15 @@
 //! deliveries, so that finishing work goes before taking work. A lane ends with its channel: whatever is unsettled then
 //! comes again to whoever consumes next, so nothing is carried over.
 
+use super::lane_open::open;
 use super::large::{Finished, Large};
 use super::metrics::MemoryKind;
 use super::outlets::{OutletEvent, What, keep_stream};
 use super::shared::{Rules, Shared};
 use super::status::{LaneFacts, LaneState, TargetLine};
-use crate::broker::{self, Consumer, ConsumerEvent, ConsumerKind};
+use crate::broker::{Consumer, ConsumerEvent, ConsumerKind};
 use crate::lane::{Action, Lane, LaneSettings, Note, Prefetch, Routing, Target, Window};
-use crate::model::{Backoff, LaneId, Parcel, Partition, SourceName, own_queues};
+use crate::model::{Backoff, LaneId, Parcel, Partition, SourceName};
 use crate::rules::{Duplicates, QueueType, Take};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -105,61 +106,6 @@ pub(super) async fn run(shared: Arc<Shared>, spec: LaneSpec, cancel: Cancellatio
 /// What one lane's deliveries may take of the gateway's memory.
 fn bytes_max(shared: &Shared) -> usize {
     shared.memory_bytes / MEMORY_SHARE.max(shared.lanes_taken())
-}
-
-/// Makes sure that the lane's queue is there and can be held by one consumer, and consumes it.
-async fn open(
-    shared: &Shared,
-    spec: &LaneSpec,
-    prefetch: u16,
-    absent: LaneState,
-) -> Result<(Consumer, ConsumerKind), String> {
-    let vhost = shared
-        .brokers
-        .vhost(spec.vhost.as_deref())
-        .map_err(|e| e.to_string())?;
-    if let Some(cause) = vhost.control.state().cause() {
-        // Said at once; the connection goes on trying by itself.
-        let facts = LaneFacts::of(absent, Some(format!("the broker is away: {cause}")));
-        shared.status.set_lane(&spec.source, spec.partition, facts);
-    }
-    vhost.control.up().await;
-    let (queue, kind) = match &spec.take {
-        Take::Exchange { exchange, bindings } => {
-            let queue = own_queues::lane(&shared.here.space, &spec.source, spec.partition);
-            let bindings: Vec<_> = bindings
-                .iter()
-                .map(|binding| broker::Binding {
-                    routing_key: binding.routing_key.clone().into(),
-                    arguments: binding.arguments.clone(),
-                })
-                .collect();
-            let kind = match spec.queue_type {
-                QueueType::Quorum => broker::QueueType::Quorum,
-                QueueType::Classic => broker::QueueType::Classic,
-            };
-            broker::ensure_lane_queue(&vhost.control, &queue, kind, exchange, &bindings)
-                .await
-                .map_err(|e| e.to_string())?;
-            (queue, ConsumerKind::SingleActive)
-        }
-        Take::Queue { queue } => {
-            let management = shared.brokers.management();
-            let found = broker::inspect_foreign_queue(&vhost.control, management, queue)
-                .await
-                .map_err(|e| e.to_string())?;
-            (
-                queue.clone(),
-                broker::hold(&found).map_err(|refused| refused.to_string())?,
-            )
-        }
-    };
-    let name = format!("lane {}/{}", spec.source, spec.partition);
-    let body_bytes_max = shared.limits.body_bytes_max;
-    let consumer = Consumer::open(&vhost.dialer, &name, &queue, kind, prefetch, body_bytes_max)
-        .await
-        .map_err(|e| e.to_string())?;
-    Ok((consumer, kind))
 }
 
 /// A lane while it consumes.

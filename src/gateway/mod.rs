@@ -7,6 +7,7 @@ pub mod status;
 
 mod brokers;
 mod follow;
+mod lane_open;
 mod lane_task;
 mod lanes;
 mod large;
