@@ -12,6 +12,7 @@ mod machine;
 mod outlet;
 mod park;
 mod prefetch;
+mod silence;
 mod stamp;
 
 pub use action::{Action, LaneSettings, Moment, Note, Routing, Target, Window};
@@ -22,4 +23,5 @@ pub use machine::Lane;
 pub use outlet::{Outlet, OutletView};
 pub use park::{LargeParcel, Parked, WRAPPED_CONTENT_TYPE, wrap};
 pub use prefetch::Prefetch;
+pub use silence::{Ready, SILENCE_MAX, Silence, Verdict};
 pub use stamp::{Stamp, stamp};
