@@ -3,6 +3,7 @@
 //! Owns its shape and its defaults; how it is read is the next file's affair.
 
 use super::fault::Placed;
+use super::json_pointer::JsonPointer;
 use crate::amqp::FieldTable;
 use crate::model::{SourceName, UnitId};
 use std::time::Duration;
@@ -104,6 +105,8 @@ pub enum KeyFrom {
     RoutingKeyWord(u8),
     /// The whole routing key.
     RoutingKey,
+    /// A value in the body, which is JSON.
+    Json(JsonPointer),
 }
 
 impl std::fmt::Display for KeyFrom {
@@ -112,6 +115,7 @@ impl std::fmt::Display for KeyFrom {
             Self::Header(name) => write!(f, "header {name}"),
             Self::RoutingKeyWord(word) => write!(f, "routing-key word {word}"),
             Self::RoutingKey => f.write_str("the routing key"),
+            Self::Json(pointer) => write!(f, "JSON {pointer}"),
         }
     }
 }

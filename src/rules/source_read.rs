@@ -5,6 +5,7 @@
 
 use super::fault::{Fault, FaultCode, Placed};
 use super::fields::{self, Fields};
+use super::json_pointer::{JsonPointer, PointerFault};
 use super::source::{
     Binding, Deliver, Divert, DivertFull, Duplicates, IdFrom, Key, KeyFrom, KeyMap, QueueType,
     Source, Take,
@@ -314,12 +315,10 @@ fn read_key_from(node: Node, faults: &mut Vec<Fault>) -> Option<KeyFrom> {
         }
     }
     if let Some(node) = fields.optional("json") {
-        broken = true;
-        faults.push(fields::not_yet(
-            &node.place,
-            "a key in a JSON body",
-            fields::NOTHING,
-        ));
+        match read_pointer(node, faults) {
+            Some(pointer) => found.push(KeyFrom::Json(pointer)),
+            None => broken = true,
+        }
     }
     fields.end(faults);
     match (found.pop(), found.is_empty()) {
@@ -334,6 +333,27 @@ fn read_key_from(node: Node, faults: &mut Vec<Fault>) -> Option<KeyFrom> {
             None
         }
     }
+}
+
+fn read_pointer(node: Node, faults: &mut Vec<Fault>) -> Option<JsonPointer> {
+    let text = fields::short(node, "`json`", faults)?;
+    let (message, mend) = match JsonPointer::parse(&text.value) {
+        Ok(pointer) => return Some(pointer),
+        Err(PointerFault::NoSlash) => (
+            "a JSON pointer begins with a slash",
+            "write a path from the top of the body, such as /user/id",
+        ),
+        Err(PointerFault::Tilde) => (
+            "a tilde in a JSON pointer stands before 0 or 1",
+            "write ~0 for a tilde and ~1 for a slash in a name",
+        ),
+        Err(PointerFault::Deep) => (
+            "the JSON pointer goes down more than 64 levels",
+            "have the publisher put the key nearer to the top, or into a header",
+        ),
+    };
+    faults.push(fields::bad_value(&text.place, message, mend));
+    None
 }
 
 fn read_map(node: Node, faults: &mut Vec<Fault>) -> Option<KeyMap> {

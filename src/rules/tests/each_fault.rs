@@ -159,7 +159,8 @@ fn every_fault_of_the_list_is_named_with_its_line() {
             C::NotYet,
             5,
         ),
-        ("source", "{header: uid}", "{json: /user/id}", C::NotYet, 5),
+        ("source", "{header: uid}", "{json: user/id}", C::BadValue, 5),
+        ("source", "{header: uid}", "{json: /user~/id}", C::BadValue, 5),
         (
             "source",
             "{header: uid}",
