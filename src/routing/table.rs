@@ -73,6 +73,8 @@ pub struct Source {
     pub vhost: Option<String>,
     /// From what.
     pub take: Take,
+    /// Over how many lanes it is spread.
+    pub partitions: u16,
     /// The type of the queues that are declared for it.
     pub queue_type: QueueType,
     /// Where its messages go, unless a rule says otherwise.
@@ -383,6 +385,7 @@ fn compile_source(source: &rules::Source, all: &[Placed<Rule>], units: &[Unit]) 
         name: source.name.value.clone(),
         vhost: source.vhost.clone(),
         take: source.take.value.clone(),
+        partitions: source.partitions.value,
         queue_type: source.queue_type,
         deliver: source.deliver.as_ref().map(|deliver| deliver.value.clone()),
         key: source.key.clone(),

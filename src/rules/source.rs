@@ -21,6 +21,8 @@ pub struct Source {
     pub take: Placed<Take>,
     /// Where its messages go, unless their rule says otherwise.
     pub deliver: Option<Placed<Deliver>>,
+    /// Over how many lanes it is spread, from 1 to [`PARTITIONS_MAX`].
+    pub partitions: Placed<u16>,
     /// The type of the queues that are declared for it.
     pub queue_type: QueueType,
     /// What decides the owner.
@@ -32,6 +34,10 @@ pub struct Source {
     /// The limit of its diversions.
     pub divert: Divert,
 }
+
+/// Most lanes of one source. Each is a queue, a connection and a part of the gateways' memory; one carries some
+/// 10,000 messages a second, so a source of more than a million would be several.
+pub const PARTITIONS_MAX: u16 = 100;
 
 /// What is taken.
 #[derive(Debug, Clone, PartialEq)]

@@ -7,8 +7,8 @@ use super::fault::{Fault, FaultCode, Placed};
 use super::fields::{self, Fields};
 use super::json_pointer::{JsonPointer, PointerFault};
 use super::source::{
-    Binding, Deliver, Divert, DivertFull, Duplicates, IdFrom, Key, KeyFrom, KeyMap, QueueType,
-    Source, Take,
+    Binding, Deliver, Divert, DivertFull, Duplicates, IdFrom, Key, KeyFrom, KeyMap,
+    PARTITIONS_MAX, QueueType, Source, Take,
 };
 use super::tree::{Node, Value};
 use crate::amqp::{FieldTable, FieldValue};
@@ -41,6 +41,11 @@ pub(super) fn read(mut fields: Fields, faults: &mut Vec<Fault>) -> Option<Source
         ];
         fields::word(node, "`queue_type`", &words, faults)
     });
+    let one = Placed {
+        value: 1,
+        place: place.clone(),
+    };
+    let partitions = fields.or("partitions", one, faults, read_partitions);
     let mut key_place = place;
     let key = fields.optional("key").map(|node| {
         key_place = node.place.clone();
@@ -56,6 +61,7 @@ pub(super) fn read(mut fields: Fields, faults: &mut Vec<Fault>) -> Option<Source
         vhost,
         take: take?,
         deliver,
+        partitions,
         queue_type,
         // A key that can't be read has its fault already; the default keeps the source for the other checks.
         key: key.flatten().unwrap_or_default(),
@@ -73,11 +79,6 @@ fn refuse_later(fields: &mut Fields, faults: &mut Vec<Fault>) {
     if let Some(node) = fields.optional("returns") {
         faults.push(fields::not_yet(&node.place, "`returns`", fields::NOTHING));
     }
-    if let Some(node) = fields.optional("partitions")
-        && node.value != Value::Int(1)
-    {
-        faults.push(fields::not_yet(&node.place, "more than one partition", "1"));
-    }
     if let Some(node) = fields.optional("messages_per_second")
         && node.value != Value::Text("unlimited".to_owned())
     {
@@ -87,6 +88,15 @@ fn refuse_later(fields: &mut Fields, faults: &mut Vec<Fault>) {
             "unlimited",
         ));
     }
+}
+
+fn read_partitions(node: Node, faults: &mut Vec<Fault>) -> Option<Placed<u16>> {
+    let range = (1, i64::from(PARTITIONS_MAX));
+    let read = fields::whole(node, "`partitions`", range, faults)?;
+    Some(Placed {
+        value: u16::try_from(read.value).ok()?,
+        place: read.place,
+    })
 }
 
 fn read_take(node: Node, faults: &mut Vec<Fault>) -> Option<Placed<Take>> {

@@ -144,7 +144,8 @@ fn every_fault_of_the_list_is_named_with_its_line() {
             C::UnknownUnit,
             5,
         ),
-        ("source", "\nkey:", "\npartitions: 4\nkey:", C::NotYet, 5),
+        ("source", "\nkey:", "\npartitions: 0\nkey:", C::BadValue, 5),
+        ("source", "\nkey:", "\npartitions: 101\nkey:", C::BadValue, 5),
         (
             "source",
             "\nkey:",
@@ -160,6 +161,20 @@ fn every_fault_of_the_list_is_named_with_its_line() {
             5,
         ),
         ("source", "{header: uid}", "{json: user/id}", C::BadValue, 5),
+        (
+            "source",
+            "key: {from: [{header: uid}]",
+            "partitions: 2\nkey: {from: [{json: /id}, {header: uid}]",
+            C::Partitions,
+            5,
+        ),
+        (
+            "source",
+            "key: {from: [{header: uid}]",
+            "partitions: 2\nkey: {from: [{routing_key_word: 1}]",
+            C::Partitions,
+            5,
+        ),
         ("source", "{header: uid}", "{json: /user~/id}", C::BadValue, 5),
         (
             "source",
