@@ -21,6 +21,7 @@ mod publisher;
 mod pump;
 mod session;
 mod settings;
+pub mod spread;
 mod state;
 mod stream;
 
@@ -28,7 +29,8 @@ pub use crate::amqp::engine::{Outcome, PublishId, Server};
 pub use connection::Connection;
 pub use consumer::{Consumer, ConsumerEvent, ConsumerKind};
 pub use declare::{
-    Binding, DeclareError, QueueType, depth, ensure_lane_queue, ensure_own_queue, exchange_exists,
+    Binding, DeclareError, QueueType, bind_queue, depth, ensure_lane_queue, ensure_own_queue,
+    exchange_exists,
 };
 pub use dial::Dialer;
 pub use error::BrokerError;

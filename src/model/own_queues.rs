@@ -1,10 +1,26 @@
 //! Names of the queues that setgate declares, all under `setgate.<space>.`.
 
-use super::{LaneId, Partition, SourceName, SpaceId};
+use super::{LaneId, Partition, SourceName, SpaceId, UnitId};
 
 /// The lane queue that a source's exchange fills.
 pub fn lane(space: &SpaceId, source: &SourceName, partition: Partition) -> String {
     format!("setgate.{space}.lane.{source}.{partition}")
+}
+
+/// The exchange that a source with partitions is taken through: the source's exchange fills it, and it feeds the set of
+/// lane queues that is current.
+pub fn spread(space: &SpaceId, source: &SourceName) -> String {
+    format!("setgate.{space}.lane.{source}")
+}
+
+/// The consistent-hash exchange of one of a source's two sets of lane queues. No source's name has a dot in it.
+pub fn spread_set(space: &SpaceId, source: &SourceName, set: &str) -> String {
+    format!("setgate.{space}.lane.{source}.{set}")
+}
+
+/// The exclusive queue of whoever changes how a source is spread.
+pub fn spread_lock(space: &SpaceId, source: &SourceName) -> String {
+    format!("setgate.{space}.lock.{source}")
 }
 
 /// The exclusive queue whose holder alone publishes for a lane.
@@ -18,4 +34,9 @@ pub fn lock(space: &SpaceId, lane: &LaneId) -> String {
 /// Messages that need a person; the fanout exchange in front of it has the same name.
 pub fn park(space: &SpaceId) -> String {
     format!("setgate.{space}.park")
+}
+
+/// Messages of a lane that wait for a way to a unit; the fanout exchange in front of it has the same name.
+pub fn divert(space: &SpaceId, source: &SourceName, partition: Partition, unit: &UnitId) -> String {
+    format!("setgate.{space}.divert.{source}.{partition}.{unit}")
 }

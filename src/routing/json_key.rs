@@ -273,7 +273,11 @@ mod tests {
 
     #[test]
     fn no_depth_exhausts_the_stack() {
-        let deep = format!(r#"{{"x": {}{}, "id": "7"}}"#, "[".repeat(30_000), "]".repeat(30_000));
+        let deep = format!(
+            r#"{{"x": {}{}, "id": "7"}}"#,
+            "[".repeat(30_000),
+            "]".repeat(30_000)
+        );
         assert_eq!(at("/id", &deep), key("7"));
         let open = "[".repeat(60_000);
         let pointer = "/0".repeat(64);

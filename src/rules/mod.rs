@@ -28,8 +28,8 @@ pub use json_pointer::{JsonPointer, PointerFault};
 pub use placement::{Placement, Range, SLOTS_MAX};
 pub use rule::{KeyAbsent, Route, Rule};
 pub use source::{
-    Binding, Deliver, Divert, DivertFull, Duplicates, IdFrom, Key, KeyFrom, KeyMap,
-    PARTITIONS_MAX, QueueType, Source, Take,
+    Binding, Deliver, Divert, DivertFull, Duplicates, IdFrom, Key, KeyFrom, KeyMap, PARTITIONS_MAX,
+    QueueType, Source, Take,
 };
 pub(crate) use topic::Words;
 pub use topic::{TopicError, TopicPattern};

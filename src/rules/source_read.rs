@@ -7,8 +7,8 @@ use super::fault::{Fault, FaultCode, Placed};
 use super::fields::{self, Fields};
 use super::json_pointer::{JsonPointer, PointerFault};
 use super::source::{
-    Binding, Deliver, Divert, DivertFull, Duplicates, IdFrom, Key, KeyFrom, KeyMap,
-    PARTITIONS_MAX, QueueType, Source, Take,
+    Binding, Deliver, Divert, DivertFull, Duplicates, IdFrom, Key, KeyFrom, KeyMap, PARTITIONS_MAX,
+    QueueType, Source, Take,
 };
 use super::tree::{Node, Value};
 use crate::amqp::{FieldTable, FieldValue};

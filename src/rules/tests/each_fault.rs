@@ -145,7 +145,13 @@ fn every_fault_of_the_list_is_named_with_its_line() {
             5,
         ),
         ("source", "\nkey:", "\npartitions: 0\nkey:", C::BadValue, 5),
-        ("source", "\nkey:", "\npartitions: 101\nkey:", C::BadValue, 5),
+        (
+            "source",
+            "\nkey:",
+            "\npartitions: 101\nkey:",
+            C::BadValue,
+            5,
+        ),
         (
             "source",
             "\nkey:",
@@ -175,7 +181,13 @@ fn every_fault_of_the_list_is_named_with_its_line() {
             C::Partitions,
             5,
         ),
-        ("source", "{header: uid}", "{json: /user~/id}", C::BadValue, 5),
+        (
+            "source",
+            "{header: uid}",
+            "{json: /user~/id}",
+            C::BadValue,
+            5,
+        ),
         (
             "source",
             "{header: uid}",
