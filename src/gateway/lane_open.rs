@@ -6,6 +6,8 @@
 
 use super::lane_task::LaneSpec;
 use super::shared::Shared;
+use super::source_task::Feeding;
+use super::spread::weight;
 use super::status::{LaneFacts, LaneState};
 use crate::broker::{self, Consumer, ConsumerKind};
 use crate::model::own_queues;
@@ -42,9 +44,30 @@ pub(super) async fn open(
                 QueueType::Quorum => broker::QueueType::Quorum,
                 QueueType::Classic => broker::QueueType::Classic,
             };
-            broker::ensure_lane_queue(&vhost.control, &queue, kind, exchange, &bindings)
-                .await
-                .map_err(|e| e.to_string())?;
+            match &spec.feeding {
+                Feeding::Direct { switch } => {
+                    let spread = broker::exchange_exists(&vhost.control, switch.as_bytes()).await;
+                    if spread.map_err(|e| e.to_string())? {
+                        return Err(
+                            "the source is spread over partitions in the broker, and is being led back to one"
+                                .to_owned(),
+                        );
+                    }
+                    broker::ensure_lane_queue(&vhost.control, &queue, kind, exchange, &bindings)
+                        .await
+                        .map_err(|e| e.to_string())?;
+                }
+                Feeding::Spread { hash } => {
+                    broker::ensure_lane_queue(&vhost.control, &queue, kind, "", &[])
+                        .await
+                        .map_err(|e| e.to_string())?;
+                    broker::bind_queue(&vhost.control, &queue, hash, &weight())
+                        .await
+                        .map_err(|e| e.to_string())?;
+                }
+                // Declared again, it would come back empty while it is being deleted.
+                Feeding::Leaving => {}
+            }
             (queue, ConsumerKind::SingleActive)
         }
         Take::Queue { queue } => {

@@ -9,6 +9,7 @@ use super::large::{Finished, Large};
 use super::metrics::MemoryKind;
 use super::outlets::{OutletEvent, What, keep_stream};
 use super::shared::{Rules, Shared};
+use super::source_task::Feeding;
 use super::status::{LaneFacts, LaneState, TargetLine};
 use crate::broker::{Consumer, ConsumerEvent, ConsumerKind};
 use crate::lane::{Action, Lane, LaneSettings, Note, Prefetch, Routing, Target, Window};
@@ -29,6 +30,7 @@ pub(super) struct LaneSpec {
     pub(super) partition: Partition,
     pub(super) vhost: Option<String>,
     pub(super) take: Take,
+    pub(super) feeding: Feeding,
     pub(super) queue_type: QueueType,
     pub(super) duplicates: Duplicates,
 }

@@ -18,5 +18,7 @@ mod receivers;
 mod report;
 mod run;
 mod shared;
+mod source_task;
+mod spread;
 
 pub use run::{Gateway, RunError, broker_settings, security};

@@ -191,6 +191,7 @@ impl Gateway {
             ..
         } = self;
         let tracker = shared.tracker.clone();
+        let states = handle.watch();
         // Lanes end first, then what they stand on.
         let under_lanes = CancellationToken::new();
         let refused = server.refused();
@@ -223,7 +224,7 @@ impl Gateway {
             incoming,
             under_lanes.clone(),
         ));
-        lanes::run(Arc::clone(&shared), cancel).await;
+        lanes::run(Arc::clone(&shared), states, cancel).await;
         under_lanes.cancel();
         // A receiver that fails to end holds only what its sender will send again.
         let _ = timeout(FAREWELL, receivers).await;

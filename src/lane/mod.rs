@@ -13,6 +13,7 @@ mod outlet;
 mod park;
 mod prefetch;
 mod silence;
+mod spread;
 mod stamp;
 
 pub use action::{Action, LaneSettings, Moment, Note, Routing, Target, Window};
@@ -24,4 +25,5 @@ pub use outlet::{Outlet, OutletView};
 pub use park::{LargeParcel, Parked, WRAPPED_CONTENT_TYPE, wrap};
 pub use prefetch::Prefetch;
 pub use silence::{Ready, SILENCE_MAX, Silence, Verdict};
+pub use spread::{Emptying, Layout, Left, Set, Shown, Stand, judge, stand};
 pub use stamp::{Stamp, stamp};
