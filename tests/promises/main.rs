@@ -15,5 +15,6 @@ mod main_job;
 mod memory;
 mod missing;
 mod parking;
+mod partitions;
 mod poison;
 mod queues;
