@@ -74,6 +74,18 @@ impl Brokers {
         })
     }
 
+    /// The virtual hosts in use.
+    pub(super) fn vhosts(&self) -> Vec<String> {
+        let vhosts = self.vhosts.lock();
+        let mut names: Vec<_> = vhosts
+            .values()
+            .map(|vhost| vhost.control.vhost().to_owned())
+            .collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
     /// The connections of a virtual host, `None` for the gateway's own; started when they are new.
     pub(super) fn vhost(&self, name: Option<&str>) -> Result<Vhost, BrokerError> {
         let mut vhosts = self.vhosts.lock();

@@ -13,6 +13,7 @@ mod lanes;
 mod large;
 mod links;
 mod outlets;
+mod policies;
 mod receiver;
 mod receivers;
 mod report;

@@ -10,7 +10,7 @@ use super::links::{Links, LinksSettings};
 use super::metrics::{MemoryKind, Metrics, MetricsError};
 use super::shared::{Rules, Shared};
 use super::status::StatusHub;
-use super::{follow, lanes, receivers, report};
+use super::{follow, lanes, policies, receivers, report};
 use crate::broker::{BrokerError, Settings, Tls};
 use crate::etcd::{BrokerHealth, EtcdConfig, GatewayRecord};
 use crate::lane::Limits;
@@ -214,6 +214,7 @@ impl Gateway {
             refused,
             under_lanes.clone(),
         ));
+        tracker.spawn(policies::watch(Arc::clone(&shared), under_lanes.clone()));
         tracker.spawn(report::renew(
             security,
             shared.status.clone(),

@@ -1,8 +1,8 @@
 //! One source at this gateway: which of its lanes run here.
 //!
 //! A reconciler: it looks at the broker, at the gateways of the unit and at the clock, and takes no hint of what changed.
-//! Promises that a lane settles what it has before another gateway takes it on purpose, and that no lane of one set runs
-//! while another set holds older messages.
+//! Promises that a lane settles what it has before another gateway takes it on purpose, and that no lane of one bank runs
+//! while another bank holds older messages.
 
 use super::brokers::Errand;
 use super::feed::{EtcdState, FeedState};
@@ -12,7 +12,8 @@ use super::spread::Spread;
 use super::status::{LaneFacts, LaneState};
 use crate::broker::spread::HashOn;
 use crate::broker::{self, Connection, DeclareError};
-use crate::lane::{Emptying, Layout, Set, Stand, judge, stand};
+use crate::etcd::BrokerHealth;
+use crate::lane::{Bank, Emptying, Layout, Stand, judge, stand};
 use crate::model::{GatewayId, Partition, SourceName, UnitId};
 use crate::rules::{Duplicates, QueueType, Take};
 use std::collections::HashMap;
@@ -55,7 +56,7 @@ pub(super) enum Feeding {
 /// How often a spread that is as it should be is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 
-/// How often a set that is being emptied is looked at.
+/// How often a bank that is being emptied is looked at.
 const EMPTYING_EVERY: Duration = Duration::from_secs(1);
 
 /// When something was refused.
@@ -67,8 +68,8 @@ const NEVER: Duration = Duration::from_hours(1);
 /// How much later the second gateway comes to a lane than the first: whoever comes first is handed the messages.
 const SECOND_WAITS: Duration = Duration::from_secs(3);
 
-/// A second gateway that takes, because it was there first, lets go this often while the first one is registered.
-const SECOND_TAKES_MAX: Duration = Duration::from_mins(1);
+/// A second gateway that takes, because the first one was away, lets go this often while that one is back.
+const SECOND_TAKES_MAX: Duration = Duration::from_secs(15);
 
 /// A connection of its own for a change, and the lock.
 const ERRAND_MAX: Duration = Duration::from_mins(1);
@@ -186,19 +187,19 @@ impl SourceTask {
                 self.settle(layout).await?;
                 Ok(self.look_again())
             }
-            Layout::Steady { set, count } => {
+            Layout::Steady { bank, count } => {
                 if self.settled != Some(layout) {
                     self.settle(layout).await?;
                     self.settled = Some(layout);
                 }
-                Ok(self.lanes(set, count, LOOK_EVERY))
+                Ok(self.lanes(bank, count, LOOK_EVERY))
             }
-            Layout::Outgrown { set, count } => {
+            Layout::Outgrown { bank, count } => {
                 // A gateway that can't know the newest rules leaves what others have made of them.
                 match self.feed.borrow().etcd {
                     EtcdState::Unused | EtcdState::Up { .. } => {}
                     EtcdState::Connecting | EtcdState::Down { .. } => {
-                        return Ok(self.lanes(set, count, LOOK_EVERY));
+                        return Ok(self.lanes(bank, count, LOOK_EVERY));
                     }
                 }
                 self.settle(layout).await?;
@@ -210,11 +211,11 @@ impl SourceTask {
         }
     }
 
-    /// The former set is emptied, then deleted; the new one waits for that.
+    /// The former bank is emptied, then deleted; the new one waits for that.
     async fn changing(
         &mut self,
         control: &Connection,
-        from: Set,
+        from: Bank,
         left: u16,
         built: u16,
     ) -> Result<Plan, String> {
@@ -284,22 +285,22 @@ impl SourceTask {
         }
     }
 
-    fn lanes(&self, set: Set, count: u16, again: Duration) -> Plan {
-        let hash = self.spread.as_ref().map(|spread| spread.hash(set));
+    fn lanes(&self, bank: Bank, count: u16, again: Duration) -> Plan {
+        let hash = self.spread.as_ref().map(|spread| spread.hash(bank));
         let feeding = Feeding::Spread {
             hash: hash.unwrap_or_default(),
         };
         let lane = |partition| self.lane(partition, feeding.clone());
         Plan {
-            lanes: set.partitions(count).map(lane).collect(),
+            lanes: bank.partitions(count).map(lane).collect(),
             again,
         }
     }
 
-    fn lanes_leaving(&self, set: Set, count: u16, again: Duration) -> Plan {
+    fn lanes_leaving(&self, bank: Bank, count: u16, again: Duration) -> Plan {
         let lane = |partition| self.lane(partition, Feeding::Leaving);
         Plan {
-            lanes: set.partitions(count).map(lane).collect(),
+            lanes: bank.partitions(count).map(lane).collect(),
             again,
         }
     }
@@ -355,14 +356,20 @@ impl SourceTask {
             Some((_, Stand::First)) => false,
             Some((_, Stand::Second | Stand::Aside)) => {
                 lane.place == Stand::First
-                    || (matches!(gateways, Known::Now(_))
-                        && now - lane.since > SECOND_TAKES_MAX
-                        && taking.contains(partition))
+                    || (now - lane.since > SECOND_TAKES_MAX
+                        && taking.contains(partition)
+                        && self.first_is_back(&gateways, *partition))
             }
             None => true,
         };
-        let ended = self.running.extract_if(|p, lane| ends(p, lane));
-        end(ended.map(|(_, lane)| lane).collect()).await;
+        let ended: Vec<Partition> = self
+            .running
+            .iter()
+            .filter(|(partition, lane)| ends(partition, lane))
+            .map(|(partition, _)| *partition)
+            .collect();
+        let ended = ended.iter().filter_map(|p| self.running.remove(p));
+        end(ended.collect()).await;
         for (partition, lane) in &mut self.running {
             if let Some((_, place)) = wanted.get(partition) {
                 lane.place = *place;
@@ -433,6 +440,22 @@ impl SourceTask {
         }
     }
 
+    /// Whether the first gateway of a lane is there, and its broker too.
+    fn first_is_back(&self, gateways: &Known, partition: Partition) -> bool {
+        let Known::Now(all) = gateways else {
+            return false;
+        };
+        let source = &self.spec.source;
+        let first = all
+            .iter()
+            .find(|one| stand(one, all, source, partition) == Stand::First);
+        let state = self.feed.borrow();
+        let unit = state.peers.get(&self.shared.here.unit);
+        first
+            .and_then(|first| unit?.get(first))
+            .is_some_and(|record| record.broker == BrokerHealth::Up)
+    }
+
     async fn gateways_other_than(&mut self, known: Known) {
         while self.gateways() == known {
             if self.feed.changed().await.is_err() {
@@ -455,7 +478,7 @@ impl SourceTask {
 
     /// Lanes that aren't known yet are shown, so that the gateway isn't taken for ready.
     fn opening(&mut self) {
-        self.shown = Set::A.partitions(self.spec.partitions).collect();
+        self.shown = Bank::A.partitions(self.spec.partitions).collect();
         for partition in &self.shown {
             let facts = LaneFacts::of(LaneState::Opening, None);
             self.shared

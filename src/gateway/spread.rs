@@ -1,16 +1,16 @@
-//! How a source is spread in the unit's broker: its exchanges, its queues, and the change from one set to the other.
+//! How a source is spread in the unit's broker: its exchanges, its queues, and the change from one bank to the other.
 //!
 //! Promises that a step may be broken off anywhere and taken again, by any gateway, that no message is lost or doubled by
 //! any of them, and that keys are mapped to queues alike after a restart of the broker. Never decides: see
 //! [`crate::lane::judge`].
 //!
-//! The source's exchange fills a *switch*, an exchange that leads to set A while it is bound to it, and to set B by being
-//! its alternate exchange while it isn't. One binding more or less moves all messages at once. Each set is a
+//! The source's exchange fills a *switch*, an exchange that leads to bank A while it is bound to it, and to bank B by being
+//! its alternate exchange while it isn't. One binding more or less moves all messages at once. Each bank is a
 //! consistent-hash exchange with its queues.
 
 use crate::broker::spread::{self, HashOn};
 use crate::broker::{self, Binding, BrokerError, Connection, DeclareError, QueueType};
-use crate::lane::{Layout, Left, Set, Shown, judge};
+use crate::lane::{Bank, Layout, Left, Shown, judge};
 use crate::model::{Partition, SourceName, SpaceId, UnitId, own_queues};
 use crate::rules::PARTITIONS_MAX;
 
@@ -27,18 +27,18 @@ pub(super) struct Spread {
 }
 
 impl Spread {
-    /// The exchange that decides between the sets.
+    /// The exchange that decides between the banks.
     pub(super) fn switch(&self) -> String {
         own_queues::spread(&self.space, &self.source)
     }
 
-    /// The exchange that feeds a set's queues.
-    pub(super) fn hash(&self, set: Set) -> String {
-        own_queues::spread_set(&self.space, &self.source, set.as_str())
+    /// The exchange that feeds a bank's queues.
+    pub(super) fn hash(&self, bank: Bank) -> String {
+        own_queues::spread_bank(&self.space, &self.source, bank.as_str())
     }
 
-    fn mark(&self, to: Set) -> String {
-        own_queues::spread_set(&self.space, &self.source, &format!("to-{}", to.as_str()))
+    fn mark(&self, to: Bank) -> String {
+        own_queues::spread_bank(&self.space, &self.source, &format!("to-{}", to.as_str()))
     }
 
     fn queue(&self, partition: Partition) -> String {
@@ -47,8 +47,8 @@ impl Spread {
 
     /// In the order of their names. After a restart RabbitMQ counts the queues of a consistent-hash exchange in that
     /// order, before it in the order of their binding; where the two differ, every restart would reorder keys.
-    fn queues(&self, set: Set, count: u16) -> Vec<String> {
-        let mut queues: Vec<_> = set.partitions(count).map(|p| self.queue(p)).collect();
+    fn queues(&self, bank: Bank, count: u16) -> Vec<String> {
+        let mut queues: Vec<_> = bank.partitions(count).map(|p| self.queue(p)).collect();
         queues.sort_unstable();
         queues
     }
@@ -59,7 +59,7 @@ impl Spread {
         let switch = there(self.switch()).await?;
         let mut changing_to = None;
         if switch {
-            for to in [Set::A, Set::B] {
+            for to in [Bank::A, Bank::B] {
                 if there(self.mark(to)).await? {
                     changing_to = Some(to);
                 }
@@ -68,18 +68,18 @@ impl Spread {
         Ok(Shown {
             switch,
             changing_to,
-            in_a: self.count(connection, Set::A).await?,
+            in_a: self.count(connection, Bank::A).await?,
             in_b: if switch {
-                self.count(connection, Set::B).await?
+                self.count(connection, Bank::B).await?
             } else {
                 0
             },
         })
     }
 
-    async fn count(&self, connection: &Connection, set: Set) -> Result<u16, BrokerError> {
+    async fn count(&self, connection: &Connection, bank: Bank) -> Result<u16, BrokerError> {
         let mut count = 0;
-        for partition in set.partitions(PARTITIONS_MAX) {
+        for partition in bank.partitions(PARTITIONS_MAX) {
             if spread::look(connection, &self.queue(partition))
                 .await?
                 .is_none()
@@ -107,14 +107,14 @@ impl Spread {
         match seen {
             Layout::Single => Ok(()),
             Layout::Begin { count } => self.begin(connection, count).await,
-            Layout::Steady { set, count } => {
-                self.fill(connection, set, count).await?;
-                self.lead_to(connection, set).await?;
+            Layout::Steady { bank, count } => {
+                self.fill(connection, bank, count).await?;
+                self.lead_to(connection, bank).await?;
                 self.flow(connection).await
             }
-            Layout::Outgrown { set, .. } => {
-                spread::ensure_mark(connection, &self.mark(set.other())).await?;
-                self.change(connection, set.other(), 0).await
+            Layout::Outgrown { bank, .. } => {
+                spread::ensure_mark(connection, &self.mark(bank.other())).await?;
+                self.change(connection, bank.other(), 0).await
             }
             Layout::Changing { from, built, .. } => {
                 self.change(connection, from.other(), built).await
@@ -125,9 +125,9 @@ impl Spread {
     /// Puts the switch between the source's exchange and the queues. A queue that the exchange fills directly is reached
     /// both ways for a moment: RabbitMQ gives it each message once.
     async fn begin(&self, connection: &Connection, count: u16) -> Result<(), DeclareError> {
-        self.fill(connection, Set::A, count).await?;
-        spread::ensure_hash_exchange(connection, &self.hash(Set::B), &self.on).await?;
-        self.lead_to(connection, Set::A).await?;
+        self.fill(connection, Bank::A, count).await?;
+        spread::ensure_hash_exchange(connection, &self.hash(Bank::B), &self.on).await?;
+        self.lead_to(connection, Bank::A).await?;
         self.flow(connection).await?;
         let first = self.queue(Partition(0));
         for binding in &self.bindings {
@@ -137,31 +137,31 @@ impl Spread {
         Ok(())
     }
 
-    /// Makes a set: declared from its last queue to its first, so that it counts as complete with that one.
+    /// Makes a bank: declared from its last queue to its first, so that it counts as complete with that one.
     async fn fill(
         &self,
         connection: &Connection,
-        set: Set,
+        bank: Bank,
         count: u16,
     ) -> Result<(), DeclareError> {
-        let hash = self.hash(set);
+        let hash = self.hash(bank);
         spread::ensure_hash_exchange(connection, &hash, &self.on).await?;
-        for partition in set.partitions(count).rev() {
+        for partition in bank.partitions(count).rev() {
             let queue = self.queue(partition);
             broker::ensure_lane_queue(connection, &queue, self.kind, "", &[]).await?;
         }
-        for queue in self.queues(set, count) {
+        for queue in self.queues(bank, count) {
             broker::bind_queue(connection, &queue, &hash, &weight()).await?;
         }
         Ok(())
     }
 
-    async fn lead_to(&self, connection: &Connection, set: Set) -> Result<(), DeclareError> {
-        let (switch, a) = (self.switch(), self.hash(Set::A));
-        spread::ensure_switch(connection, &switch, &self.hash(Set::B)).await?;
-        match set {
-            Set::A => spread::bind_exchange(connection, &a, &switch, &anything()).await,
-            Set::B => spread::unbind_exchange(connection, &a, &switch, &anything()).await,
+    async fn lead_to(&self, connection: &Connection, bank: Bank) -> Result<(), DeclareError> {
+        let (switch, a) = (self.switch(), self.hash(Bank::A));
+        spread::ensure_switch(connection, &switch, &self.hash(Bank::B)).await?;
+        match bank {
+            Bank::A => spread::bind_exchange(connection, &a, &switch, &anything()).await,
+            Bank::B => spread::unbind_exchange(connection, &a, &switch, &anything()).await,
         }
     }
 
@@ -173,11 +173,11 @@ impl Spread {
         Ok(())
     }
 
-    /// Makes the other set, unless it is complete, and lets messages flow into it.
+    /// Makes the other bank, unless it is complete, and lets messages flow into it.
     async fn change(
         &self,
         connection: &Connection,
-        to: Set,
+        to: Bank,
         built: u16,
     ) -> Result<(), DeclareError> {
         let count = match built {
@@ -193,20 +193,20 @@ impl Spread {
         };
         self.fill(connection, to, count).await?;
         self.lead_to(connection, to).await?;
-        tracing::info!(source = %self.source, partitions = count, "a source's messages flow into another set of queues");
+        tracing::info!(source = %self.source, partitions = count, "a source's messages flow into another bank of queues");
         Ok(())
     }
 
-    /// What is left in a set, and in the diversions of its lanes.
+    /// What is left in a bank, and in the diversions of its lanes.
     pub(super) async fn left(
         &self,
         connection: &Connection,
-        set: Set,
+        bank: Bank,
         count: u16,
         units: &[UnitId],
     ) -> Result<Left, BrokerError> {
         let mut left = Left::default();
-        for partition in set.partitions(count) {
+        for partition in bank.partitions(count) {
             let diversions = units
                 .iter()
                 .map(|unit| own_queues::divert(&self.space, &self.source, partition, unit));
@@ -220,11 +220,11 @@ impl Spread {
         Ok(left)
     }
 
-    /// Deletes what is left of a set, if it is still empty and nobody's, and ends the change.
+    /// Deletes what is left of a bank, if it is still empty and nobody's, and ends the change.
     pub(super) async fn finish(
         &self,
         connection: &Connection,
-        from: Set,
+        from: Bank,
         units: &[UnitId],
     ) -> Result<(), DeclareError> {
         let lock = own_queues::spread_lock(&self.space, &self.source);

@@ -25,5 +25,5 @@ pub use outlet::{Outlet, OutletView};
 pub use park::{LargeParcel, Parked, WRAPPED_CONTENT_TYPE, wrap};
 pub use prefetch::Prefetch;
 pub use silence::{Ready, SILENCE_MAX, Silence, Verdict};
-pub use spread::{Emptying, Layout, Left, Set, Shown, Stand, judge, stand};
+pub use spread::{Bank, Emptying, Layout, Left, Shown, Stand, judge, stand};
 pub use stamp::{Stamp, stamp};

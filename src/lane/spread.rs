@@ -1,26 +1,26 @@
 //! How a source is spread over several lanes: which queues, which gateways, and how their number changes.
 //!
-//! Owns the two sets of lane queues, the order in which gateways stand for a lane, and the steps of a change. Promises
-//! that at any time one set alone is consumed, that a set which messages no longer flow into is emptied before the other
+//! Owns the two banks of lane queues, the order in which gateways stand for a lane, and the steps of a change. Promises
+//! that at any time one bank alone is consumed, that a bank which messages no longer flow into is emptied before the other
 //! is taken, so that no key is reordered, and that every gateway judges what the broker shows alike. Never asks a broker,
 //! never reads a clock.
 
 use crate::model::{GatewayId, Partition, SourceName};
 
-/// One of the two sets of lane queues of a source. A change of their number goes from one to the other and the next one
+/// One of the two banks of lane queues of a source. A change of their number goes from one to the other and the next one
 /// back, so that a queue never holds messages of two spreads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Set {
+pub enum Bank {
     /// Partitions from 0; the first one.
     A,
     /// Partitions from 1,000.
     B,
 }
 
-/// Where the second set's partitions begin: far above the most that a set may have.
-const SECOND_SET: u16 = 1_000;
+/// Where the second bank's partitions begin: far above the most that a bank may have.
+const SECOND_BANK: u16 = 1_000;
 
-impl Set {
+impl Bank {
     /// The other one.
     pub const fn other(self) -> Self {
         match self {
@@ -41,7 +41,7 @@ impl Set {
     pub fn partitions(self, count: u16) -> impl DoubleEndedIterator<Item = Partition> {
         let first = match self {
             Self::A => 0,
-            Self::B => SECOND_SET,
+            Self::B => SECOND_BANK,
         };
         (first..first.saturating_add(count)).map(Partition)
     }
@@ -52,9 +52,9 @@ impl Set {
 pub struct Shown {
     /// Whether the source's messages go through an exchange of setgate's own.
     pub switch: bool,
-    /// The set that a change leads to, from its begin until the other set is gone.
-    pub changing_to: Option<Set>,
-    /// Queues of the first set, counted without a gap.
+    /// The bank that a change leads to, from its begin until the other bank is gone.
+    pub changing_to: Option<Bank>,
+    /// Queues of the first bank, counted without a gap.
     pub in_a: u16,
     /// Queues of the second.
     pub in_b: u16,
@@ -65,29 +65,29 @@ pub struct Shown {
 pub enum Layout {
     /// One queue, which the source's exchange fills.
     Single,
-    /// To be spread for the first time, over so many queues of the first set: the wanted ones, or those that are there.
+    /// To be spread for the first time, over so many queues of the first bank: the wanted ones, or those that are there.
     Begin {
         /// Queues.
         count: u16,
     },
-    /// Spread over this set.
+    /// Spread over this bank.
     Steady {
         /// Which.
-        set: Set,
+        bank: Bank,
         /// Queues.
         count: u16,
     },
-    /// Spread over this set, which has another number of queues than is wanted.
+    /// Spread over this bank, which has another number of queues than is wanted.
     Outgrown {
         /// Which.
-        set: Set,
+        bank: Bank,
         /// Queues.
         count: u16,
     },
-    /// On the way from one set to the other.
+    /// On the way from one bank to the other.
     Changing {
         /// The one to be emptied.
-        from: Set,
+        from: Bank,
         /// How many queues are left of it.
         left: u16,
         /// Queues of the other; none: they aren't complete yet.
@@ -95,12 +95,12 @@ pub enum Layout {
     },
 }
 
-/// What to make of what the broker shows. Queues of a set are declared downwards and deleted downwards, so a set that has
+/// What to make of what the broker shows. Queues of a bank are declared downwards and deleted downwards, so a bank that has
 /// its lowest one is complete, and one that is going is counted right to its end.
 pub fn judge(shown: &Shown, wanted: u16) -> Layout {
-    let count = |set| match set {
-        Set::A => shown.in_a,
-        Set::B => shown.in_b,
+    let count = |bank| match bank {
+        Bank::A => shown.in_a,
+        Bank::B => shown.in_b,
     };
     if !shown.switch {
         return match (wanted, shown.in_a) {
@@ -115,20 +115,23 @@ pub fn judge(shown: &Shown, wanted: u16) -> Layout {
             built: count(to),
         };
     }
-    let set = if shown.in_a == 0 && shown.in_b > 0 {
-        Set::B
+    let bank = if shown.in_a == 0 && shown.in_b > 0 {
+        Bank::B
     } else {
-        Set::A
+        Bank::A
     };
-    match count(set) {
+    match count(bank) {
         // Somebody has deleted them all; they come back.
-        0 => Layout::Steady { set, count: wanted },
-        count if count == wanted => Layout::Steady { set, count },
-        count => Layout::Outgrown { set, count },
+        0 => Layout::Steady {
+            bank,
+            count: wanted,
+        },
+        count if count == wanted => Layout::Steady { bank, count },
+        count => Layout::Outgrown { bank, count },
     }
 }
 
-/// What is left in the queues of a set that is to be emptied, its diversions among them.
+/// What is left in the queues of a bank that is to be emptied, its diversions among them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Left {
     /// Messages that nobody holds.
@@ -137,7 +140,7 @@ pub struct Left {
     pub consumers: u64,
 }
 
-/// How far the emptying of a set has come, at one gateway. Nothing flows into the set any more but what was on its way,
+/// How far the emptying of a bank has come, at one gateway. Nothing flows into the bank any more but what was on its way,
 /// so one look more than needed stands between the last message and the end.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Emptying {
@@ -155,7 +158,7 @@ pub enum Emptying {
 }
 
 impl Emptying {
-    /// Whether this gateway's lanes take from the set.
+    /// Whether this gateway's lanes take from the bank.
     pub fn takes(self) -> bool {
         match self {
             Self::Taking | Self::Quiet => true,
@@ -233,7 +236,7 @@ mod tests {
     fn firsts(gateways: &[GatewayId], partitions: u16) -> HashMap<Partition, GatewayId> {
         let source = SourceName::parse("orders").expect("a name");
         let mut found = HashMap::new();
-        for partition in Set::A.partitions(partitions) {
+        for partition in Bank::A.partitions(partitions) {
             let places: Vec<_> = gateways
                 .iter()
                 .map(|me| stand(me, gateways, &source, partition))
@@ -280,14 +283,14 @@ mod tests {
             in_a: 3,
             ..NOTHING
         };
-        let steady = |set, count| Layout::Steady { set, count };
-        assert_eq!(judge(&shown, 3), steady(Set::A, 3));
-        let (set, count) = (Set::A, 3);
-        assert_eq!(judge(&shown, 5), Layout::Outgrown { set, count });
-        shown.changing_to = Some(Set::B);
+        let steady = |bank, count| Layout::Steady { bank, count };
+        assert_eq!(judge(&shown, 3), steady(Bank::A, 3));
+        let (bank, count) = (Bank::A, 3);
+        assert_eq!(judge(&shown, 5), Layout::Outgrown { bank, count });
+        shown.changing_to = Some(Bank::B);
         shown.in_b = 5;
         let changing = Layout::Changing {
-            from: Set::A,
+            from: Bank::A,
             left: 3,
             built: 5,
         };
@@ -296,9 +299,9 @@ mod tests {
         assert_eq!(judge(&shown, 1), changing);
         shown.in_a = 0;
         shown.changing_to = None;
-        assert_eq!(judge(&shown, 5), steady(Set::B, 5));
-        let (set, count) = (Set::B, 5);
-        assert_eq!(judge(&shown, 1), Layout::Outgrown { set, count });
+        assert_eq!(judge(&shown, 5), steady(Bank::B, 5));
+        let (bank, count) = (Bank::B, 5);
+        assert_eq!(judge(&shown, 1), Layout::Outgrown { bank, count });
     }
 
     #[test]

@@ -128,6 +128,13 @@ fn every_fault_of_the_list_is_named_with_its_line() {
             C::UnknownUnit,
             1,
         ),
+        (
+            "topology",
+            "kind: topology",
+            "links: [{from: \"*\", to: \"*\", bytes_per_second: 0}]\nkind: topology",
+            C::BadValue,
+            1,
+        ),
         ("source", "name: orders", "name: order's", C::BadName, 2),
         (
             "source",
