@@ -101,7 +101,8 @@ struct SourceTask {
     /// What has been settled last, so that it is done once by each gateway that starts.
     settled: Option<Layout>,
     emptying: Emptying,
-    faulty: bool,
+    /// In a row.
+    failures: u32,
 }
 
 /// Runs a source's lanes until cancelled, then ends them.
@@ -121,7 +122,7 @@ pub(super) async fn run(
         shown: Vec::new(),
         settled: None,
         emptying: Emptying::default(),
-        faulty: false,
+        failures: 0,
     };
     task.opening();
     loop {
@@ -130,6 +131,7 @@ pub(super) async fn run(
             () = cancel.cancelled() => break,
             planned = task.plan() => planned,
         };
+        let gateways = task.gateways();
         let again = match planned {
             Ok(plan) => {
                 task.mended();
@@ -141,7 +143,6 @@ pub(super) async fn run(
                 RETRY_EVERY
             }
         };
-        let gateways = task.gateways();
         tokio::select! {
             () = cancel.cancelled() => break,
             () = tokio::time::sleep(again) => {}
@@ -171,6 +172,7 @@ impl SourceTask {
                     again: RETRY_EVERY,
                 });
             }
+            self.away(&control);
             control.up().await;
         }
         let shown = spread.look(&control).await.map_err(|e| e.to_string())?;
@@ -487,11 +489,29 @@ impl SourceTask {
         }
     }
 
+    /// Said at once; the connection goes on trying by itself.
+    fn away(&self, control: &Connection) {
+        let state = control.state();
+        let cause = state
+            .cause()
+            .map(|cause| format!("the broker is away: {cause}"));
+        for partition in &self.shown {
+            let facts = LaneFacts::of(LaneState::Opening, cause.clone());
+            self.shared
+                .status
+                .set_lane(&self.spec.source, *partition, facts);
+        }
+    }
+
     fn failed(&mut self, cause: String) {
-        if !self.faulty {
+        self.failures = self.failures.saturating_add(1);
+        // A connection that is just lost fails one look, and the lanes say so themselves.
+        if self.failures == 1 && !self.running.is_empty() {
+            return;
+        }
+        if self.failures <= 2 {
             tracing::warn!(source = %self.spec.source, %cause, "a source can't be spread as it should");
         }
-        self.faulty = true;
         for partition in &self.shown {
             let facts = LaneFacts::of(LaneState::Down, Some(cause.clone()));
             self.shared
@@ -503,7 +523,7 @@ impl SourceTask {
     }
 
     fn mended(&mut self) {
-        self.faulty = false;
+        self.failures = 0;
         self.shared.status.clear_fault(&self.subject());
     }
 

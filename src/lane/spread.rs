@@ -22,6 +22,7 @@ const SECOND_BANK: u16 = 1_000;
 
 impl Bank {
     /// The other one.
+    #[must_use]
     pub const fn other(self) -> Self {
         match self {
             Self::A => Self::B,

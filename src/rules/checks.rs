@@ -207,12 +207,11 @@ fn partitions(source: &Source, faults: &mut Vec<Fault>) {
             "take an exchange instead, or leave `partitions` out",
         )),
         Take::Exchange { .. } => match source.key.from.first() {
-            Some(KeyFrom::Header(_) | KeyFrom::RoutingKey) => {}
+            Some(KeyFrom::Header(_) | KeyFrom::RoutingKey) | None => {}
             Some(other @ (KeyFrom::RoutingKeyWord(_) | KeyFrom::Json(_))) => faults.push(fault(
                 format!("the broker can't spread messages by {other}"),
                 "let `key.from` begin with {header: NAME} or {routing_key: whole}, or leave `partitions` out",
             )),
-            None => {}
         },
     }
 }

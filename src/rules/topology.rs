@@ -365,7 +365,10 @@ fn read_link(node: Node, faults: &mut Vec<Fault>) -> Option<LinkPolicy> {
             "auto",
         ));
     }
-    let bytes_per_second = fields.or("bytes_per_second", None, faults, read_rate);
+    let bytes_per_second = fields
+        .optional("bytes_per_second")
+        .filter(|node| node.value != Value::Text("unlimited".to_owned()))
+        .and_then(|node| read_rate(node, faults));
     fields.end(faults);
     Some(LinkPolicy {
         from: from?,
@@ -374,12 +377,9 @@ fn read_link(node: Node, faults: &mut Vec<Fault>) -> Option<LinkPolicy> {
     })
 }
 
-/// `unlimited`, a size, or a number of bytes.
-fn read_rate(node: Node, faults: &mut Vec<Fault>) -> Option<Option<NonZeroU64>> {
+/// A size, or a number of bytes.
+fn read_rate(node: Node, faults: &mut Vec<Fault>) -> Option<NonZeroU64> {
     const WHAT: &str = "`bytes_per_second`";
-    if node.value == Value::Text("unlimited".to_owned()) {
-        return Some(None);
-    }
     let place = node.place.clone();
     let rate = match node.value {
         Value::Int(_) => {
@@ -401,7 +401,7 @@ fn read_rate(node: Node, faults: &mut Vec<Fault>) -> Option<Option<NonZeroU64>> 
             "write a size such as 10MiB, or unlimited",
         ));
     }
-    rate.map(Some)
+    rate
 }
 
 impl Topology {

@@ -17,4 +17,5 @@ mod missing;
 mod parking;
 mod partitions;
 mod poison;
+mod policies;
 mod queues;

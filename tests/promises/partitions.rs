@@ -1,10 +1,10 @@
 //! A source over several lanes: nothing is lost, and no key is reordered, whatever gateways and partitions come and go.
 
-use crate::broker::{Broker, keyed};
+use crate::broker::{Broker, headers, keyed};
 use crate::harness::{BY_OWNER, DEADLINE, ORDERS, World, eventually, folder, world};
 use serde_json::Value;
-use setgate::lab::fabric::Await;
-use setgate::lab::{FabricSpec, Node};
+use setgate::amqp::{FieldTable, FieldValue, Properties};
+use setgate::lab::{Await, FabricSpec, Node};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -195,5 +195,40 @@ async fn another_number_of_partitions_loses_nothing_and_reorders_no_key() {
     let rounds = publisher.stop();
     got.all(&mut consumer, rounds).await;
     assert_eq!(got.marked, 0, "nobody was killed");
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_without_a_key_or_with_an_odd_one_is_not_lost() {
+    let mut world = start("odd-keys", 3).await;
+    let odd = [
+        Properties::default(),
+        headers([("uid", FieldValue::str(""))]),
+        headers([("uid", FieldValue::Bool(true))]),
+        headers([("uid", FieldValue::F64(1.5))]),
+        headers([("uid", FieldValue::Table(FieldTable::new()))]),
+        headers([("uid", FieldValue::Void)]),
+    ];
+    let mut publisher = world.app(UNIT);
+    for properties in &odd {
+        publisher.publish("orders", "order.cn", properties, "odd");
+    }
+    publisher.publish("orders", "order.cn", &keyed(1), "plain");
+    publisher.publish(
+        "orders",
+        "order.cn",
+        &headers([("uid", FieldValue::I32(1))]),
+        "number",
+    );
+    let mut delivered = BTreeSet::new();
+    for _ in 0..2 {
+        delivered.insert(publisher.get("app.orders.local").await.body_text());
+    }
+    assert!(delivered.contains("plain") && delivered.contains("number"));
+    let park = world.own_queue("park");
+    for _ in &odd {
+        let parked = publisher.get(&park).await;
+        assert_eq!(parked.body_text(), "odd");
+    }
     world.end().await;
 }
