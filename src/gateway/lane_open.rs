@@ -46,16 +46,19 @@ pub(super) async fn open(
             };
             match &spec.feeding {
                 Feeding::Direct { switch } => {
-                    let spread = broker::exchange_exists(&vhost.control, switch.as_bytes()).await;
-                    if spread.map_err(|e| e.to_string())? {
-                        return Err(
-                            "the source is spread over partitions in the broker, and is being led back to one"
-                                .to_owned(),
-                        );
-                    }
+                    not_spread(&vhost.control, switch).await?;
                     broker::ensure_lane_queue(&vhost.control, &queue, kind, exchange, &bindings)
                         .await
                         .map_err(|e| e.to_string())?;
+                    // Another gateway may have spread the source meanwhile, and taken these bindings off before they came.
+                    if let Err(spread) = not_spread(&vhost.control, switch).await {
+                        for binding in &bindings {
+                            broker::spread::unbind_queue(&vhost.control, &queue, exchange, binding)
+                                .await
+                                .map_err(|e| e.to_string())?;
+                        }
+                        return Err(spread);
+                    }
                 }
                 Feeding::Spread { hash } => {
                     broker::ensure_lane_queue(&vhost.control, &queue, kind, "", &[])
@@ -87,4 +90,16 @@ pub(super) async fn open(
         .await
         .map_err(|e| e.to_string())?;
     Ok((consumer, kind))
+}
+
+/// Refuses a source that other gateways have spread: bound directly too, its queue would get a second copy of everything.
+async fn not_spread(control: &broker::Connection, switch: &str) -> Result<(), String> {
+    match broker::exchange_exists(control, switch.as_bytes()).await {
+        Ok(false) => Ok(()),
+        Ok(true) => Err(
+            "the source is spread over partitions in the broker; this gateway's rules say one: it takes what there is as soon as it has looked"
+                .to_owned(),
+        ),
+        Err(error) => Err(error.to_string()),
+    }
 }

@@ -186,7 +186,6 @@ impl Visitor<'_> for Is<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Instant;
 
     fn at(pointer: &str, body: &str) -> Pointed {
         let pointer = JsonPointer::parse(pointer).expect("a pointer");
@@ -270,27 +269,6 @@ mod tests {
         assert_eq!(at("/id", &body(BODY_BYTES_MAX)), key("7"));
         let large = body(BODY_BYTES_MAX + 1);
         assert_eq!(at("/id", &large), Pointed::Unfit(Unfit::BodyTooLarge));
-    }
-
-    #[test]
-    fn tmp_time() {
-        let mut items = String::new();
-        while items.len() < 63_000 {
-            items.push_str(
-                r#"{"sku": "a-1234567", "count": 12, "price": 3.50, "tags": ["x", "y"]},"#,
-            );
-        }
-        let early = format!(r#"{{"user": {{"id": 10086}}, "items": [{}1]}}"#, items);
-        let late = format!(r#"{{"items": [{}1], "user": {{"id": 10086}}}}"#, items);
-        for (what, body) in [("early", early), ("late", late)] {
-            let pointer = JsonPointer::parse("/user/id").expect("a pointer");
-            let body = Bytes::from(body);
-            let begun = Instant::now();
-            for _ in 0..1000 {
-                assert_eq!(look(&pointer, &body), key("10086"));
-            }
-            eprintln!("{what} {} bytes: {:?}", body.len(), begun.elapsed() / 1000);
-        }
     }
 
     #[test]
