@@ -85,6 +85,11 @@ impl Silence {
 mod tests {
     use super::*;
 
+    #[allow(clippy::disallowed_methods)] // any instant will do: only differences count
+    fn some_instant() -> Instant {
+        Instant::now()
+    }
+
     /// The verdicts of one tick a second, each with what it knew.
     fn ticks(silence: &mut Silence, from: Instant, known: &[Ready]) -> Vec<Verdict> {
         (0..)
@@ -97,7 +102,7 @@ mod tests {
     fn a_lane_that_hears_nothing_beside_ready_messages_reopens_once() {
         let verdicts = ticks(
             &mut Silence::default(),
-            Instant::now(),
+            some_instant(),
             &[Ready::Messages(3); 15],
         );
         let reopened: Vec<_> = verdicts
@@ -115,7 +120,7 @@ mod tests {
 
     #[test]
     fn a_delivery_ends_the_silence() {
-        let from = Instant::now();
+        let from = some_instant();
         let mut silence = Silence::default();
         ticks(&mut silence, from, &[Ready::Messages(1); 9]);
         silence.delivered();
@@ -129,14 +134,14 @@ mod tests {
         for pause in [Ready::Messages(0), Ready::Unjudged] {
             let mut known = [Ready::Messages(9); 19];
             known[9] = pause;
-            let verdicts = ticks(&mut Silence::default(), Instant::now(), &known);
+            let verdicts = ticks(&mut Silence::default(), some_instant(), &known);
             assert!(verdicts.iter().all(|verdict| *verdict == Verdict::Fine));
         }
     }
 
     #[test]
     fn a_clock_that_stands_still_or_goes_back_convicts_nobody() {
-        let now = Instant::now() + SILENCE_MAX;
+        let now = some_instant() + SILENCE_MAX;
         let mut silence = Silence::default();
         assert_eq!(silence.tick(Ready::Messages(1), now), Verdict::Fine);
         let before = now.checked_sub(SILENCE_MAX).expect("after the start");
