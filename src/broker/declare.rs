@@ -63,6 +63,20 @@ pub enum DeclareError {
         /// Where it was looked for.
         vhost: String,
     },
+    /// The broker doesn't know the type of an exchange.
+    #[error(
+        "{doing}: the broker has no consistent-hash exchanges: run `rabbitmq-plugins enable rabbitmq_consistent_hash_exchange` on each of its nodes, or leave `partitions` out"
+    )]
+    NoPlugin {
+        /// What was to be done.
+        doing: String,
+    },
+    /// Another gateway is about it. Try again.
+    #[error("another gateway of the unit is just doing the same ({text})")]
+    Busy {
+        /// The broker's words.
+        text: String,
+    },
     /// The user may not.
     #[error("{doing}: {text}; {mend}")]
     NotAllowed {
@@ -95,6 +109,16 @@ pub async fn ensure_lane_queue(
         bind(connection, queue, exchange, binding).await?;
     }
     Ok(())
+}
+
+/// Binds a lane queue to an exchange of setgate's own.
+pub async fn bind_queue(
+    connection: &Connection,
+    queue: &str,
+    exchange: &str,
+    binding: &Binding,
+) -> Result<(), DeclareError> {
+    bind(connection, queue, exchange, binding).await
 }
 
 /// Declares a queue of setgate's own (park, diversions, probe): durable, without a delivery limit, and refusing what it
@@ -317,7 +341,7 @@ async fn ensure_exchange(
     Ok(())
 }
 
-fn refused(name: &str, error: BrokerError) -> DeclareError {
+pub(super) fn refused(name: &str, error: BrokerError) -> DeclareError {
     match error {
         BrokerError::Refused {
             code: 405 | 406,
@@ -378,7 +402,7 @@ async fn bind(
     }
 }
 
-fn encodable<T>(
+pub(super) fn encodable<T>(
     written: Result<T, String>,
     doing: impl FnOnce() -> String,
 ) -> Result<T, BrokerError> {

@@ -58,21 +58,31 @@ impl Management {
         queue: &str,
     ) -> Result<ForeignQueue, InspectError> {
         let path = format!("/api/queues/{}/{}", escape(vhost), escape(queue));
+        match self.ask(&path).await {
+            Ok((StatusCode::OK, body)) => {
+                read(queue, &body).map_err(|text| InspectError::Unclear {
+                    queue: queue.to_owned(),
+                    text,
+                })
+            }
+            // The one other answer that is handed on.
+            Ok(_) => Err(InspectError::NotFound {
+                queue: queue.to_owned(),
+                vhost: vhost.to_owned(),
+            }),
+            Err(cause) => Err(InspectError::Management {
+                queue: queue.to_owned(),
+                cause,
+            }),
+        }
+    }
+
+    /// Asks the addresses in turn, until one says that it has the answer or that there is none.
+    pub(super) async fn ask(&self, path: &str) -> Result<(StatusCode, Bytes), String> {
         let mut causes = Vec::new();
         for url in &self.urls {
-            match tokio::time::timeout(TIMEOUT, self.get(url, &path)).await {
-                Ok(Ok((StatusCode::OK, body))) => {
-                    return read(queue, &body).map_err(|text| InspectError::Unclear {
-                        queue: queue.to_owned(),
-                        text,
-                    });
-                }
-                Ok(Ok((StatusCode::NOT_FOUND, _))) => {
-                    return Err(InspectError::NotFound {
-                        queue: queue.to_owned(),
-                        vhost: vhost.to_owned(),
-                    });
-                }
+            match tokio::time::timeout(TIMEOUT, self.get(url, path)).await {
+                Ok(Ok(answer @ (StatusCode::OK | StatusCode::NOT_FOUND, _))) => return Ok(answer),
                 Ok(Ok((StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _))) => {
                     causes.push(format!(
                         "{url} refused user {:?}; give the user the tag management",
@@ -84,14 +94,10 @@ impl Management {
                 Err(_) => causes.push(format!("{url}: no answer within {} s", TIMEOUT.as_secs())),
             }
         }
-        Err(InspectError::Management {
-            queue: queue.to_owned(),
-            cause: if causes.is_empty() {
-                "broker.management names no address".to_owned()
-            } else {
-                causes.join("; ")
-            },
-        })
+        if causes.is_empty() {
+            causes.push("broker.management names no address".to_owned());
+        }
+        Err(causes.join("; "))
     }
 
     async fn get(&self, url: &str, path: &str) -> Result<(StatusCode, Bytes), String> {
@@ -153,7 +159,7 @@ fn read(queue: &str, body: &[u8]) -> Result<ForeignQueue, String> {
 }
 
 /// One segment of a path.
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {

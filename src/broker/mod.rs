@@ -18,10 +18,12 @@ mod follower;
 mod foreign;
 mod greeting;
 mod management;
+mod policies;
 mod publisher;
 mod pump;
 mod session;
 mod settings;
+pub mod spread;
 mod state;
 mod stream;
 
@@ -29,14 +31,15 @@ pub use crate::amqp::engine::{Outcome, PublishId, Server};
 pub use connection::Connection;
 pub use consumer::{Consumer, ConsumerEvent, ConsumerKind};
 pub use declare::{
-    Binding, DeclareError, QueueType, StreamLimits, depth, ensure_divert_queue, ensure_lane_queue,
-    ensure_own_queue, ensure_stream, ensure_way, exchange_exists,
+    Binding, DeclareError, QueueType, StreamLimits, bind_queue, depth, ensure_divert_queue,
+    ensure_lane_queue, ensure_own_queue, ensure_stream, ensure_way, exchange_exists,
 };
 pub use dial::Dialer;
 pub use error::BrokerError;
 pub use follower::{FollowEnd, Followed, StreamFollower, StreamFrom};
 pub use foreign::{ForeignKind, ForeignQueue, InspectError, Refused, hold, inspect_foreign_queue};
 pub use management::Management;
+pub use policies::Endangered;
 pub use publisher::{LanePublisher, OpenError, Publish, Unroutable};
 pub use settings::{Settings, Tls};
 pub use state::ConnectionState;

@@ -8,7 +8,7 @@ use super::status::StatusHub;
 use crate::broker::{BrokerError, Connection, ConnectionState, Dialer, Management, Settings};
 use parking_lot::Mutex;
 use std::collections::HashMap;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 /// The connections of one virtual host.
@@ -62,6 +62,30 @@ impl Brokers {
         self.management.as_ref()
     }
 
+    /// A connection to a virtual host that is used once.
+    pub(super) fn errand(&self, vhost: Option<&str>) -> Result<Errand, BrokerError> {
+        let connection = Connection::new(&self.settings, vhost)?;
+        let end = self.cancel.child_token();
+        let (run, cancel) = (connection.clone(), end.clone());
+        self.tracker.spawn(async move { run.run(cancel).await });
+        Ok(Errand {
+            connection,
+            _end: end.drop_guard(),
+        })
+    }
+
+    /// The virtual hosts in use.
+    pub(super) fn vhosts(&self) -> Vec<String> {
+        let vhosts = self.vhosts.lock();
+        let mut names: Vec<_> = vhosts
+            .values()
+            .map(|vhost| vhost.control.vhost().to_owned())
+            .collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
     /// The connections of a virtual host, `None` for the gateway's own; started when they are new.
     pub(super) fn vhost(&self, name: Option<&str>) -> Result<Vhost, BrokerError> {
         let mut vhosts = self.vhosts.lock();
@@ -83,6 +107,19 @@ impl Brokers {
         ));
         vhosts.insert(name.map(str::to_owned), vhost.clone());
         Ok(vhost)
+    }
+}
+
+/// A connection of its own for what may cost it, and for locks that must go with it. Dropped, it is closed in the
+/// background.
+pub(super) struct Errand {
+    connection: Connection,
+    _end: DropGuard,
+}
+
+impl Errand {
+    pub(super) fn connection(&self) -> &Connection {
+        &self.connection
     }
 }
 

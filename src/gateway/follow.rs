@@ -35,6 +35,7 @@ pub(super) async fn follow(
                 .as_ref()
                 .is_none_or(|old| !Arc::ptr_eq(&old.table, table));
             if fresh {
+                shared.links.cap(table);
                 standing.send_replace(Some(Arc::new(standing_of(table))));
                 shared.status.set_table(facts(table));
                 shared

@@ -7,6 +7,8 @@
 use super::brokers::Vhost;
 use super::lane_task::LaneSpec;
 use super::shared::Shared;
+use super::source_task::Feeding;
+use super::spread::weight;
 use super::status::{LaneFacts, LaneState};
 use crate::broker::{self, Consumer, ConsumerKind, DeclareError};
 use crate::lane::DRAIN_DELIVERIES;
@@ -41,9 +43,33 @@ pub(super) async fn open(
                 })
                 .collect();
             let kind = kind_of(spec.queue_type);
-            broker::ensure_lane_queue(&vhost.control, &queue, kind, exchange, &bindings)
-                .await
-                .map_err(|e| e.to_string())?;
+            match &spec.feeding {
+                Feeding::Direct { switch } => {
+                    not_spread(&vhost.control, switch).await?;
+                    broker::ensure_lane_queue(&vhost.control, &queue, kind, exchange, &bindings)
+                        .await
+                        .map_err(|e| e.to_string())?;
+                    // Another gateway may have spread the source meanwhile, and taken these bindings off before they came.
+                    if let Err(spread) = not_spread(&vhost.control, switch).await {
+                        for binding in &bindings {
+                            broker::spread::unbind_queue(&vhost.control, &queue, exchange, binding)
+                                .await
+                                .map_err(|e| e.to_string())?;
+                        }
+                        return Err(spread);
+                    }
+                }
+                Feeding::Spread { hash } => {
+                    broker::ensure_lane_queue(&vhost.control, &queue, kind, "", &[])
+                        .await
+                        .map_err(|e| e.to_string())?;
+                    broker::bind_queue(&vhost.control, &queue, hash, &weight())
+                        .await
+                        .map_err(|e| e.to_string())?;
+                }
+                // Declared again, it would come back empty while it is being deleted.
+                Feeding::Leaving => {}
+            }
             (queue, ConsumerKind::SingleActive)
         }
         Take::Queue { queue } => {
@@ -146,5 +172,17 @@ fn kind_of(kind: QueueType) -> broker::QueueType {
     match kind {
         QueueType::Quorum => broker::QueueType::Quorum,
         QueueType::Classic => broker::QueueType::Classic,
+    }
+}
+
+/// Refuses a source that other gateways have spread: bound directly too, its queue would get a second copy of everything.
+async fn not_spread(control: &broker::Connection, switch: &str) -> Result<(), String> {
+    match broker::exchange_exists(control, switch.as_bytes()).await {
+        Ok(false) => Ok(()),
+        Ok(true) => Err(
+            "the source is spread over partitions in the broker; this gateway's rules say one: it takes what there is as soon as it has looked"
+                .to_owned(),
+        ),
+        Err(error) => Err(error.to_string()),
     }
 }

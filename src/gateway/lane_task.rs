@@ -9,6 +9,7 @@ use super::lane_open::{found_diversions, open};
 use super::large::{Finished, Large};
 use super::outlets::{OutletEvent, What, keep_stream};
 use super::shared::Shared;
+use super::source_task::Feeding;
 use super::status::{LaneFacts, LaneState};
 use crate::broker::{Consumer, ConsumerEvent, ConsumerKind};
 use crate::lane::{Action, Feed, Lane, LaneSettings, Prefetch, Routing, Target, Window};
@@ -29,6 +30,7 @@ pub(super) struct LaneSpec {
     pub(super) partition: Partition,
     pub(super) vhost: Option<String>,
     pub(super) take: Take,
+    pub(super) feeding: Feeding,
     pub(super) queue_type: QueueType,
     pub(super) duplicates: Duplicates,
     pub(super) divert: Divert,

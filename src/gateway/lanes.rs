@@ -1,51 +1,53 @@
-//! Which lanes this gateway runs: one for each source that the rules in force take in this unit.
+//! Which sources this gateway takes: those that the rules in force take in this unit.
 //!
-//! A reconciler: it compares what runs with what the table wants, and takes no hint of what changed. A lane whose
-//! source has changed ends, settles, and begins anew.
+//! A reconciler: it compares what runs with what the table wants, and takes no hint of what changed. The lanes of a source
+//! that has changed end, settle, and begin anew.
 
-use super::lane_task::{self, LaneSpec};
+use super::feed::FeedState;
 use super::shared::Shared;
-use super::status::{LaneFacts, LaneState};
-use crate::model::{Partition, SourceName};
+use super::source_task::{self, SourceSpec};
+use crate::broker::spread::HashOn;
+use crate::model::SourceName;
 use crate::routing::Source;
+use crate::rules::KeyFrom;
 use std::collections::HashMap;
 use std::sync::Arc;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 struct Running {
-    spec: LaneSpec,
+    spec: SourceSpec,
     cancel: CancellationToken,
     task: JoinHandle<()>,
 }
 
 /// Runs until cancelled, then ends every lane.
-pub(super) async fn run(shared: Arc<Shared>, cancel: CancellationToken) {
+pub(super) async fn run(
+    shared: Arc<Shared>,
+    feed: watch::Receiver<FeedState>,
+    cancel: CancellationToken,
+) {
     let mut rules = shared.rules.clone();
     let mut running: HashMap<SourceName, Running> = HashMap::new();
     loop {
-        let wanted: Vec<LaneSpec> = rules
+        let wanted: Vec<SourceSpec> = rules
             .borrow_and_update()
             .as_ref()
             .map_or_else(Vec::new, |r| {
                 r.table.sources_of(&shared.here.unit).map(spec).collect()
             });
-        let ended: Vec<SourceName> = running
-            .iter()
-            .filter(|(_, lane)| !wanted.contains(&lane.spec))
-            .map(|(name, _)| name.clone())
-            .collect();
-        for name in ended {
-            if let Some(lane) = running.remove(&name) {
-                end(lane).await;
-            }
-        }
+        let ended = running.extract_if(|_, source| !wanted.contains(&source.spec));
+        end(ended.map(|(_, source)| source).collect()).await;
         for spec in wanted {
             running.entry(spec.source.clone()).or_insert_with(|| {
-                let begun = LaneFacts::of(LaneState::Opening, None);
-                shared.status.set_lane(&spec.source, spec.partition, begun);
                 let cancel = CancellationToken::new();
-                let run = lane_task::run(Arc::clone(&shared), spec.clone(), cancel.clone());
+                let run = source_task::run(
+                    Arc::clone(&shared),
+                    spec.clone(),
+                    feed.clone(),
+                    cancel.clone(),
+                );
                 Running {
                     spec,
                     cancel,
@@ -58,29 +60,36 @@ pub(super) async fn run(shared: Arc<Shared>, cancel: CancellationToken) {
             changed = rules.changed() => if changed.is_err() { break },
         }
     }
-    for lane in running.values() {
-        lane.cancel.cancel();
+    end(running.into_values().collect()).await;
+}
+
+/// Ends sources side by side.
+async fn end(sources: Vec<Running>) {
+    for source in &sources {
+        source.cancel.cancel();
     }
-    for (_, lane) in running {
-        end(lane).await;
+    for source in sources {
+        if let Err(error) = source.task.await {
+            tracing::error!(source = %source.spec.source, %error, "a source ended by a fault of setgate");
+        }
     }
 }
 
-async fn end(lane: Running) {
-    lane.cancel.cancel();
-    if let Err(error) = lane.task.await {
-        tracing::error!(source = %lane.spec.source, %error, "a lane ended by a fault of setgate");
-    }
-}
-
-fn spec(source: &Source) -> LaneSpec {
-    LaneSpec {
+fn spec(source: &Source) -> SourceSpec {
+    SourceSpec {
         source: source.name.clone(),
-        partition: Partition(0),
         vhost: source.vhost.clone(),
         take: source.take.clone(),
         queue_type: source.queue_type,
         duplicates: source.duplicates.clone(),
         divert: source.divert.clone(),
+        partitions: source.partitions,
+        on: match source.key.from.first() {
+            Some(KeyFrom::Header(name)) => HashOn::Header(name.clone()),
+            // The validator lets nothing else be spread.
+            Some(KeyFrom::RoutingKey | KeyFrom::RoutingKeyWord(_) | KeyFrom::Json(_)) | None => {
+                HashOn::RoutingKey
+            }
+        },
     }
 }

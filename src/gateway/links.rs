@@ -10,7 +10,10 @@ use super::metrics::{Direction, Metrics};
 use super::status::{LinkState as Shown, StatusHub};
 use crate::link::{Hello, Here, LinkState, Standing};
 use crate::model::{GatewayId, UnitId};
-use crate::wire::{ClientSettings, LinkClient, LinkSecurity, LinkStatus, LinkTarget, SenderPipe};
+use crate::routing::Table;
+use crate::wire::{
+    ClientSettings, LinkCap, LinkClient, LinkSecurity, LinkStatus, LinkTarget, SenderPipe,
+};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -40,6 +43,8 @@ pub(super) struct LinksSettings {
 pub(super) struct Links {
     settings: LinksSettings,
     running: Mutex<BTreeMap<Name, Running>>,
+    /// By the unit that is sent to. They outlive links and tables, which share them: as many as tables have named units.
+    caps: Mutex<BTreeMap<UnitId, Arc<LinkCap>>>,
     status: StatusHub,
     metrics: Metrics,
     tracker: TaskTracker,
@@ -55,10 +60,24 @@ impl Links {
         Self {
             settings,
             running: Mutex::default(),
+            caps: Mutex::default(),
             status,
             metrics,
             tracker,
         }
+    }
+
+    /// Caps what this gateway sends to each unit, as a new table says.
+    pub(super) fn cap(&self, table: &Table) {
+        let here = &self.settings.here.unit;
+        for unit in table.units() {
+            self.cap_of(&unit.name)
+                .set(table.link_bytes_per_second(here, &unit.name));
+        }
+    }
+
+    fn cap_of(&self, unit: &UnitId) -> Arc<LinkCap> {
+        Arc::clone(self.caps.lock().entry(unit.clone()).or_default())
     }
 
     /// Makes the links that run the links that `peers` want. A link that is up ends only when its peer does.
@@ -112,6 +131,7 @@ impl Links {
             security: self.settings.security.clone(),
             message_max: self.settings.message_max,
             standing: self.settings.standing.clone(),
+            cap: self.cap_of(unit),
             seed: fastrand::u64(..),
         };
         let client = Arc::new(LinkClient::new(settings, self.tracker.clone()));
@@ -199,7 +219,13 @@ async fn report(
             &gateway,
             shown,
             rtt_ms,
-            now.state.cause().map(str::to_owned),
+            now.state.cause().map_or_else(
+                || {
+                    now.capped
+                        .map(|rate| format!("link capped at {rate} bytes a second"))
+                },
+                |cause| Some(cause.to_owned()),
+            ),
         );
         // Gateways of one unit share its series: each adds what is its own.
         let is_up = now.state.is_up();

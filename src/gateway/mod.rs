@@ -19,10 +19,13 @@ mod lanes;
 mod large;
 mod links;
 mod outlets;
+mod policies;
 mod receiver;
 mod receivers;
 mod report;
 mod run;
 mod shared;
+mod source_task;
+mod spread;
 
 pub use run::{Gateway, RunError, broker_settings, security};

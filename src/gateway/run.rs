@@ -13,7 +13,7 @@ use super::metrics::{MemoryKind, Metrics, MetricsError};
 use super::parked::ParkDesk;
 use super::shared::{Rules, Shared};
 use super::status::StatusHub;
-use super::{follow, lanes, receivers, report};
+use super::{follow, lanes, policies, receivers, report};
 use crate::broker::{BrokerError, Settings, Tls};
 use crate::etcd::{BrokerHealth, EtcdConfig, GatewayRecord};
 use crate::lane::Limits;
@@ -205,6 +205,7 @@ impl Gateway {
             ..
         } = self;
         let tracker = shared.tracker.clone();
+        let states = handle.watch();
         // Lanes end first, then what they stand on.
         let under_lanes = CancellationToken::new();
         let refused = server.refused();
@@ -227,6 +228,7 @@ impl Gateway {
             refused,
             under_lanes.clone(),
         ));
+        tracker.spawn(policies::watch(Arc::clone(&shared), under_lanes.clone()));
         tracker.spawn(report::renew(
             security,
             shared.status.clone(),
@@ -244,7 +246,7 @@ impl Gateway {
             incoming,
             under_lanes.clone(),
         ));
-        lanes::run(Arc::clone(&shared), cancel).await;
+        lanes::run(Arc::clone(&shared), states, cancel).await;
         under_lanes.cancel();
         // A receiver that fails to end holds only what its sender will send again.
         let _ = timeout(FAREWELL, receivers).await;

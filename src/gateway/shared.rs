@@ -53,7 +53,9 @@ impl Shared {
     /// How many lanes this unit has by the rules in force, at least one.
     pub(super) fn lanes_taken(&self) -> usize {
         self.rules().map_or(1, |rules| {
-            rules.table.sources_of(&self.here.unit).count().max(1)
+            let sources = rules.table.sources_of(&self.here.unit);
+            let lanes: usize = sources.map(|source| usize::from(source.partitions)).sum();
+            lanes.max(1)
         })
     }
 

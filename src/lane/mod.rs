@@ -16,6 +16,8 @@ mod park;
 mod prefetch;
 mod rate;
 mod retry;
+mod silence;
+mod spread;
 mod stamp;
 mod unwrap;
 
@@ -30,5 +32,7 @@ pub use outlet::{Feed, Outlet, OutletView};
 pub use park::{Diverted, Kept, LargeParcel, Stored, WRAPPED_CONTENT_TYPE, Wrapping, wrap};
 pub use prefetch::Prefetch;
 pub use retry::wrap_retry;
+pub use silence::{Ready, SILENCE_MAX, Silence, Verdict};
+pub use spread::{Bank, Emptying, Layout, Left, Shown, Stand, judge, stand};
 pub use stamp::{Stamp, stamp};
 pub use unwrap::{NotWrapped, Unwrapped, looks_wrapped, unwrap, unwrap_head};

@@ -5,6 +5,7 @@
 
 mod answers;
 mod batcher;
+mod cap;
 mod credit;
 mod decoder;
 mod frame;
@@ -15,6 +16,7 @@ mod refusal;
 mod state;
 
 pub use batcher::{Batcher, Unsendable};
+pub use cap::Cap;
 pub use credit::{
     CONNECTION_WINDOW_BYTES, Credit, CreditBreach, CreditGrant, CreditPool, CreditWindow,
     STREAMS_MAX,

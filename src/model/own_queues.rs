@@ -7,6 +7,22 @@ pub fn lane(space: &SpaceId, source: &SourceName, partition: Partition) -> Strin
     format!("setgate.{space}.lane.{source}.{partition}")
 }
 
+/// The exchange that a source with partitions is taken through: the source's exchange fills it, and it feeds the bank of
+/// lane queues that is current.
+pub fn spread(space: &SpaceId, source: &SourceName) -> String {
+    format!("setgate.{space}.lane.{source}")
+}
+
+/// The consistent-hash exchange of one of a source's two banks of lane queues. No source's name has a dot in it.
+pub fn spread_bank(space: &SpaceId, source: &SourceName, bank: &str) -> String {
+    format!("setgate.{space}.lane.{source}.{bank}")
+}
+
+/// The exclusive queue of whoever changes how a source is spread.
+pub fn spread_lock(space: &SpaceId, source: &SourceName) -> String {
+    format!("setgate.{space}.lock.{source}")
+}
+
 /// The exclusive queue whose holder alone publishes for a lane.
 pub fn lock(space: &SpaceId, lane: &LaneId) -> String {
     format!(

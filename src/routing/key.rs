@@ -22,6 +22,7 @@
 //! | `340282366920938463463374607431768211457` | 5511 | 4444 | 1457 | 1457 |
 //! | `张三` (UTF-8) | 8802 | 9146 | doesn't fit | doesn't fit |
 
+use super::json_key::{self, Pointed};
 use crate::model::{Message, Slot};
 use crate::rules::{Key, KeyFrom, KeyMap, Words};
 use bytes::Bytes;
@@ -46,6 +47,10 @@ pub enum Unfit {
     Type,
     /// Not what the map takes.
     Map,
+    /// The body isn't JSON, up to where the key would be.
+    BodyNotJson,
+    /// The body is larger than what is looked into.
+    BodyTooLarge,
 }
 
 impl Unfit {
@@ -55,6 +60,8 @@ impl Unfit {
             Self::Empty => "it is empty",
             Self::Type => "it is neither a text nor a whole number",
             Self::Map => "the map doesn't take it",
+            Self::BodyNotJson => "the body is not JSON",
+            Self::BodyTooLarge => "the body has more than 64 KiB",
         }
     }
 }
@@ -78,6 +85,11 @@ pub(super) fn look(from: &KeyFrom, map: KeyMap, slots: u32, message: &Message) -
             }
         }
         KeyFrom::RoutingKey => routing_key.clone(),
+        KeyFrom::Json(pointer) => match json_key::look(pointer, &message.body) {
+            Pointed::Nothing => return Candidate::Absent,
+            Pointed::Unfit(unfit) => return Candidate::Malformed(unfit),
+            Pointed::Key(key) => key,
+        },
     };
     if found.is_empty() {
         return Candidate::Malformed(Unfit::Empty);

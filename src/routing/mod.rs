@@ -5,6 +5,7 @@
 
 mod decision;
 mod explain;
+mod json_key;
 mod key;
 mod route;
 mod steps;

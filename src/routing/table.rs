@@ -7,11 +7,12 @@ use crate::model::{
     CityId, Epoch, Lineage, Reason, Revision, Seats, SiteId, Slot, SourceName, SpaceId, UnitId,
 };
 use crate::rules::{
-    self, Context, Deliver, Divert, Duplicates, Fault, FaultCode, Key, KeyAbsent, NotYet, Place,
-    Placed, Placement, QueueType, Route, Rule, Take, Topology, When,
+    self, Context, Deliver, Divert, Duplicates, Fault, FaultCode, Key, KeyAbsent, LinkPolicy,
+    NotYet, Place, Placed, Placement, QueueType, Route, Rule, Take, Topology, When,
 };
 use bytes::Bytes;
 use std::collections::HashMap;
+use std::num::NonZeroU64;
 
 /// What a table is compiled from.
 #[derive(Debug, Clone)]
@@ -41,6 +42,7 @@ pub struct Table {
     /// By home.
     seat_of_home: Vec<UnitIndex>,
     sources: Vec<Source>,
+    links: Vec<LinkPolicy>,
 }
 
 /// A unit's place in the table. 16 bits, because there is one for every slot.
@@ -73,6 +75,8 @@ pub struct Source {
     pub vhost: Option<String>,
     /// From what.
     pub take: Take,
+    /// Over how many lanes it is spread.
+    pub partitions: u16,
     /// The type of the queues that are declared for it.
     pub queue_type: QueueType,
     /// Where its messages go, unless a rule says otherwise.
@@ -176,6 +180,7 @@ impl Table {
             seats: inputs.seats,
             units,
             sources,
+            links: topology.links.clone(),
         })
     }
 
@@ -268,6 +273,17 @@ impl Table {
     /// The sources that are taken in a unit.
     pub fn sources_of<'a>(&'a self, unit: &'a UnitId) -> impl Iterator<Item = &'a Source> + 'a {
         self.sources.iter().filter(|source| source.taken_in(unit))
+    }
+
+    /// What a gateway of one unit may send to another unit, by the first policy that is about them; none: no limit.
+    pub fn link_bytes_per_second(&self, from: &UnitId, to: &UnitId) -> Option<NonZeroU64> {
+        let covers = |end: &Option<Placed<UnitId>>, unit: &UnitId| {
+            end.as_ref().is_none_or(|named| named.value == *unit)
+        };
+        self.links
+            .iter()
+            .find(|link| covers(&link.from, from) && covers(&link.to, to))?
+            .bytes_per_second
     }
 
     /// Whether parcels of this source may be delivered to this exchange: what a receiver checks.
@@ -405,6 +421,7 @@ fn compile_source(source: &rules::Source, all: &[Placed<Rule>], units: &[Unit]) 
         name: source.name.value.clone(),
         vhost: source.vhost.clone(),
         take: source.take.value.clone(),
+        partitions: source.partitions.value,
         queue_type: source.queue_type,
         deliver: source.deliver.as_ref().map(|deliver| deliver.value.clone()),
         returns: source

@@ -23,6 +23,9 @@ units:
   sh-2: {site: sh-b}
   bj-1: {site: bj-c}
 center: sh-1
+links:
+  - {from: sh-1, to: bj-1, bytes_per_second: 10MiB}
+  - {from: "*", to: bj-1, bytes_per_second: 1000}
 ---
 kind: placement
 slots: 10000
@@ -388,6 +391,18 @@ fn an_explanation_has_the_fields_that_tools_read() {
     assert_eq!(json["targets"], serde_json::json!([]));
     assert_eq!(json["why"], "park");
     assert_eq!(json["reason"], "no_rule");
+}
+
+#[test]
+fn the_first_policy_about_a_link_says_what_it_carries() {
+    let table = table(&[]);
+    let rate = |from, to| {
+        let rate = table.link_bytes_per_second(&unit(from), &unit(to));
+        rate.map(std::num::NonZeroU64::get)
+    };
+    assert_eq!(rate("sh-1", "bj-1"), Some(10 << 20));
+    assert_eq!(rate("sh-2", "bj-1"), Some(1_000));
+    assert_eq!(rate("bj-1", "sh-1"), None);
 }
 
 proptest! {

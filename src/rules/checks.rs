@@ -7,7 +7,7 @@ use super::documents::Documents;
 use super::fault::{Fault, FaultCode, Place, Placed};
 use super::placement::Placement;
 use super::rule::{Route, Rule};
-use super::source::{Deliver, KeyMap, Source, Take};
+use super::source::{Deliver, KeyFrom, KeyMap, Source, Take};
 use super::topology::{Access, Isolated, Takeover, Topology};
 use super::tree::DocumentFile;
 use crate::model::{SourceName, SpaceId, UnitId};
@@ -170,6 +170,7 @@ pub(super) fn sources(
                 "add a document of `kind: rule`",
             ));
         }
+        partitions(source, faults);
         if let (KeyMap::LastDigits(digits), Some(placement)) = (source.key.map, placement)
             && 10u64.saturating_pow(u32::from(digits)) < u64::from(placement.slots.value)
         {
@@ -184,6 +185,34 @@ pub(super) fn sources(
                 "take more digits, or another map",
             ));
         }
+    }
+}
+
+/// The broker spreads a source over its partitions, and sees neither bodies nor words of a routing key.
+fn partitions(source: &Source, faults: &mut Vec<Fault>) {
+    if source.partitions.value == 1 {
+        return;
+    }
+    let fault = |message: String, mend: &str| {
+        Fault::at(
+            &source.partitions.place,
+            FaultCode::Partitions,
+            message,
+            mend,
+        )
+    };
+    match &source.take.value {
+        Take::Queue { queue } => faults.push(fault(
+            format!("queue {queue} is one queue and can't be spread over partitions"),
+            "take an exchange instead, or leave `partitions` out",
+        )),
+        Take::Exchange { .. } => match source.key.from.first() {
+            Some(KeyFrom::Header(_) | KeyFrom::RoutingKey) | None => {}
+            Some(other @ (KeyFrom::RoutingKeyWord(_) | KeyFrom::Json(_))) => faults.push(fault(
+                format!("the broker can't spread messages by {other}"),
+                "let `key.from` begin with {header: NAME} or {routing_key: whole}, or leave `partitions` out",
+            )),
+        },
     }
 }
 

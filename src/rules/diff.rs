@@ -312,6 +312,11 @@ fn source_changes(old: &Source, new: &Source) -> Vec<String> {
         ("taken in", units(old), units(new)),
         ("vhost", vhost(old), vhost(new)),
         (
+            "partitions",
+            old.partitions.value.to_string(),
+            new.partitions.value.to_string(),
+        ),
+        (
             "queue type",
             old.queue_type.as_str().to_owned(),
             new.queue_type.as_str().to_owned(),

@@ -129,6 +129,8 @@ fault_codes! {
     RepeatedPin = "repeated_pin",
     /// The slot count differs from the one the space was created with.
     SlotsChanged = "slots_changed",
+    /// A source is spread over partitions by something that the broker can't see.
+    Partitions = "partitions",
     /// A source's key differs from the one in force.
     KeyChanged = "key_changed",
     /// A unit that the topology doesn't have.

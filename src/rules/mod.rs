@@ -10,6 +10,7 @@ mod diff;
 mod documents;
 mod fault;
 mod fields;
+mod json_pointer;
 mod placement;
 mod rule;
 mod source;
@@ -23,11 +24,12 @@ pub use condition::{HeaderCondition, Mismatch, Regex, Scalar, Test, When};
 pub use diff::{Change, Diff, DocumentChange, diff};
 pub use documents::{Documents, parse};
 pub use fault::{Fault, FaultCode, Place, Placed};
+pub use json_pointer::{JsonPointer, PointerFault};
 pub use placement::{Placement, Range, SLOTS_MAX};
 pub use rule::{KeyAbsent, Route, Rule};
 pub use source::{
-    Binding, Deliver, Divert, DivertFull, Duplicates, IdFrom, Key, KeyFrom, KeyMap, QueueType,
-    Source, Take,
+    Binding, Deliver, Divert, DivertFull, Duplicates, IdFrom, Key, KeyFrom, KeyMap, PARTITIONS_MAX,
+    QueueType, Source, Take,
 };
 pub(crate) use topic::Words;
 pub use topic::{TopicError, TopicPattern};

@@ -3,6 +3,7 @@
 //! Owns its shape and its defaults; how it is read is the next file's affair.
 
 use super::fault::Placed;
+use super::json_pointer::JsonPointer;
 use crate::amqp::FieldTable;
 use crate::model::{SourceName, UnitId};
 use std::time::Duration;
@@ -22,6 +23,8 @@ pub struct Source {
     pub deliver: Option<Placed<Deliver>>,
     /// The exchange where publishers get back what can't be routed, instead of the park.
     pub returns: Option<Placed<String>>,
+    /// Over how many lanes it is spread, from 1 to [`PARTITIONS_MAX`].
+    pub partitions: Placed<u16>,
     /// The type of the queues that are declared for it.
     pub queue_type: QueueType,
     /// What decides the owner.
@@ -33,6 +36,10 @@ pub struct Source {
     /// The limit of its diversions.
     pub divert: Divert,
 }
+
+/// Most lanes of one source. Each is a queue, a connection and a part of the gateways' memory; one carries some
+/// 10,000 messages a second, so a source of more than a million would be several.
+pub const PARTITIONS_MAX: u16 = 100;
 
 /// What is taken.
 #[derive(Debug, Clone, PartialEq)]
@@ -106,6 +113,8 @@ pub enum KeyFrom {
     RoutingKeyWord(u8),
     /// The whole routing key.
     RoutingKey,
+    /// A value in the body, which is JSON.
+    Json(JsonPointer),
 }
 
 impl std::fmt::Display for KeyFrom {
@@ -114,6 +123,7 @@ impl std::fmt::Display for KeyFrom {
             Self::Header(name) => write!(f, "header {name}"),
             Self::RoutingKeyWord(word) => write!(f, "routing-key word {word}"),
             Self::RoutingKey => f.write_str("the routing key"),
+            Self::Json(pointer) => write!(f, "JSON {pointer}"),
         }
     }
 }

@@ -5,9 +5,10 @@
 
 use super::fault::{Fault, FaultCode, Placed};
 use super::fields::{self, Fields};
+use super::json_pointer::{JsonPointer, PointerFault};
 use super::source::{
-    Binding, Deliver, Divert, DivertFull, Duplicates, IdFrom, Key, KeyFrom, KeyMap, QueueType,
-    Source, Take,
+    Binding, Deliver, Divert, DivertFull, Duplicates, IdFrom, Key, KeyFrom, KeyMap, PARTITIONS_MAX,
+    QueueType, Source, Take,
 };
 use super::tree::{Node, Value};
 use crate::amqp::{FieldTable, FieldValue};
@@ -43,6 +44,11 @@ pub(super) fn read(mut fields: Fields, faults: &mut Vec<Fault>) -> Option<Source
         ];
         fields::word(node, "`queue_type`", &words, faults)
     });
+    let one = Placed {
+        value: 1,
+        place: place.clone(),
+    };
+    let partitions = fields.or("partitions", one, faults, read_partitions);
     let mut key_place = place;
     let key = fields.optional("key").map(|node| {
         key_place = node.place.clone();
@@ -59,6 +65,7 @@ pub(super) fn read(mut fields: Fields, faults: &mut Vec<Fault>) -> Option<Source
         take: take?,
         deliver,
         returns,
+        partitions,
         queue_type,
         // A key that can't be read has its fault already; the default keeps the source for the other checks.
         key: key.flatten().unwrap_or_default(),
@@ -73,11 +80,6 @@ pub(super) fn read(mut fields: Fields, faults: &mut Vec<Fault>) -> Option<Source
 
 /// What a source may say one day.
 fn refuse_later(fields: &mut Fields, faults: &mut Vec<Fault>) {
-    if let Some(node) = fields.optional("partitions")
-        && node.value != Value::Int(1)
-    {
-        faults.push(fields::not_yet(&node.place, "more than one partition", "1"));
-    }
     if let Some(node) = fields.optional("messages_per_second")
         && node.value != Value::Text("unlimited".to_owned())
     {
@@ -87,6 +89,15 @@ fn refuse_later(fields: &mut Fields, faults: &mut Vec<Fault>) {
             "unlimited",
         ));
     }
+}
+
+fn read_partitions(node: Node, faults: &mut Vec<Fault>) -> Option<Placed<u16>> {
+    let range = (1, i64::from(PARTITIONS_MAX));
+    let read = fields::whole(node, "`partitions`", range, faults)?;
+    Some(Placed {
+        value: u16::try_from(read.value).ok()?,
+        place: read.place,
+    })
 }
 
 fn read_take(node: Node, faults: &mut Vec<Fault>) -> Option<Placed<Take>> {
@@ -325,12 +336,10 @@ fn read_key_from(node: Node, faults: &mut Vec<Fault>) -> Option<KeyFrom> {
         }
     }
     if let Some(node) = fields.optional("json") {
-        broken = true;
-        faults.push(fields::not_yet(
-            &node.place,
-            "a key in a JSON body",
-            fields::NOTHING,
-        ));
+        match read_pointer(node, faults) {
+            Some(pointer) => found.push(KeyFrom::Json(pointer)),
+            None => broken = true,
+        }
     }
     fields.end(faults);
     match (found.pop(), found.is_empty()) {
@@ -345,6 +354,27 @@ fn read_key_from(node: Node, faults: &mut Vec<Fault>) -> Option<KeyFrom> {
             None
         }
     }
+}
+
+fn read_pointer(node: Node, faults: &mut Vec<Fault>) -> Option<JsonPointer> {
+    let text = fields::short(node, "`json`", faults)?;
+    let (message, mend) = match JsonPointer::parse(&text.value) {
+        Ok(pointer) => return Some(pointer),
+        Err(PointerFault::NoSlash) => (
+            "a JSON pointer begins with a slash",
+            "write a path from the top of the body, such as /user/id",
+        ),
+        Err(PointerFault::Tilde) => (
+            "a tilde in a JSON pointer stands before 0 or 1",
+            "write ~0 for a tilde and ~1 for a slash in a name",
+        ),
+        Err(PointerFault::Deep) => (
+            "the JSON pointer goes down more than 64 levels",
+            "have the publisher put the key nearer to the top, or into a header",
+        ),
+    };
+    faults.push(fields::bad_value(&text.place, message, mend));
+    None
 }
 
 fn read_map(node: Node, faults: &mut Vec<Fault>) -> Option<KeyMap> {

@@ -6,6 +6,7 @@ use super::fault::{Fault, FaultCode, Place, Placed};
 use super::fields::{self, Fields};
 use super::tree::{Node, Value};
 use crate::model::{CityId, SiteId, SpaceId, UnitId};
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 /// The units of a space and where they are.
@@ -142,6 +143,8 @@ pub struct LinkPolicy {
     pub from: Option<Placed<UnitId>>,
     /// `None` for `*`.
     pub to: Option<Placed<UnitId>>,
+    /// What one gateway may send over it; `None` for `unlimited`.
+    pub bytes_per_second: Option<NonZeroU64>,
 }
 
 pub(super) fn read(mut fields: Fields, faults: &mut Vec<Fault>) -> Option<Topology> {
@@ -353,22 +356,52 @@ fn read_link(node: Node, faults: &mut Vec<Fault>) -> Option<LinkPolicy> {
     };
     let from = end("from", &mut fields, faults);
     let to = end("to", &mut fields, faults);
-    for (name, default) in [("compression", "auto"), ("bytes_per_second", "unlimited")] {
-        if let Some(node) = fields.optional(name)
-            && node.value != Value::Text(default.to_owned())
-        {
-            faults.push(fields::not_yet(
-                &node.place,
-                &format!("`{name}` of a link"),
-                default,
-            ));
-        }
+    if let Some(node) = fields.optional("compression")
+        && node.value != Value::Text("auto".to_owned())
+    {
+        faults.push(fields::not_yet(
+            &node.place,
+            "`compression` of a link",
+            "auto",
+        ));
     }
+    let bytes_per_second = fields
+        .optional("bytes_per_second")
+        .filter(|node| node.value != Value::Text("unlimited".to_owned()))
+        .and_then(|node| read_rate(node, faults));
     fields.end(faults);
     Some(LinkPolicy {
         from: from?,
         to: to?,
+        bytes_per_second,
     })
+}
+
+/// A size, or a number of bytes.
+fn read_rate(node: Node, faults: &mut Vec<Fault>) -> Option<NonZeroU64> {
+    const WHAT: &str = "`bytes_per_second`";
+    let place = node.place.clone();
+    let rate = match node.value {
+        Value::Int(_) => {
+            let read = fields::whole(node, WHAT, (1, i64::MAX), faults)?;
+            u64::try_from(read.value).unwrap_or(0)
+        }
+        Value::Text(_) => fields::bytes(&node, WHAT, faults)?,
+        other => {
+            let wanted = "`unlimited`, or a size such as 10MiB";
+            faults.push(fields::wrong_type(&place, WHAT, &other, wanted));
+            return None;
+        }
+    };
+    let rate = NonZeroU64::new(rate);
+    if rate.is_none() {
+        faults.push(fields::bad_value(
+            &place,
+            "a link that carries nothing is none",
+            "write a size such as 10MiB, or unlimited",
+        ));
+    }
+    rate
 }
 
 impl Topology {

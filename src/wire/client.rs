@@ -6,6 +6,7 @@
 
 use super::LinkError;
 use super::body::{ChannelBody, TrackedExecutor, chain, next_piece};
+use super::cap::LinkCap;
 use super::client_stream::ClientStream;
 use super::pipe::{PARCELS_CAPACITY, SenderPipe, WORDS_CAPACITY};
 use super::server::{CONTROL_PATH, KEEP_ALIVE, LANE_PATH};
@@ -21,6 +22,7 @@ use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use rustls::pki_types::ServerName;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -68,6 +70,8 @@ pub struct ClientSettings {
     pub message_max: usize,
     /// What our table says; none until there is one.
     pub standing: watch::Receiver<Option<Arc<Standing>>>,
+    /// What may leave for the target's unit.
+    pub cap: Arc<LinkCap>,
     /// For the jitter of waits: differs between gateways.
     pub seed: u64,
 }
@@ -92,6 +96,8 @@ pub struct LinkStatus {
     pub bytes_in: u64,
     /// Frames' bytes that went, ever.
     pub bytes_out: u64,
+    /// The cap, in bytes a second, while it holds frames back.
+    pub capped: Option<NonZeroU64>,
     /// By its last canary.
     pub peer: Option<PeerStanding>,
 }
@@ -140,6 +146,7 @@ impl LinkClient {
             round_trip: None,
             bytes_in: 0,
             bytes_out: 0,
+            capped: None,
             peer: None,
         });
         Self {
@@ -313,6 +320,7 @@ impl LinkClient {
             });
             status.bytes_in = self.bytes.incoming.load(Ordering::Relaxed);
             status.bytes_out = self.bytes.outgoing.load(Ordering::Relaxed);
+            status.capped = self.settings.cap.holding(now.into_std());
         });
     }
 
@@ -459,6 +467,7 @@ impl LinkClient {
             body,
             message_max: self.settings.message_max,
             bytes: Arc::clone(&self.bytes),
+            cap: Arc::clone(&self.settings.cap),
         };
         self.tracker.spawn(stream.run());
         Ok(SenderPipe {

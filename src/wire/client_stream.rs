@@ -4,6 +4,7 @@
 //! that reading answers never waits for writing parcels, and that the lane hears of the stream's end.
 
 use super::body::{chain, next_piece};
+use super::cap::LinkCap;
 use super::client::LinkBytes;
 use super::pipe::StreamEvent;
 use crate::link::{Batcher, Decoder, Frame};
@@ -26,6 +27,7 @@ pub(super) struct ClientStream {
     pub(super) body: Incoming,
     pub(super) message_max: usize,
     pub(super) bytes: Arc<LinkBytes>,
+    pub(super) cap: Arc<LinkCap>,
 }
 
 #[expect(
@@ -36,6 +38,8 @@ enum Event<'a> {
     Unwanted,
     Piece(Option<Result<Bytes, hyper::Error>>),
     Room(mpsc::Permit<'a, Bytes>),
+    /// The link's cap may let a frame go again.
+    Uncapped,
     RequestClosed,
     Parcel(Option<Parcel>),
     Due,
@@ -59,6 +63,7 @@ struct State {
     ended: bool,
     events: mpsc::Sender<StreamEvent>,
     bytes: Arc<LinkBytes>,
+    cap: Arc<LinkCap>,
 }
 
 impl ClientStream {
@@ -71,6 +76,7 @@ impl ClientStream {
             mut body,
             message_max,
             bytes,
+            cap,
         } = self;
         let mut out = Some(out);
         let mut state = State {
@@ -82,6 +88,7 @@ impl ClientStream {
             ended: false,
             events: events.clone(),
             bytes,
+            cap,
         };
         while !state.ended {
             if state.sending == Sending::Closed {
@@ -89,12 +96,20 @@ impl ClientStream {
             }
             let taking = state.sending == Sending::Open && state.frames.len() < FRAMES_WAITING_MAX;
             let deadline = state.batcher.deadline().map(Instant::from_std);
+            // A frame that waits for the cap keeps its place: two of them, and the lane gives no more.
+            let closed_until = match state.frames.front() {
+                Some(_) => state.cap.closed_until(Instant::now().into_std()),
+                None => None,
+            };
             let event = tokio::select! {
                 biased;
                 () = events.closed() => Event::Unwanted,
                 piece = next_piece(&mut body) => Event::Piece(piece),
-                room = room(out.as_ref()), if !state.frames.is_empty() => {
+                room = room(out.as_ref()), if !state.frames.is_empty() && closed_until.is_none() => {
                     room.map_or(Event::RequestClosed, Event::Room)
+                }
+                () = until(closed_until.map(Instant::from_std)), if closed_until.is_some() => {
+                    Event::Uncapped
                 }
                 () = until(deadline) => Event::Due,
                 parcel = parcels.recv(), if taking => Event::Parcel(parcel),
@@ -131,6 +146,7 @@ impl State {
             Event::Room(permit) => {
                 if let Some(frame) = self.frames.pop_front() {
                     self.bytes.add_out(frame.len());
+                    self.cap.spend(frame.len(), now);
                     permit.send(frame);
                 }
             }
@@ -139,6 +155,7 @@ impl State {
                 self.frames.clear();
                 self.sending = Sending::Closed;
             }
+            Event::Uncapped => {}
             Event::Due => self.frames.extend(self.batcher.take()),
             Event::Parcel(Some(parcel)) => self.send(&parcel, now),
             Event::Parcel(None) => {

@@ -3,6 +3,7 @@
 //! Owns every socket between gateways. What is said on them is `link`'s.
 
 mod body;
+mod cap;
 mod client;
 mod client_stream;
 mod counts;
@@ -13,6 +14,7 @@ mod server;
 mod server_stream;
 mod tls;
 
+pub use cap::LinkCap;
 pub use client::{ClientSettings, LinkClient, LinkStatus, LinkTarget, PeerStanding};
 pub use counts::RefusedCounts;
 pub use error::LinkError;

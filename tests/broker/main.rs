@@ -14,4 +14,5 @@ mod locks;
 mod messages;
 mod node;
 mod queues;
+mod spread;
 mod tls;

@@ -10,8 +10,8 @@ use setgate::model::{
     Address, Answer, Epoch, Lineage, Parcel, ParcelNumber, Partition, Retry, Revision, Round, Why,
 };
 use setgate::wire::{
-    ClientSettings, LinkClient, LinkSecurity, LinkServer, LinkTarget, ReceiverPipe, RefusedCounts,
-    SenderPipe, ServerSettings, StreamEvent, TlsFiles, TlsIdentity,
+    ClientSettings, LinkCap, LinkClient, LinkSecurity, LinkServer, LinkTarget, ReceiverPipe,
+    RefusedCounts, SenderPipe, ServerSettings, StreamEvent, TlsFiles, TlsIdentity,
 };
 use std::net::SocketAddr;
 use std::path::Path;
@@ -218,6 +218,7 @@ impl Port {
 /// A link to a port.
 pub(crate) struct Client {
     pub(crate) link: Arc<LinkClient>,
+    pub(crate) cap: Arc<LinkCap>,
     cancel: CancellationToken,
 }
 
@@ -239,14 +240,16 @@ impl Client {
             security,
             message_max: MESSAGE_MAX,
             standing: standing(),
+            cap: Arc::default(),
             seed: 7,
         };
+        let cap = Arc::clone(&settings.cap);
         let tracker = TaskTracker::new();
         let link = Arc::new(LinkClient::new(settings, tracker.clone()));
         let cancel = CancellationToken::new();
         let (runner, until) = (Arc::clone(&link), cancel.clone());
         tracker.spawn(async move { runner.run(until).await });
-        Self { link, cancel }
+        Self { link, cap, cancel }
     }
 
     pub(crate) async fn up(&self) {

@@ -12,7 +12,9 @@ use harness::{
 use setgate::link::{Credit, LinkState, RefusalReason};
 use setgate::model::{Answer, ParcelNumber, Reason};
 use setgate::wire::{LinkError, LinkSecurity, StreamEvent, local_pipe};
+use std::num::NonZeroU64;
 use std::time::Duration;
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -33,6 +35,26 @@ async fn ten_thousand_parcels_cross_in_order_and_each_is_answered_once() {
         event_or_end(pipe.events).await,
         StreamEvent::Down { .. }
     ));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_capped_link_carries_its_rate_and_says_so() {
+    let authority = Authority::new();
+    let mut port = Port::open("bj-1", authority.security("bj-1")).await;
+    let client = Client::start("sh-1", "bj-1", port.address, authority.security("sh-1"));
+    client.up().await;
+    client.cap.set(NonZeroU64::new(512 * 1024));
+    let mut pipe = client.open(hello("sh-1", "bj-1")).await;
+    let receiver = TaskTracker::new().spawn(accept_all(port.stream().await));
+    let begun = Instant::now();
+    // 1.5 MiB, of which a tenth of a second is saved up and one frame goes ahead.
+    send_all(&mut pipe, 1_536, 1_024).await;
+    let took = begun.elapsed();
+    assert!(took >= Duration::from_millis(2_700), "{took:?}");
+    let status = client.link.status().borrow().clone();
+    assert_eq!(status.capped, NonZeroU64::new(512 * 1024));
+    drop(pipe);
+    within("the receiver's end", receiver).await.unwrap();
 }
 
 async fn event_or_end(mut events: tokio::sync::mpsc::Receiver<StreamEvent>) -> StreamEvent {

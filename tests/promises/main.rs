@@ -18,5 +18,7 @@ mod memory;
 mod missing;
 mod parked;
 mod parking;
+mod partitions;
 mod poison;
+mod policies;
 mod queues;

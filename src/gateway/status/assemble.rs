@@ -169,7 +169,10 @@ fn link_line(to: &UnitId, own: &[&GatewayStatus]) -> LinkLine {
         .max()
         .unwrap_or(LinkState::Down);
     let link_cause = match state {
-        LinkState::Up => None,
+        // It carries parcels, and perhaps fewer than there are.
+        LinkState::Up => peers()
+            .filter(|link| link.state == LinkState::Up)
+            .find_map(|link| link.cause.clone()),
         LinkState::Down | LinkState::Opening | LinkState::Draining => {
             peers().find_map(|link| link.cause.clone()).or_else(|| {
                 let known = peers().next().is_some();

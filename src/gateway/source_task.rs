@@ -1,0 +1,590 @@
+//! One source at this gateway: which of its lanes run here.
+//!
+//! A reconciler: it looks at the broker, at the gateways of the unit and at the clock, and takes no hint of what changed.
+//! Promises that a lane settles what it has before another gateway takes it on purpose, and that no lane of one bank runs
+//! while another bank holds older messages.
+
+use super::brokers::Errand;
+use super::feed::{EtcdState, FeedState};
+use super::lane_task::{self, LaneSpec};
+use super::shared::Shared;
+use super::spread::Spread;
+use super::status::{LaneFacts, LaneState};
+use crate::broker::spread::HashOn;
+use crate::broker::{self, Connection, DeclareError};
+use crate::etcd::BrokerHealth;
+use crate::lane::{Bank, Emptying, Layout, Stand, judge, stand};
+use crate::model::{GatewayId, Partition, SourceName, UnitId};
+use crate::rules::{Divert, Duplicates, QueueType, Take};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+
+/// What a source task is made from; a change of it is another one.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct SourceSpec {
+    pub(super) source: SourceName,
+    pub(super) vhost: Option<String>,
+    pub(super) take: Take,
+    pub(super) queue_type: QueueType,
+    pub(super) duplicates: Duplicates,
+    pub(super) divert: Divert,
+    pub(super) partitions: u16,
+    pub(super) on: HashOn,
+}
+
+/// Where a lane's queue gets its messages from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Feeding {
+    /// From the source's exchange; or it is a foreign queue.
+    Direct {
+        /// The exchange that is there when the source is spread after all.
+        switch: String,
+    },
+    /// From this consistent-hash exchange.
+    Spread {
+        /// Its name.
+        hash: String,
+    },
+    /// From nowhere any more.
+    Leaving,
+}
+
+/// How often a spread that is as it should be is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+
+/// How often a bank that is being emptied is looked at.
+const EMPTYING_EVERY: Duration = Duration::from_secs(1);
+
+/// When something was refused.
+const RETRY_EVERY: Duration = Duration::from_secs(3);
+
+/// A foreign queue has nothing to look at.
+const NEVER: Duration = Duration::from_hours(1);
+
+/// How much later the second gateway comes to a lane than the first: whoever comes first is handed the messages.
+const SECOND_WAITS: Duration = Duration::from_secs(3);
+
+/// A second gateway that takes, because the first one was away, lets go this often while that one is back.
+const SECOND_TAKES_MAX: Duration = Duration::from_secs(15);
+
+/// A connection of its own for a change, and the lock.
+const ERRAND_MAX: Duration = Duration::from_mins(1);
+
+struct Running {
+    spec: LaneSpec,
+    place: Stand,
+    since: Instant,
+    cancel: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+/// The lanes that are to run, and when to look again.
+struct Plan {
+    lanes: Vec<LaneSpec>,
+    again: Duration,
+}
+
+struct SourceTask {
+    shared: Arc<Shared>,
+    spec: SourceSpec,
+    feed: watch::Receiver<FeedState>,
+    spread: Option<Spread>,
+    running: HashMap<Partition, Running>,
+    /// Since when this gateway has been second for a lane that it doesn't run.
+    second_since: HashMap<Partition, Instant>,
+    /// Shown in the status without running.
+    shown: Vec<Partition>,
+    /// What has been settled last, so that it is done once by each gateway that starts.
+    settled: Option<Layout>,
+    emptying: Emptying,
+    /// In a row.
+    failures: u32,
+}
+
+/// Runs a source's lanes until cancelled, then ends them.
+pub(super) async fn run(
+    shared: Arc<Shared>,
+    spec: SourceSpec,
+    feed: watch::Receiver<FeedState>,
+    cancel: CancellationToken,
+) {
+    let mut task = SourceTask {
+        spread: spread_of(&shared, &spec),
+        shared,
+        spec,
+        feed,
+        running: HashMap::new(),
+        second_since: HashMap::new(),
+        shown: Vec::new(),
+        settled: None,
+        emptying: Emptying::default(),
+        failures: 0,
+    };
+    task.opening();
+    loop {
+        let planned = tokio::select! {
+            biased;
+            () = cancel.cancelled() => break,
+            planned = task.plan() => planned,
+        };
+        let gateways = task.gateways();
+        let again = match planned {
+            Ok(plan) => {
+                task.mended();
+                let sooner = task.reconcile(plan.lanes).await;
+                plan.again.min(sooner)
+            }
+            Err(cause) => {
+                task.failed(cause);
+                RETRY_EVERY
+            }
+        };
+        tokio::select! {
+            () = cancel.cancelled() => break,
+            () = tokio::time::sleep(again) => {}
+            () = task.gateways_other_than(gateways) => {}
+        }
+    }
+    let all = task.running.drain().map(|(_, lane)| lane).collect();
+    end(all).await;
+    task.mended();
+    task.hide();
+}
+
+impl SourceTask {
+    async fn plan(&mut self) -> Result<Plan, String> {
+        let Some(spread) = &self.spread else {
+            return Ok(Plan {
+                lanes: vec![self.lane(Partition(0), self.direct())],
+                again: NEVER,
+            });
+        };
+        let control = self.control()?;
+        if control.state().cause().is_some() {
+            if self.spec.partitions == 1 && self.settled.is_none() {
+                // The lane says that the broker is away, and finds out itself if the source is spread.
+                return Ok(Plan {
+                    lanes: vec![self.lane(Partition(0), self.direct())],
+                    again: RETRY_EVERY,
+                });
+            }
+            self.away(&control);
+            control.up().await;
+        }
+        let shown = spread.look(&control).await.map_err(|e| e.to_string())?;
+        let layout = judge(&shown, spread.wanted);
+        match layout {
+            Layout::Single => {
+                self.settled = Some(layout);
+                Ok(Plan {
+                    lanes: vec![self.lane(Partition(0), self.direct())],
+                    again: LOOK_EVERY,
+                })
+            }
+            Layout::Begin { .. } => {
+                self.settle(layout).await?;
+                Ok(self.look_again())
+            }
+            Layout::Steady { bank, count } => {
+                if self.settled != Some(layout) {
+                    self.settle(layout).await?;
+                    self.settled = Some(layout);
+                }
+                Ok(self.lanes(bank, count, LOOK_EVERY))
+            }
+            Layout::Outgrown { bank, count } => {
+                // A gateway that can't know the newest rules leaves what others have made of them.
+                match self.feed.borrow().etcd {
+                    EtcdState::Unused | EtcdState::Up { .. } => {}
+                    EtcdState::Connecting | EtcdState::Down { .. } => {
+                        return Ok(self.lanes(bank, count, LOOK_EVERY));
+                    }
+                }
+                self.settle(layout).await?;
+                Ok(self.look_again())
+            }
+            Layout::Changing { from, left, built } => {
+                self.changing(&control, from, left, built).await
+            }
+        }
+    }
+
+    /// The former bank is emptied, then deleted; the new one waits for that.
+    async fn changing(
+        &mut self,
+        control: &Connection,
+        from: Bank,
+        left: u16,
+        built: u16,
+    ) -> Result<Plan, String> {
+        let complete = Layout::Changing { from, left, built };
+        let resumed =
+            matches!(self.settled, Some(Layout::Changing { from: seen, .. }) if seen == from);
+        if built == 0 || !resumed {
+            self.settle(complete).await?;
+            self.settled = Some(complete);
+            self.emptying = Emptying::default();
+            return Ok(self.lanes_leaving(from, left, Duration::ZERO));
+        }
+        let units = self.units();
+        let Some(spread) = &self.spread else {
+            return Ok(self.look_again());
+        };
+        let seen = spread.left(control, from, left, &units).await;
+        self.emptying = self.emptying.next(seen.map_err(|e| e.to_string())?);
+        if self.emptying == Emptying::Done {
+            let errand = self.errand().await?;
+            let finished = timeout(ERRAND_MAX, spread.finish(errand.connection(), from, &units));
+            done(finished.await)?;
+            self.emptying = Emptying::default();
+            return Ok(self.look_again());
+        }
+        if self.emptying.takes() {
+            Ok(self.lanes_leaving(from, left, EMPTYING_EVERY))
+        } else {
+            Ok(Plan {
+                lanes: Vec::new(),
+                again: EMPTYING_EVERY,
+            })
+        }
+    }
+
+    async fn settle(&self, layout: Layout) -> Result<(), String> {
+        let Some(spread) = &self.spread else {
+            return Ok(());
+        };
+        let errand = self.errand().await?;
+        let settled = timeout(ERRAND_MAX, spread.settle(errand.connection(), layout)).await;
+        match (settled, layout) {
+            // Another gateway makes sure of what is there already.
+            (Ok(Err(DeclareError::Busy { .. })), Layout::Steady { .. }) => Ok(()),
+            (settled, _) => done(settled),
+        }
+    }
+
+    async fn errand(&self) -> Result<Errand, String> {
+        let errand = self.shared.brokers.errand(self.spec.vhost.as_deref());
+        let errand = errand.map_err(|e| e.to_string())?;
+        timeout(ERRAND_MAX, errand.connection().up())
+            .await
+            .map_err(|_| "no connection to the broker within a minute".to_owned())?;
+        Ok(errand)
+    }
+
+    fn control(&self) -> Result<Connection, String> {
+        let vhost = self.shared.brokers.vhost(self.spec.vhost.as_deref());
+        Ok(vhost.map_err(|e| e.to_string())?.control)
+    }
+
+    fn look_again(&self) -> Plan {
+        Plan {
+            lanes: self.running.values().map(|one| one.spec.clone()).collect(),
+            again: Duration::ZERO,
+        }
+    }
+
+    fn lanes(&self, bank: Bank, count: u16, again: Duration) -> Plan {
+        let hash = self.spread.as_ref().map(|spread| spread.hash(bank));
+        let feeding = Feeding::Spread {
+            hash: hash.unwrap_or_default(),
+        };
+        let lane = |partition| self.lane(partition, feeding.clone());
+        Plan {
+            lanes: bank.partitions(count).map(lane).collect(),
+            again,
+        }
+    }
+
+    fn lanes_leaving(&self, bank: Bank, count: u16, again: Duration) -> Plan {
+        let lane = |partition| self.lane(partition, Feeding::Leaving);
+        Plan {
+            lanes: bank.partitions(count).map(lane).collect(),
+            again,
+        }
+    }
+
+    fn direct(&self) -> Feeding {
+        let switch = self.spread.as_ref().map(Spread::switch);
+        Feeding::Direct {
+            switch: switch.unwrap_or_default(),
+        }
+    }
+
+    fn lane(&self, partition: Partition, feeding: Feeding) -> LaneSpec {
+        LaneSpec {
+            source: self.spec.source.clone(),
+            partition,
+            vhost: self.spec.vhost.clone(),
+            take: self.spec.take.clone(),
+            feeding,
+            queue_type: self.spec.queue_type,
+            duplicates: self.spec.duplicates.clone(),
+            divert: self.spec.divert.clone(),
+        }
+    }
+
+    /// Ends what isn't wanted and begins what is. Returns how soon a lane is due that has to wait yet.
+    async fn reconcile(&mut self, wanted: Vec<LaneSpec>) -> Duration {
+        let gateways = self.gateways();
+        let place = |lane: &LaneSpec| match (&lane.feeding, &gateways) {
+            // One queue: every gateway waits for it, as the first to come takes it.
+            (Feeding::Direct { .. }, _) => Stand::First,
+            (Feeding::Spread { .. } | Feeding::Leaving, Known::Now(all)) => {
+                let me = &self.shared.here.gateway;
+                stand(me, all, &lane.source, lane.partition)
+            }
+            // Nobody can tell who is there, so everybody stands by.
+            (Feeding::Spread { .. } | Feeding::Leaving, Known::Once(all)) => {
+                let me = &self.shared.here.gateway;
+                match stand(me, all, &lane.source, lane.partition) {
+                    Stand::First => Stand::First,
+                    Stand::Second | Stand::Aside => Stand::Second,
+                }
+            }
+        };
+        let wanted: HashMap<Partition, (LaneSpec, Stand)> = wanted
+            .into_iter()
+            .map(|lane| (lane.partition, (place(&lane), lane)))
+            .filter(|(_, (place, _))| *place != Stand::Aside)
+            .map(|(partition, (place, lane))| (partition, (lane, place)))
+            .collect();
+        let now = Instant::now();
+        let taking = self.taking();
+        let ends = |partition: &Partition, lane: &Running| match wanted.get(partition) {
+            Some((spec, _)) if *spec != lane.spec => true,
+            Some((_, Stand::First)) => false,
+            Some((_, Stand::Second | Stand::Aside)) => {
+                lane.place == Stand::First
+                    || (now - lane.since > SECOND_TAKES_MAX
+                        && taking.contains(partition)
+                        && self.first_is_back(&gateways, *partition))
+            }
+            None => true,
+        };
+        let ended: Vec<Partition> = self
+            .running
+            .iter()
+            .filter(|(partition, lane)| ends(partition, lane))
+            .map(|(partition, _)| *partition)
+            .collect();
+        let ended = ended.iter().filter_map(|p| self.running.remove(p));
+        end(ended.collect()).await;
+        for (partition, lane) in &mut self.running {
+            if let Some((_, place)) = wanted.get(partition) {
+                lane.place = *place;
+            }
+        }
+        let now = Instant::now();
+        self.second_since
+            .retain(|p, _| matches!(wanted.get(p), Some((_, Stand::Second))));
+        self.hide();
+        let mut sooner = NEVER;
+        for (partition, (spec, place)) in wanted {
+            if self.running.contains_key(&partition) {
+                self.second_since.remove(&partition);
+                continue;
+            }
+            if place == Stand::Second {
+                let since = *self.second_since.entry(partition).or_insert(now);
+                let left = SECOND_WAITS.saturating_sub(now - since);
+                if !left.is_zero() {
+                    sooner = sooner.min(left);
+                    continue;
+                }
+                self.second_since.remove(&partition);
+            }
+            self.begin(spec, place);
+        }
+        sooner
+    }
+
+    fn begin(&mut self, spec: LaneSpec, place: Stand) {
+        let begun = LaneFacts::of(LaneState::Opening, None);
+        let status = &self.shared.status;
+        status.set_lane(&spec.source, spec.partition, begun);
+        let cancel = CancellationToken::new();
+        let run = lane_task::run(Arc::clone(&self.shared), spec.clone(), cancel.clone());
+        let running = Running {
+            place,
+            since: Instant::now(),
+            cancel,
+            task: self.shared.tracker.spawn(run),
+            spec,
+        };
+        self.running.insert(running.spec.partition, running);
+    }
+
+    /// The lanes that have got something since they were opened.
+    fn taking(&self) -> Vec<Partition> {
+        let lanes = self.shared.status.snapshot().lanes.into_iter();
+        lanes
+            .filter(|lane| lane.source == self.spec.source)
+            .filter(|lane| matches!(lane.facts.state, LaneState::Taking | LaneState::Held))
+            .map(|lane| lane.partition)
+            .collect()
+    }
+
+    fn gateways(&self) -> Known {
+        let state = self.feed.borrow();
+        let registered = state.peers.get(&self.shared.here.unit);
+        let mut all: Vec<GatewayId> =
+            registered.map_or_else(Vec::new, |unit| unit.keys().cloned().collect());
+        if !all.contains(&self.shared.here.gateway) {
+            all.push(self.shared.here.gateway.clone());
+        }
+        match state.etcd {
+            EtcdState::Unused => Known::Now(vec![self.shared.here.gateway.clone()]),
+            EtcdState::Up { .. } => Known::Now(all),
+            EtcdState::Connecting | EtcdState::Down { .. } => Known::Once(all),
+        }
+    }
+
+    /// Whether the first gateway of a lane is there, and its broker too.
+    fn first_is_back(&self, gateways: &Known, partition: Partition) -> bool {
+        let Known::Now(all) = gateways else {
+            return false;
+        };
+        let source = &self.spec.source;
+        let first = all
+            .iter()
+            .find(|one| stand(one, all, source, partition) == Stand::First);
+        let state = self.feed.borrow();
+        let unit = state.peers.get(&self.shared.here.unit);
+        first
+            .and_then(|first| unit?.get(first))
+            .is_some_and(|record| record.broker == BrokerHealth::Up)
+    }
+
+    async fn gateways_other_than(&mut self, known: Known) {
+        while self.gateways() == known {
+            if self.feed.changed().await.is_err() {
+                // The gateway is going down; whoever runs this says when.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    fn units(&self) -> Vec<UnitId> {
+        self.shared.rules().map_or_else(Vec::new, |rules| {
+            let units = rules.table.units().iter();
+            units.map(|unit| unit.name.clone()).collect()
+        })
+    }
+
+    fn subject(&self) -> String {
+        format!("source {}", self.spec.source)
+    }
+
+    /// Lanes that aren't known yet are shown, so that the gateway isn't taken for ready.
+    fn opening(&mut self) {
+        self.shown = Bank::A.partitions(self.spec.partitions).collect();
+        for partition in &self.shown {
+            let facts = LaneFacts::of(LaneState::Opening, None);
+            self.shared
+                .status
+                .set_lane(&self.spec.source, *partition, facts);
+        }
+    }
+
+    /// Said at once; the connection goes on trying by itself.
+    fn away(&self, control: &Connection) {
+        let state = control.state();
+        let cause = state
+            .cause()
+            .map(|cause| format!("the broker is away: {cause}"));
+        for partition in &self.shown {
+            let facts = LaneFacts::of(LaneState::Opening, cause.clone());
+            self.shared
+                .status
+                .set_lane(&self.spec.source, *partition, facts);
+        }
+    }
+
+    fn failed(&mut self, cause: String) {
+        self.failures = self.failures.saturating_add(1);
+        // A connection that is just lost fails one look, and the lanes say so themselves.
+        if self.failures == 1 && !self.running.is_empty() {
+            return;
+        }
+        if self.failures <= 2 {
+            tracing::warn!(source = %self.spec.source, %cause, "a source can't be spread as it should");
+        }
+        for partition in &self.shown {
+            let facts = LaneFacts::of(LaneState::Down, Some(cause.clone()));
+            self.shared
+                .status
+                .set_lane(&self.spec.source, *partition, facts);
+        }
+        let mend = "mend what the message names; the gateway tries again by itself";
+        self.shared.status.set_fault(&self.subject(), cause, mend);
+    }
+
+    fn mended(&mut self) {
+        self.failures = 0;
+        self.shared.status.clear_fault(&self.subject());
+    }
+
+    fn hide(&mut self) {
+        for partition in self.shown.drain(..) {
+            if !self.running.contains_key(&partition) {
+                self.shared.status.drop_lane(&self.spec.source, partition);
+            }
+        }
+    }
+}
+
+/// The unit's gateways, as they are, or as they were when etcd was last heard.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Known {
+    Now(Vec<GatewayId>),
+    Once(Vec<GatewayId>),
+}
+
+fn spread_of(shared: &Shared, spec: &SourceSpec) -> Option<Spread> {
+    let Take::Exchange { exchange, bindings } = &spec.take else {
+        return None;
+    };
+    let binding = |binding: &crate::rules::Binding| broker::Binding {
+        routing_key: binding.routing_key.clone().into(),
+        arguments: binding.arguments.clone(),
+    };
+    Some(Spread {
+        space: shared.here.space.clone(),
+        source: spec.source.clone(),
+        exchange: exchange.clone(),
+        bindings: bindings.iter().map(binding).collect(),
+        kind: match spec.queue_type {
+            QueueType::Quorum => broker::QueueType::Quorum,
+            QueueType::Classic => broker::QueueType::Classic,
+        },
+        on: spec.on.clone(),
+        wanted: spec.partitions,
+    })
+}
+
+fn done(
+    outcome: Result<Result<(), DeclareError>, tokio::time::error::Elapsed>,
+) -> Result<(), String> {
+    match outcome {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err("the broker took more than a minute to spread the source".to_owned()),
+    }
+}
+
+/// Ends lanes side by side: each settles what it has.
+async fn end(lanes: Vec<Running>) {
+    for lane in &lanes {
+        lane.cancel.cancel();
+    }
+    for lane in lanes {
+        if let Err(error) = lane.task.await {
+            tracing::error!(source = %lane.spec.source, %error, "a lane ended by a fault of setgate");
+        }
+    }
+}
