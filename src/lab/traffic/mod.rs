@@ -18,6 +18,7 @@ mod windows;
 pub use client::Endpoint;
 pub use documents::{EtcdPlace, KeyMap};
 pub use plan::{Ownership, Plan, UnitPlan, units_of_lab};
+pub(super) use report::print_table;
 pub use run::measure;
 pub use windows::{Window, Windows};
 

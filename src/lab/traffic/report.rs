@@ -37,7 +37,7 @@ impl Progress {
 }
 
 /// The account for people.
-pub(super) fn print_table(account: &Account) {
+pub(in crate::lab) fn print_table(account: &Account) {
     anstream::println!("{}", table(account));
     anstream::println!("{}", verdict(account));
 }

@@ -109,7 +109,12 @@ impl Shared {
         };
         let latency = Duration::from_micros(self.micros().saturating_sub(sent_micros));
         if let Some(windows) = &self.plan.windows {
-            windows.record(tag.publisher, unit, Duration::from_micros(sent_micros), latency);
+            windows.record(
+                tag.publisher,
+                unit,
+                Duration::from_micros(sent_micros),
+                latency,
+            );
         }
         let mut state = self.state.lock();
         let (place, epoch) = self.judge(&mut state.owners, tag.key, unit, marks);

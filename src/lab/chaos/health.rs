@@ -1,0 +1,212 @@
+//! What a fabric says of itself: who does what in it, and whether it has recovered.
+//!
+//! Reads gateways' pages as plain values on purpose: what a gateway of another version says is worth something too.
+
+use crate::lab::{Fabric, LabError, LabGateway};
+use crate::model::{GatewayId, UnitId};
+use serde_json::Value;
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+
+/// How often the pages are read while something is waited for: twelve requests at two gateways in each of three units.
+const LOOK: Duration = Duration::from_millis(250);
+/// A broker's start, the longest pause between attempts after it, and a diversion that drains beside live traffic.
+const RECOVERY: Duration = Duration::from_mins(3);
+/// How long is counted what each gateway of a unit publishes.
+const COUNTED: Duration = Duration::from_millis(500);
+
+/// Waits until every gateway is ready, has its links up, and each unit takes the source's messages, with nothing left in
+/// a diversion. The error says what is missing.
+pub(super) async fn wait_healthy(fabric: &mut Fabric, source: &str) -> Result<Duration, LabError> {
+    let begun = Instant::now();
+    loop {
+        let Some(missing) = complaint(fabric, source).await else {
+            return Ok(begun.elapsed());
+        };
+        if begun.elapsed() >= RECOVERY {
+            let seconds = RECOVERY.as_secs();
+            let text = format!("the fabric has not recovered within {seconds} s: {missing}");
+            return Err(LabError::Refused(text));
+        }
+        sleep(LOOK).await;
+    }
+}
+
+/// The first thing that is not as it should be.
+async fn complaint(fabric: &mut Fabric, source: &str) -> Option<String> {
+    let lab = fabric.lab();
+    for unit in &lab.units {
+        let mut takes = false;
+        for gateway in &unit.gateways {
+            match look(fabric, gateway).await {
+                Ok(status) => {
+                    if let Some(fault) = fault_of(&status) {
+                        return Some(format!("{}: {fault}", gateway.name));
+                    }
+                    takes |= takes_from(&status, source);
+                }
+                Err(fault) => return Some(format!("{}: {fault}", gateway.name)),
+            }
+        }
+        if !takes && !unit.gateways.is_empty() {
+            return Some(format!("no gateway of {} takes {source}", unit.unit));
+        }
+    }
+    None
+}
+
+/// A gateway's status, where it is ready.
+async fn look(fabric: &Fabric, gateway: &LabGateway) -> Result<Value, String> {
+    let page = format!("http://{}/readyz", gateway.admin);
+    match fabric.http().get(&page, None).await {
+        Ok((status, _)) if status.is_success() => {}
+        Ok((_, body)) => return Err(String::from_utf8_lossy(&body).into_owned()),
+        Err(error) => return Err(error.render()),
+    }
+    status(fabric, gateway).await
+}
+
+async fn status(fabric: &Fabric, gateway: &LabGateway) -> Result<Value, String> {
+    let page = format!("http://{}/v1/status", gateway.admin);
+    let status = fabric.http().get_json(&page, None).await;
+    status.map_err(|error| error.render())
+}
+
+fn fault_of(status: &Value) -> Option<String> {
+    let links = status["links"].as_array().into_iter().flatten();
+    for link in links.filter(|link| link["state"] != "up") {
+        let of = |field: &str| link[field].as_str().unwrap_or("?").to_owned();
+        let (peer, state, cause) = (of("peer"), of("state"), of("cause"));
+        return Some(format!("the link to {peer} is {state}: {cause}"));
+    }
+    match diverted(status) {
+        0 => None,
+        left => Some(format!("{left} messages are diverted")),
+    }
+}
+
+fn takes_from(status: &Value, source: &str) -> bool {
+    let mut lanes = status["lanes"].as_array().into_iter().flatten();
+    lanes.any(|lane| lane["source"] == source && lane["state"] == "taking")
+}
+
+/// Messages in diversions, wherever a status names them.
+pub(super) fn diverted(status: &Value) -> u64 {
+    match status {
+        Value::Object(fields) => fields
+            .iter()
+            .map(|(name, value)| match value.as_u64() {
+                Some(count) if name == "diverted" => count,
+                _ => diverted(value),
+            })
+            .sum(),
+        Value::Array(items) => items.iter().map(diverted).sum(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => 0,
+    }
+}
+
+/// Messages in the diversions of all gateways, and parcels that lanes wait for an answer to.
+pub(super) async fn backlog(fabric: &mut Fabric) -> Result<(u64, u64), String> {
+    let (mut in_diversions, mut in_flight) = (0, 0);
+    for gateway in fabric.lab().units.iter().flat_map(|unit| &unit.gateways) {
+        let status = status(fabric, gateway).await?;
+        in_diversions += diverted(&status);
+        let lanes = status["lanes"].as_array().into_iter().flatten();
+        in_flight += lanes
+            .filter_map(|lane| lane["in_flight"].as_u64())
+            .sum::<u64>();
+    }
+    Ok((in_diversions, in_flight))
+}
+
+/// The gateway of a unit that has the source's lane: the one whose lane holds most where several say so.
+pub(super) async fn lane_holder(
+    fabric: &mut Fabric,
+    unit: &UnitId,
+    source: &str,
+) -> Option<GatewayId> {
+    let gateways = gateways_of(fabric, unit);
+    let mut found = None;
+    for gateway in &gateways {
+        let Ok(status) = status(fabric, gateway).await else {
+            continue;
+        };
+        let lanes = status["lanes"].as_array().into_iter().flatten();
+        let held = lanes
+            .filter(|lane| lane["source"] == source)
+            .filter(|lane| lane["state"] == "taking" || lane["state"] == "held")
+            .filter_map(|lane| lane["in_flight"].as_u64())
+            .max();
+        let more = held > found.as_ref().map(|(most, _)| *most);
+        if let Some(held) = held.filter(|_| more) {
+            found = Some((held, gateway.name.clone()));
+        }
+    }
+    let first = || gateways.first().map(|gateway| gateway.name.clone());
+    found.map(|(_, name)| name).or_else(first)
+}
+
+/// The gateway of a unit that publishes most of what comes for it.
+pub(super) async fn receiver_of(fabric: &mut Fabric, unit: &UnitId) -> Option<GatewayId> {
+    let gateways = gateways_of(fabric, unit);
+    let mut before = Vec::new();
+    for gateway in &gateways {
+        before.push(published(fabric, gateway).await);
+    }
+    sleep(COUNTED).await;
+    let mut most = None;
+    for (gateway, before) in gateways.iter().zip(before) {
+        let more = published(fabric, gateway).await.saturating_sub(before);
+        if most.as_ref().is_none_or(|(count, _)| more > *count) {
+            most = Some((more, gateway.name.clone()));
+        }
+    }
+    most.map(|(_, name)| name)
+}
+
+fn gateways_of(fabric: &mut Fabric, unit: &UnitId) -> Vec<LabGateway> {
+    let lab = fabric.lab();
+    lab.unit(unit.as_str())
+        .map(|unit| unit.gateways.clone())
+        .unwrap_or_default()
+}
+
+/// Publishes that the broker has confirmed to this gateway, ever.
+async fn published(fabric: &Fabric, gateway: &LabGateway) -> u64 {
+    metric(fabric, gateway, "setgate_confirm_seconds_count ").await
+}
+
+/// A metric's value, or the sum over its labels, as a whole number.
+pub(super) async fn metric(fabric: &Fabric, gateway: &LabGateway, name: &str) -> u64 {
+    let page = format!("http://{}/metrics", gateway.admin);
+    let Ok((_, body)) = fabric.http().get(&page, None).await else {
+        return 0;
+    };
+    let text = String::from_utf8_lossy(&body);
+    let lines = text.lines().filter(|line| line.starts_with(name));
+    lines
+        .filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok())
+        .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn diverted_messages_are_found_wherever_a_status_names_them() {
+        let status =
+            json!({"lanes": [{"targets": [{"diverted": 3}, {"diverted": 4}]}], "links": []});
+        assert_eq!(diverted(&status), 7);
+        assert_eq!(fault_of(&status).unwrap(), "7 messages are diverted");
+        assert_eq!(fault_of(&json!({"links": [], "lanes": []})), None);
+    }
+
+    #[test]
+    fn a_link_that_is_not_up_is_named_with_its_cause() {
+        let link = json!({"to": "bj-1", "peer": "bj-1-a", "state": "down", "cause": "no answer"});
+        let fault = fault_of(&json!({"links": [link]})).unwrap();
+        assert_eq!(fault, "the link to bj-1-a is down: no answer");
+    }
+}
