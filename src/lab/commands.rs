@@ -1,6 +1,6 @@
 //! The commands of `setgate-lab` that start, change and end a lab.
 
-use super::chaos::{self, ChaosArgs, KillsArgs};
+use super::chaos::{self, ChaosArgs, CutOffArgs, KillsArgs};
 use super::control::{self, Reply, Request, Status};
 use super::demo::{self, DemoArgs};
 use super::fabric::{FabricSpec, Parts, default_dir};
@@ -49,6 +49,8 @@ pub enum Command {
     Chaos(ChaosArgs),
     /// Kill the gateways of one role again and again under traffic, some of them at the seams, and print the account
     Kills(KillsArgs),
+    /// Cut one unit off from all others for minutes, and compare what the others feel with the minutes before
+    CutOff(CutOffArgs),
 }
 
 /// Which lab.
@@ -210,6 +212,7 @@ pub async fn run(command: Command) -> ExitCode {
         Command::Demo(args) => return demo::run(&args).await,
         Command::Chaos(args) => return chaos::run(&args).await,
         Command::Kills(args) => return chaos::run_kills(&args).await,
+        Command::CutOff(args) => return chaos::run_cut_off(&args).await,
     };
     exit_code(result)
 }

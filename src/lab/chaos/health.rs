@@ -16,18 +16,23 @@ const RECOVERY: Duration = Duration::from_mins(3);
 const COUNTED: Duration = Duration::from_millis(500);
 
 /// Waits until every gateway is ready, has its links up, and each unit takes the source's messages, with nothing left in
-/// a diversion. The error says what is missing.
-pub(super) async fn wait_healthy(fabric: &mut Fabric, source: &str) -> Result<Duration, LabError> {
+/// a diversion. Gives what was missing last; the error says what is missing still.
+pub(super) async fn wait_healthy(
+    fabric: &mut Fabric,
+    source: &str,
+) -> Result<Option<String>, LabError> {
     let begun = Instant::now();
+    let mut last = None;
     loop {
         let Some(missing) = complaint(fabric, source).await else {
-            return Ok(begun.elapsed());
+            return Ok(last);
         };
         if begun.elapsed() >= RECOVERY {
             let seconds = RECOVERY.as_secs();
             let text = format!("the fabric has not recovered within {seconds} s: {missing}");
             return Err(LabError::Refused(text));
         }
+        last = Some(missing);
         sleep(LOOK).await;
     }
 }

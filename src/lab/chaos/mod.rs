@@ -1,10 +1,11 @@
 //! Everything breaks in turn, under traffic, and the account must come out clean.
 //!
-//! Owns the commands `chaos` and `kills`: a lab of their own with two gateways in each of three units and three etcd
+//! Owns the commands `chaos`, `kills` and `cut-off`: a lab of their own with two gateways in each of three units and three etcd
 //! members, all links through the proxy, traffic throughout. Promises that a run says what was broken and when, so that a
 //! broken promise can be sought there; that the same seed breaks the same in the same order; and that it ends in bounded
 //! time, with the lab. Never claims a fault that did not strike.
 
+mod cut_off;
 mod fault;
 mod health;
 mod inflict;
@@ -16,6 +17,7 @@ use super::commands::{Output, ProfileName, exit_code};
 use super::fabric::{FabricSpec, default_dir};
 use super::traffic;
 use clap::Args;
+pub(super) use cut_off::{CutOffArgs, run as run_cut_off};
 use fault::{Deck, FaultKind, Role, World, kills};
 use run::{Ends, Setting, perform};
 use std::path::{Path, PathBuf};

@@ -110,9 +110,9 @@ impl Traffic {
         })
     }
 
-    /// Since it began.
-    pub(super) fn time(&self) -> Duration {
-        self.begun.elapsed()
+    /// When it began.
+    pub(super) fn begun(&self) -> Instant {
+        self.begun
     }
 
     /// Waits for an end that nobody asked for, and says why.
@@ -167,7 +167,7 @@ where
     let mut timeline = Vec::new();
     let dealt = break_all(
         &mut fabric,
-        traffic.begun,
+        traffic.begun(),
         setting.ends,
         deal(world),
         &mut timeline,
@@ -184,7 +184,7 @@ where
             report.say(error.render());
         }
     }
-    let offered = traffic.time().as_secs_f64() * f64::from(load.rate);
+    let offered = traffic.begun().elapsed().as_secs_f64() * f64::from(load.rate);
     report.say("no more faults; waiting for what is on its way");
     let account = tokio::select! {
         account = traffic.end() => account?,
@@ -221,18 +221,19 @@ async fn break_all(
         let at = begun.elapsed();
         report.say(format!("{kind}: {fault}"));
         let hit = inflict(fabric, &fault, SOURCE).await?;
+        let mended = begun.elapsed();
         sleep(NOTICE).await;
-        let healing = wait_healthy(fabric, SOURCE).await?;
-        let healed_after = begun.elapsed().saturating_sub(at);
+        let last = wait_healthy(fabric, SOURCE).await?;
+        let (healed, last) = (begun.elapsed(), last.unwrap_or_default());
         let (struck, whom) = match hit {
             Hit::Struck(whom) => (true, whom),
             Hit::Missed(whom) => (false, whom),
         };
-        let told = if struck { "struck" } else { "did not strike" };
         report.say(format!(
-            "{kind}: {told} {whom}; {:.1} s in all, {:.1} s of them healing",
-            healed_after.as_secs_f64(),
-            healing.as_secs_f64()
+            "{} {whom}: {:.1} s, {:.1} s more until all was well {last}",
+            if struck { "struck" } else { "did not strike" },
+            mended.saturating_sub(at).as_secs_f64(),
+            healed.saturating_sub(mended).as_secs_f64()
         ));
         timeline.push(Event {
             at_s: tenths(at),
@@ -240,7 +241,7 @@ async fn break_all(
             what: fault.to_string(),
             hit: whom,
             struck,
-            healed_after_s: tenths(healed_after),
+            healed_after_s: tenths(healed.saturating_sub(at)),
         });
     }
     Ok(())
@@ -249,6 +250,6 @@ async fn break_all(
 /// The source whose traffic it is.
 pub(super) const SOURCE: &str = "orders";
 
-fn tenths(time: Duration) -> f64 {
+pub(super) fn tenths(time: Duration) -> f64 {
     (time.as_secs_f64() * 10.0).round() / 10.0
 }
