@@ -222,3 +222,28 @@ async fn a_frozen_gateway_that_wakes_up_does_no_harm() {
     assert_clean(&account(traffic).await);
     fabric.down().await.unwrap();
 }
+
+#[tokio::test]
+async fn a_rolling_restart_of_a_unit_under_traffic_is_invisible() {
+    let mut fabric = borrowed("rolling-restart", 2).await;
+    let traffic = traffic(
+        fabric.dir(),
+        &["--messages", "6000", "--keys", "300", "--rate", "400"],
+    );
+    let near = fabric.gateway("sh-2-a").unwrap().admin;
+    more_delivered(&fabric, &near, "sh-1", 50).await;
+    for name in ["sh-1-a", "sh-1-b"] {
+        let node: Node = format!("gateway/{name}").parse().unwrap();
+        fabric.stop(&node).await.unwrap();
+        fabric.start(&node, Await::Ready).await.unwrap();
+        // Both ways: what the unit sends, by whoever has its lane now, and what it receives.
+        let own = ["sh-1-a", "sh-1-b"].map(|name| fabric.gateway(name).unwrap().admin);
+        eventually("a gateway of sh-1 takes orders", DEADLINE, async || {
+            takes(&fabric, &own[0], "orders").await || takes(&fabric, &own[1], "orders").await
+        })
+        .await;
+        more_delivered(&fabric, &near, "sh-1", 50).await;
+    }
+    assert_clean(&account(traffic).await);
+    fabric.down().await.unwrap();
+}

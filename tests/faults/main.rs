@@ -7,6 +7,6 @@ mod brokers;
 mod chaos;
 #[path = "../shared/eventually.rs"]
 mod eventually;
-mod gateways;
 mod full_queue;
+mod gateways;
 mod harness;
