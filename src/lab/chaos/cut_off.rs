@@ -222,18 +222,14 @@ async fn drain(
     let begun = Instant::now();
     loop {
         resident.look(fabric);
-        let left = backlog(fabric).await;
-        match left {
+        let left = match backlog(fabric).await {
             Ok((0, _)) => return Ok(begun.elapsed()),
-            Ok((left, _)) if begun.elapsed() >= DRAIN_MAX => {
-                let seconds = DRAIN_MAX.as_secs();
-                let text =
-                    format!("{left} messages of {SOURCE} are still diverted after {seconds} s");
-                return Err(LabError::Refused(text));
-            }
-            Ok(_) => {}
-            Err(cause) if begun.elapsed() >= DRAIN_MAX => return Err(LabError::Refused(cause)),
-            Err(_) => {}
+            Ok((left, _)) => format!("{left} messages of {SOURCE} are still diverted"),
+            Err(cause) => cause,
+        };
+        if begun.elapsed() >= DRAIN_MAX {
+            let seconds = DRAIN_MAX.as_secs();
+            return Err(LabError::Refused(format!("after {seconds} s: {left}")));
         }
         tokio::select! {
             error = traffic.broke_off() => return Err(error),

@@ -78,8 +78,8 @@ async fn status(fabric: &Fabric, gateway: &LabGateway) -> Result<Value, String> 
 }
 
 fn fault_of(status: &Value) -> Option<String> {
-    let links = status["links"].as_array().into_iter().flatten();
-    for link in links.filter(|link| link["state"] != "up") {
+    let mut links = status["links"].as_array().into_iter().flatten();
+    if let Some(link) = links.find(|link| link["state"] != "up") {
         let of = |field: &str| link[field].as_str().unwrap_or("?").to_owned();
         let (peer, state, cause) = (of("peer"), of("state"), of("cause"));
         return Some(format!("the link to {peer} is {state}: {cause}"));

@@ -184,7 +184,8 @@ where
             report.say(error.render());
         }
     }
-    let offered = traffic.begun().elapsed().as_secs_f64() * f64::from(load.rate);
+    let seconds = traffic.begun().elapsed().as_secs();
+    let offered = seconds.saturating_mul(u64::from(load.rate));
     report.say("no more faults; waiting for what is on its way");
     let account = tokio::select! {
         account = traffic.end() => account?,
@@ -196,7 +197,7 @@ where
     Ok(Outcome {
         account,
         seed: setting.seed,
-        offered: offered as u64,
+        offered,
         timeline,
         parked,
         broken_off,
