@@ -153,12 +153,13 @@ async fn measure(
     }
     report.say(format!("{unit} is cut off for {} windows", args.during));
     watch_until(fabric, &mut traffic, &mut resident, heal_at).await?;
-    let (diverted, in_flight) = backlog(fabric).await.map_err(LabError::Refused)?;
+    let at_heal = backlog(fabric).await.map_err(LabError::Refused)?;
     for other in &others {
         fabric.heal(&unit, other, Ways::Both)?;
     }
     report.say(format!(
-        "{unit} is back; {diverted} messages are diverted, {in_flight} in flight"
+        "{unit} is back; {} messages are in {} diversions, {} in flight",
+        at_heal.diverted, at_heal.diversions, at_heal.in_flight
     ));
     let drained_after = drain(fabric, &mut traffic, &mut resident).await?;
     report.say(format!(
@@ -175,7 +176,7 @@ async fn measure(
         during_p99_ms: of(1 + args.before, args.during),
         allowed_p99_ms: allowed(highest),
         before_p99_ms,
-        diverted,
+        diverted: at_heal.diverted,
         drained_after_s: tenths(drained_after),
         resident_bytes: resident.0,
         memory_bytes: MEMORY_BYTES,
@@ -223,8 +224,8 @@ async fn drain(
     loop {
         resident.look(fabric);
         let left = match backlog(fabric).await {
-            Ok((0, _)) => return Ok(begun.elapsed()),
-            Ok((left, _)) => format!("{left} messages of {SOURCE} are still diverted"),
+            Ok(left) if left.diversions == 0 => return Ok(begun.elapsed()),
+            Ok(left) => format!("{} messages of {SOURCE} are still diverted", left.diverted),
             Err(cause) => cause,
         };
         if begun.elapsed() >= DRAIN_MAX {

@@ -84,10 +84,11 @@ fn fault_of(status: &Value) -> Option<String> {
         let (peer, state, cause) = (of("peer"), of("state"), of("cause"));
         return Some(format!("the link to {peer} is {state}: {cause}"));
     }
-    match diverted(status) {
-        0 => None,
-        left => Some(format!("{left} messages are diverted")),
-    }
+    let open = diversions(status).next()?;
+    Some(format!(
+        "{} is diverted, {} messages",
+        open.to, open.messages
+    ))
 }
 
 fn takes_from(status: &Value, source: &str) -> bool {
@@ -95,33 +96,49 @@ fn takes_from(status: &Value, source: &str) -> bool {
     lanes.any(|lane| lane["source"] == source && lane["state"] == "taking")
 }
 
-/// Messages in diversions, wherever a status names them.
-pub(super) fn diverted(status: &Value) -> u64 {
-    match status {
-        Value::Object(fields) => fields
-            .iter()
-            .map(|(name, value)| match value.as_u64() {
-                Some(count) if name == "diverted" => count,
-                _ => diverted(value),
-            })
-            .sum(),
-        Value::Array(items) => items.iter().map(diverted).sum(),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => 0,
-    }
+/// A target that a lane's messages don't go to directly.
+struct Diversion<'a> {
+    to: &'a str,
+    messages: u64,
 }
 
-/// Messages in the diversions of all gateways, and parcels that lanes wait for an answer to.
-pub(super) async fn backlog(fabric: &mut Fabric) -> Result<(u64, u64), String> {
-    let (mut in_diversions, mut in_flight) = (0, 0);
+/// Those of a gateway's lanes. One that holds nothing any more is still one until its lane goes direct again.
+fn diversions(status: &Value) -> impl Iterator<Item = Diversion<'_>> {
+    let lanes = status["lanes"].as_array().into_iter().flatten();
+    let targets = lanes.flat_map(|lane| lane["targets"].as_array().into_iter().flatten());
+    targets
+        .filter(|target| target["diversion"].is_object())
+        .map(|target| Diversion {
+            to: target["to"].as_str().unwrap_or("?"),
+            messages: target["diversion"]["messages"].as_u64().unwrap_or(0),
+        })
+}
+
+/// What has not arrived, as the gateways have it.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Backlog {
+    /// Diversions that are open: of a lane, for a unit.
+    pub(super) diversions: u64,
+    /// Messages in them.
+    pub(super) diverted: u64,
+    /// Messages that lanes hold.
+    pub(super) in_flight: u64,
+}
+
+/// Over all gateways.
+pub(super) async fn backlog(fabric: &mut Fabric) -> Result<Backlog, String> {
+    let mut backlog = Backlog::default();
     for gateway in fabric.lab().units.iter().flat_map(|unit| &unit.gateways) {
         let status = status(fabric, gateway).await?;
-        in_diversions += diverted(&status);
+        for diversion in diversions(&status) {
+            backlog.diversions += 1;
+            backlog.diverted += diversion.messages;
+        }
         let lanes = status["lanes"].as_array().into_iter().flatten();
-        in_flight += lanes
-            .filter_map(|lane| lane["in_flight"].as_u64())
-            .sum::<u64>();
+        let in_flight = lanes.filter_map(|lane| lane["in_flight"].as_u64());
+        backlog.in_flight += in_flight.sum::<u64>();
     }
-    Ok((in_diversions, in_flight))
+    Ok(backlog)
 }
 
 /// The gateway of a unit that has the source's lane: the one whose lane holds most where several say so.
@@ -200,11 +217,13 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn diverted_messages_are_found_wherever_a_status_names_them() {
-        let status =
-            json!({"lanes": [{"targets": [{"diverted": 3}, {"diverted": 4}]}], "links": []});
-        assert_eq!(diverted(&status), 7);
-        assert_eq!(fault_of(&status).unwrap(), "7 messages are diverted");
+    fn an_open_diversion_is_named_even_when_it_is_empty() {
+        let open = |messages: u64| {
+            let target = json!({"to": "bj-1", "diversion": {"messages": messages}});
+            json!({"lanes": [{"targets": [{"to": "sh-2", "diversion": null}, target]}], "links": []})
+        };
+        assert_eq!(fault_of(&open(7)).unwrap(), "bj-1 is diverted, 7 messages");
+        assert!(fault_of(&open(0)).is_some());
         assert_eq!(fault_of(&json!({"links": [], "lanes": []})), None);
     }
 

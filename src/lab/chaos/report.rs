@@ -93,11 +93,12 @@ fn render(outcome: &Outcome) -> String {
         format!("seed {}", outcome.seed),
         table.to_string(),
         format!(
-            "{} faults of {} kinds; {} messages offered, {little}{percent} % of them confirmed, {} marked in doubt",
+            "{} faults of {} kinds; {} messages offered, {little}{percent} % of them confirmed; {} marked in doubt, {} repeated",
             faults.values().sum::<u32>(),
             faults.len(),
             outcome.offered,
-            account.marked_in_doubt
+            account.marked_in_doubt,
+            account.repeated
         ),
     ];
     if account.parked > 0 {
@@ -107,6 +108,10 @@ fn render(outcome: &Outcome) -> String {
             .collect();
         let (parked, reasons) = (account.parked, reasons.join(", "));
         lines.push(format!("! {parked} parked: {reasons}"));
+    }
+    match outcome.missed() {
+        0 => {}
+        missed => lines.push(format!("! {missed} faults did not strike")),
     }
     if let Some(why) = &outcome.broken_off {
         lines.push(format!("! broken off: {why}"));
@@ -169,8 +174,11 @@ mod tests {
     }
 
     #[test]
-    fn what_has_not_healed_is_no_success_however_clean_the_account() {
+    fn what_did_not_strike_or_heal_is_no_success_however_clean_the_account() {
         let mut outcome = outcome();
+        assert!(!outcome.is_good(), "a failpoint was not reached");
+        assert!(render(&outcome).contains("! 1 faults did not strike"));
+        outcome.timeline.pop();
         assert!(outcome.is_good());
         outcome.broken_off = Some("sh-1-a: the link to bj-1-a is down".to_owned());
         assert!(!outcome.is_good());

@@ -76,9 +76,14 @@ impl Outcome {
         faults
     }
 
-    /// Whether every promise was kept and every fault healed.
+    /// Faults that did not come to pass.
+    pub(super) fn missed(&self) -> usize {
+        self.timeline.iter().filter(|event| !event.struck).count()
+    }
+
+    /// Whether every promise was kept, and every fault struck and healed.
     pub(super) fn is_good(&self) -> bool {
-        self.account.is_clean() && self.broken_off.is_none()
+        self.account.is_clean() && self.broken_off.is_none() && self.missed() == 0
     }
 }
 

@@ -81,6 +81,11 @@ fn table(account: &Account) -> Table {
             "may be repetitions, and say so",
         ),
         (
+            "repeated",
+            account.repeated,
+            "that came again, marked or not",
+        ),
+        (
             "redelivered",
             account.redelivered,
             "by the application's broker",
