@@ -153,7 +153,9 @@ async fn measure(
     }
     report.say(format!("{unit} is cut off for {} windows", args.during));
     watch_until(fabric, &mut traffic, &mut resident, heal_at).await?;
-    let at_heal = backlog(fabric).await.map_err(LabError::Refused)?;
+    let at_heal = backlog(fabric, &args.unit)
+        .await
+        .map_err(LabError::Refused)?;
     for other in &others {
         fabric.heal(&unit, other, Ways::Both)?;
     }
@@ -161,7 +163,7 @@ async fn measure(
         "{unit} is back; {} messages are in {} diversions, {} in flight",
         at_heal.diverted, at_heal.diversions, at_heal.in_flight
     ));
-    let drained_after = drain(fabric, &mut traffic, &mut resident).await?;
+    let drained_after = drain(fabric, &args.unit, &mut traffic, &mut resident).await?;
     report.say(format!(
         "drained after {:.1} s, beside live traffic",
         drained_after.as_secs_f64()
@@ -214,16 +216,17 @@ async fn watch_until(
     Ok(())
 }
 
-/// Waits until no diversion holds anything.
+/// Waits until all goes direct again between the unit and the others.
 async fn drain(
     fabric: &mut Fabric,
+    unit: &UnitId,
     traffic: &mut Traffic,
     resident: &mut Resident,
 ) -> Result<Duration, LabError> {
     let begun = Instant::now();
     loop {
         resident.look(fabric);
-        let left = match backlog(fabric).await {
+        let left = match backlog(fabric, unit).await {
             Ok(left) if left.diversions == 0 => return Ok(begun.elapsed()),
             Ok(left) => format!("{} messages of {SOURCE} are still diverted", left.diverted),
             Err(cause) => cause,

@@ -125,18 +125,21 @@ pub(super) struct Backlog {
     pub(super) in_flight: u64,
 }
 
-/// Over all gateways.
-pub(super) async fn backlog(fabric: &mut Fabric) -> Result<Backlog, String> {
+/// Over all gateways, on the ways between one unit and the others.
+pub(super) async fn backlog(fabric: &mut Fabric, between: &UnitId) -> Result<Backlog, String> {
     let mut backlog = Backlog::default();
-    for gateway in fabric.lab().units.iter().flat_map(|unit| &unit.gateways) {
-        let status = status(fabric, gateway).await?;
-        for diversion in diversions(&status) {
-            backlog.diversions += 1;
-            backlog.diverted += diversion.messages;
+    for unit in fabric.lab().units {
+        for gateway in &unit.gateways {
+            let status = status(fabric, gateway).await?;
+            let crosses = |to: &str| (to == between.as_str()) != (unit.unit == *between);
+            for diversion in diversions(&status).filter(|one| crosses(one.to)) {
+                backlog.diversions += 1;
+                backlog.diverted += diversion.messages;
+            }
+            let lanes = status["lanes"].as_array().into_iter().flatten();
+            let in_flight = lanes.filter_map(|lane| lane["in_flight"].as_u64());
+            backlog.in_flight += in_flight.sum::<u64>();
         }
-        let lanes = status["lanes"].as_array().into_iter().flatten();
-        let in_flight = lanes.filter_map(|lane| lane["in_flight"].as_u64());
-        backlog.in_flight += in_flight.sum::<u64>();
     }
     Ok(backlog)
 }
