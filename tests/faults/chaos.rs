@@ -8,11 +8,18 @@ use tokio::process::Command;
 /// What heals within seconds; a broker's start alone takes as long as all of these.
 const QUICK: &str = "gateway_killed,gateway_restarted,etcd_killed,etcd_restarted,connections_closed,link_cut_one_way";
 
-/// Faults that the checker counts and that must not be.
-const FAULTS: [&str; 3] = ["lost", "reordered", "wrong_unit"];
+/// What the checker counts and must not find.
+const FAULTS: [&str; 6] = [
+    "lost",
+    "duplicates",
+    "reordered",
+    "wrong_unit",
+    "two_owner",
+    "parked",
+];
 
 #[tokio::test]
-async fn a_short_chaos_loses_nothing_and_keeps_the_order() {
+async fn a_short_chaos_breaks_no_promise() {
     let dir = test_lab_dir().with_file_name("fault-labs").join("chaos");
     let output = Command::new(env!("CARGO_BIN_EXE_setgate-lab"))
         .args(["chaos", "-o", "json", "--seed", "12", "--minutes", "0.25"])
@@ -30,6 +37,7 @@ async fn a_short_chaos_loses_nothing_and_keeps_the_order() {
     for fault in FAULTS {
         assert_eq!(account[fault], 0, "{fault} in {account}\n{said}");
     }
+    assert!(output.status.success(), "{said}");
     let struck = account["faults"].as_object().unwrap();
     assert!(struck.len() >= 4, "{said}");
     assert!(account["broken_off"].is_null(), "{said}");

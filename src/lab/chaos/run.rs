@@ -189,8 +189,7 @@ where
             report.say(error.render());
         }
     }
-    let seconds = traffic.begun().elapsed().as_secs();
-    let offered = seconds.saturating_mul(u64::from(load.rate));
+    let offered = offered(traffic.begun().elapsed(), load.rate);
     report.say("no more faults; waiting for what is on its way");
     let account = tokio::select! {
         account = traffic.end() => account?,
@@ -255,6 +254,11 @@ async fn break_all(
 
 /// The source whose traffic it is.
 pub(super) const SOURCE: &str = "orders";
+
+/// What publishers at this rate, messages a second, are to publish in this time.
+fn offered(time: Duration, rate: u32) -> u64 {
+    u64::try_from(time.as_millis() * u128::from(rate) / 1_000).unwrap_or(u64::MAX)
+}
 
 pub(super) fn tenths(time: Duration) -> f64 {
     (time.as_secs_f64() * 10.0).round() / 10.0
