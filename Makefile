@@ -70,6 +70,28 @@ held: test-lab ## A lane held for five minutes; 10,000 messages of 64 KiB and 10
 	SETGATE_HELD_SECONDS=300 SETGATE_MEMORY_MESSAGES=10000 SETGATE_MEMORY_LARGE=100 \
 		cargo test --locked --release --test promises -- --nocapture --test-threads=1 held:: memory::
 
+# Labs of their own, on which everything breaks. They print the seed; SEED=n breaks the same in the same order.
+CHAOS := $(TARGET)/release/setgate-lab
+SEEDED := $(if $(SEED),--seed $(SEED))
+
+.PHONY: lab-release
+lab-release: setup
+	cargo build --release --locked
+
+.PHONY: chaos
+chaos: lab-release ## Kills, freezes, cuts, alarms and failpoints under 1,000 msg/s: the account of it (MINUTES=10 and 3 more)
+	$(CHAOS) chaos --minutes $(or $(MINUTES),10) $(SEEDED)
+
+.PHONY: kills
+kills: lab-release ## 100 kills of the receiving gateway and 100 of the sending one, 30 of each at the seams (50 minutes)
+	$(CHAOS) kills --side receiving --count $(or $(COUNT),100) --failpoints $(or $(FAILPOINTS),30) $(SEEDED)
+	$(CHAOS) kills --side sending --count $(or $(COUNT),100) --failpoints $(or $(FAILPOINTS),30) $(SEEDED)
+
+.PHONY: cut-off
+cut-off: lab-release ## One unit cut off: 10 minutes of 1,000 msg/s, then 2 minutes of 64 KiB at 50 msg/s (25 minutes)
+	$(CHAOS) cut-off
+	$(CHAOS) cut-off --before 1 --during 2 --size 65536 --rate 50
+
 .PHONY: nextest
 nextest:
 	@cargo nextest --version >/dev/null 2>&1 || { \
@@ -80,7 +102,7 @@ nextest:
 
 .PHONY: clean
 clean: ## End a lab that still runs, and remove what was built
-	@for dir in $(TARGET)/lab $(TEST_LAB) $(TARGET)/demo-lab; do \
+	@for dir in $(TARGET)/lab $(TEST_LAB) $(TARGET)/demo-lab $(TARGET)/chaos-lab; do \
 		if [ -d "$$dir" ] && [ -x $(LAB) ]; then $(LAB) down --dir "$$dir" || true; fi; \
 	done
 	cargo clean

@@ -132,6 +132,8 @@ pub struct Account {
     pub duplicates: u64,
     /// Deliveries marked `x-set-in-doubt`.
     pub marked_in_doubt: u64,
+    /// Deliveries behind a first one, marked or not: what the marks were about. The broker's own left out.
+    pub repeated: u64,
     /// First deliveries of one key behind a higher number.
     pub reordered: u64,
     /// Deliveries in a unit that doesn't own the key.
@@ -228,6 +230,7 @@ pub struct Checker {
     delivered: u64,
     duplicates: u64,
     marked: u64,
+    repeated: u64,
     reordered: u64,
     wrong_unit: u64,
     two_owner: u64,
@@ -273,6 +276,7 @@ impl Checker {
             delivered: 0,
             duplicates: 0,
             marked: 0,
+            repeated: 0,
             reordered: 0,
             wrong_unit: 0,
             two_owner: 0,
@@ -365,6 +369,8 @@ impl Checker {
             let micros = u64::try_from(delivery.latency.as_micros()).unwrap_or(u64::MAX);
             self.latencies.saturating_record(micros);
             self.check_order(tag, unit);
+        } else {
+            self.repeated += 1;
         }
         if let Some(epoch) = delivery.epoch
             && !shared
@@ -395,6 +401,7 @@ impl Checker {
             lost: self.outstanding(),
             duplicates: self.duplicates,
             marked_in_doubt: self.marked,
+            repeated: self.repeated,
             reordered: self.reordered,
             wrong_unit: self.wrong_unit,
             two_owner: self.two_owner,

@@ -1,5 +1,6 @@
 //! The commands of `setgate-lab` that start, change and end a lab.
 
+use super::chaos::{self, ChaosArgs, CutOffArgs, KillsArgs};
 use super::control::{self, Reply, Request, Status};
 use super::demo::{self, DemoArgs};
 use super::fabric::{FabricSpec, Parts, default_dir};
@@ -44,6 +45,12 @@ pub enum Command {
     Traffic(traffic::Args),
     /// Start three units in two cities, send 30,000 messages through them, print the account, and end it all
     Demo(DemoArgs),
+    /// Break everything in turn under traffic, in a lab of its own, and print the account
+    Chaos(ChaosArgs),
+    /// Kill the gateways of one role again and again under traffic, some of them at the seams, and print the account
+    Kills(KillsArgs),
+    /// Cut one unit off from all others for minutes, and compare what the others feel with the minutes before
+    CutOff(CutOffArgs),
 }
 
 /// Which lab.
@@ -203,6 +210,9 @@ pub async fn run(command: Command) -> ExitCode {
         }
         Command::Traffic(args) => return traffic::run(args).await,
         Command::Demo(args) => return demo::run(&args).await,
+        Command::Chaos(args) => return chaos::run(&args).await,
+        Command::Kills(args) => return chaos::run_kills(&args).await,
+        Command::CutOff(args) => return chaos::run_cut_off(&args).await,
     };
     exit_code(result)
 }

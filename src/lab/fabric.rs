@@ -147,6 +147,24 @@ impl Fabric {
         }
     }
 
+    /// Starts what was killed or stopped with a variable more in its environment, this once. Doesn't wait: it may be meant
+    /// to end before it serves.
+    pub fn start_with(
+        &mut self,
+        node: &Node,
+        name: &'static str,
+        value: &str,
+    ) -> Result<(), LabError> {
+        self.own(node)?;
+        self.processes.restart_with(node, (name, value.into()))?;
+        self.record()
+    }
+
+    /// Whether a process runs, or is frozen.
+    pub fn is_running(&mut self, node: &Node) -> bool {
+        self.processes.is_running(node)
+    }
+
     /// Waits until a process serves.
     pub async fn wait_ready(&mut self, node: &Node) -> Result<(), LabError> {
         let absent = || LabError::NoSuchNode(node.clone());

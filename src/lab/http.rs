@@ -89,6 +89,22 @@ impl HttpClient {
             .await
     }
 
+    /// Posts a question and gives its answer.
+    pub async fn ask(&self, url: &str, login: Login<'_>, body: &Value) -> Result<Value, LabError> {
+        let fault = |cause| LabError::Http {
+            method: "POST",
+            url: url.to_owned(),
+            cause,
+        };
+        let sent = self.send(&Method::POST, url, Some(login), Some(body)).await;
+        let (status, answer) = sent.map_err(fault)?;
+        if !status.is_success() {
+            let text = String::from_utf8_lossy(&answer);
+            return Err(fault(format!("{status}: {text}")));
+        }
+        serde_json::from_slice(&answer).map_err(|error| fault(error.to_string()))
+    }
+
     /// Deletes a resource; one that isn't there is fine.
     pub async fn delete(&self, url: &str, login: Login<'_>) -> Result<(), LabError> {
         self.change("DELETE", &Method::DELETE, url, login, None)

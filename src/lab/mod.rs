@@ -6,6 +6,7 @@
 
 pub mod broker;
 pub mod ca;
+mod chaos;
 pub mod checker;
 pub mod commands;
 mod control;

@@ -156,6 +156,25 @@ impl Processes {
         self.spawn(node, launch)
     }
 
+    /// Starts a process again with a variable more in its environment, this once.
+    pub fn restart_with(
+        &mut self,
+        node: &Node,
+        variable: (&'static str, OsString),
+    ) -> Result<u32, LabError> {
+        let as_before = match self.entries.get(node) {
+            Some(entry) => entry.launch.clone(),
+            None => return Err(LabError::NoSuchNode(node.clone())),
+        };
+        let mut launch = as_before.clone();
+        launch.env.push(variable);
+        let pid = self.spawn(node, launch)?;
+        if let Some(entry) = self.entries.get_mut(node) {
+            entry.launch = as_before;
+        }
+        Ok(pid)
+    }
+
     /// Ends a process and waits until it is gone.
     pub async fn stop(&mut self, node: &Node, how: Stop) -> Result<(), LabError> {
         self.stop_all(std::slice::from_ref(node), how).await

@@ -222,3 +222,36 @@ async fn a_frozen_gateway_that_wakes_up_does_no_harm() {
     assert_clean(&account(traffic).await);
     fabric.down().await.unwrap();
 }
+
+#[tokio::test]
+async fn a_rolling_restart_of_a_unit_under_traffic_is_invisible() {
+    let mut fabric = borrowed("rolling-restart", 2).await;
+    // More than both restarts take on a loaded machine: each waits for deliveries after it.
+    let traffic = traffic(
+        fabric.dir(),
+        &["--messages", "9000", "--keys", "300", "--rate", "200"],
+    );
+    // Either may have the lane of sh-2.
+    let near = ["sh-2-a", "sh-2-b"].map(|name| fabric.gateway(name).unwrap().admin);
+    let more = async |fabric: &Fabric| {
+        tokio::select! {
+            () = more_delivered(fabric, &near[0], "sh-1", 50) => {}
+            () = more_delivered(fabric, &near[1], "sh-1", 50) => {}
+        }
+    };
+    more(&fabric).await;
+    for name in ["sh-1-a", "sh-1-b"] {
+        let node: Node = format!("gateway/{name}").parse().unwrap();
+        fabric.stop(&node).await.unwrap();
+        fabric.start(&node, Await::Ready).await.unwrap();
+        // Both ways: what the unit sends, by whoever has its lane now, and what it receives.
+        let own = ["sh-1-a", "sh-1-b"].map(|name| fabric.gateway(name).unwrap().admin);
+        eventually("a gateway of sh-1 takes orders", DEADLINE, async || {
+            takes(&fabric, &own[0], "orders").await || takes(&fabric, &own[1], "orders").await
+        })
+        .await;
+        more(&fabric).await;
+    }
+    assert_clean(&account(traffic).await);
+    fabric.down().await.unwrap();
+}

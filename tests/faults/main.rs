@@ -4,7 +4,9 @@
 #![allow(clippy::unwrap_used)] // tests and their helpers panic at what must hold
 
 mod brokers;
+mod chaos;
 #[path = "../shared/eventually.rs"]
 mod eventually;
+mod full_queue;
 mod gateways;
 mod harness;

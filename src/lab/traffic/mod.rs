@@ -13,11 +13,14 @@ mod plan;
 mod publisher;
 mod report;
 mod run;
+mod windows;
 
 pub use client::Endpoint;
 pub use documents::{EtcdPlace, KeyMap};
 pub use plan::{Ownership, Plan, UnitPlan, units_of_lab};
+pub(super) use report::print_table;
 pub use run::measure;
+pub use windows::{Window, Windows};
 
 use super::checker::{CheckerError, KEYS_MAX, MESSAGES_MAX};
 use std::path::PathBuf;

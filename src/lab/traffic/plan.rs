@@ -2,12 +2,14 @@
 
 use super::client::Endpoint;
 use super::documents::{self, EtcdPlace, KeyMap};
+use super::windows::Windows;
 use super::{Args, TrafficError};
 use crate::lab::checker::{Expect, UnitIndex};
 use secrecy::SecretString;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 
 /// One unit, as the traffic's clients see it.
 #[derive(Debug, Clone)]
@@ -63,6 +65,15 @@ pub struct Plan {
     pub body_bytes: usize,
     /// Without anything new for so long, what is missing is lost.
     pub settle: Duration,
+    /// So long after the last publish the account is closed, whatever still comes.
+    pub settle_max: Duration,
+    /// A publisher whose broker is away for so long gets no more of this run's messages: the account then says how few it
+    /// is of.
+    pub away_max: Duration,
+    /// Cancelled by whoever has seen enough: publishers then stop before all messages are published.
+    pub enough: CancellationToken,
+    /// Latencies by the minute, for whoever compares some of them with others.
+    pub windows: Option<Windows>,
 }
 
 impl Plan {
@@ -84,6 +95,10 @@ impl Plan {
             rate: 0,
             body_bytes: 256,
             settle: Duration::from_secs(15),
+            settle_max: Duration::MAX,
+            away_max: Duration::from_mins(1),
+            enough: CancellationToken::new(),
+            windows: None,
         }
     }
 
@@ -112,7 +127,7 @@ impl Plan {
     }
 
     /// The run that the command line asks for, in the lab that runs in its folder.
-    pub(super) async fn from_lab(args: &Args) -> Result<Self, TrafficError> {
+    pub(in crate::lab) async fn from_lab(args: &Args) -> Result<Self, TrafficError> {
         let lab = read_lab(&args.dir)?;
         let etcd = EtcdPlace {
             urls: lab.etcd,

@@ -20,9 +20,6 @@ use tokio::time::Instant;
 /// Unconfirmed messages per publisher. A broker that confirms after 50 ms then still takes 10,000 a second.
 const UNCONFIRMED_MAX: usize = 500;
 
-/// A unit without any broker for so long gets no more of this run's messages: the account then says how few it is of.
-const AWAY_TIME_MAX: Duration = Duration::from_mins(1);
-
 /// What one publisher has to do.
 pub(super) struct Publisher {
     pub(super) unit: UnitIndex,
@@ -45,7 +42,7 @@ impl Publisher {
     /// error of the whole run, not a run without messages.
     pub(super) async fn run(mut self, first: Connected) {
         let mut connected = Some(first);
-        while self.left > 0 {
+        while self.left > 0 && !self.shared.plan.enough.is_cancelled() {
             let Some(at) = (match connected.take() {
                 Some(at) => Some(at),
                 None => self.reconnect().await,
@@ -65,9 +62,9 @@ impl Publisher {
     }
 
     async fn reconnect(&self) -> Option<Connected> {
-        let gives_up = Instant::now() + AWAY_TIME_MAX;
+        let gives_up = Instant::now() + self.shared.plan.away_max;
         let mut pause = PAUSE_MIN;
-        while Instant::now() < gives_up {
+        while Instant::now() < gives_up && !self.shared.plan.enough.is_cancelled() {
             match connect(self.shared.unit(self.unit)?, "publisher").await {
                 Ok(connected) => return Some(connected),
                 Err(error) => tracing::debug!(%error, "a publisher's broker is away"),
@@ -91,17 +88,23 @@ impl Publisher {
         let mut body = String::new();
         let begun = Instant::now();
         let mut sent = 0u64;
-        while self.left > 0 || !unconfirmed.is_empty() {
+        let enough = &self.shared.plan.enough.clone();
+        loop {
+            let more = self.left > 0 && !enough.is_cancelled();
+            if !more && unconfirmed.is_empty() {
+                return Ok(());
+            }
             let due = if self.rate > 0.0 {
                 begun + Duration::from_secs_f64(sent as f64 / self.rate)
             } else {
                 begun
             };
-            let may_publish = self.left > 0 && unconfirmed.len() < UNCONFIRMED_MAX;
+            let may_publish = more && unconfirmed.len() < UNCONFIRMED_MAX;
             let event = tokio::select! {
                 biased;
                 Some((tag, answer)) = unconfirmed.next() => Event::Answer(tag, Box::new(answer)),
                 () = tokio::time::sleep_until(due), if may_publish => Event::Due,
+                () = enough.cancelled(), if more => continue,
             };
             match event {
                 Event::Answer(tag, answer) => self.note(tag, (*answer).map_err(&failed)?),
@@ -118,7 +121,6 @@ impl Publisher {
                 }
             }
         }
-        Ok(())
     }
 
     /// Round robin, each publisher from its own place, so that every key is published in every unit.

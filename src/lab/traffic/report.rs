@@ -37,7 +37,7 @@ impl Progress {
 }
 
 /// The account for people.
-pub(super) fn print_table(account: &Account) {
+pub(in crate::lab) fn print_table(account: &Account) {
     anstream::println!("{}", table(account));
     anstream::println!("{}", verdict(account));
 }
@@ -79,6 +79,11 @@ fn table(account: &Account) -> Table {
             "marked in doubt",
             account.marked_in_doubt,
             "may be repetitions, and say so",
+        ),
+        (
+            "repeated",
+            account.repeated,
+            "that came again, marked or not",
         ),
         (
             "redelivered",

@@ -108,6 +108,14 @@ impl Shared {
             return;
         };
         let latency = Duration::from_micros(self.micros().saturating_sub(sent_micros));
+        if let Some(windows) = &self.plan.windows {
+            windows.record(
+                tag.publisher,
+                unit,
+                Duration::from_micros(sent_micros),
+                latency,
+            );
+        }
         let mut state = self.state.lock();
         let (place, epoch) = self.judge(&mut state.owners, tag.key, unit, marks);
         state.checker.delivered(Delivered {
@@ -186,6 +194,7 @@ pub async fn measure(plan: Plan) -> Result<Account, TrafficError> {
 
     let mut tick = tokio::time::interval(TICK);
     let mut refreshed = Instant::now();
+    let mut last_publish = Instant::now();
     loop {
         tokio::select! {
             biased;
@@ -216,7 +225,9 @@ pub async fn measure(plan: Plan) -> Result<Account, TrafficError> {
             0 => QUIET.min(shared.plan.settle),
             _ => shared.plan.settle,
         };
-        if publishers.is_empty() && quiet_for >= patience {
+        if !publishers.is_empty() {
+            last_publish = Instant::now();
+        } else if quiet_for >= patience || last_publish.elapsed() >= shared.plan.settle_max {
             break;
         }
     }
