@@ -91,12 +91,12 @@ pub(super) async fn open(
     Ok((consumer, kind))
 }
 
-/// The units for which a former holder of this lane has made a diversion, whatever is left in it: what an old drain has in
-/// hand isn't counted in any depth.
+/// The units for which a former holder of this lane has made a diversion, with how many messages are ready in it: what an
+/// old drain has in hand isn't counted.
 pub(super) async fn found_diversions(
     shared: &Shared,
     spec: &LaneSpec,
-) -> Result<Vec<UnitId>, String> {
+) -> Result<Vec<(UnitId, u32)>, String> {
     let rules = shared.rules().ok_or("no table")?;
     let vhost = shared
         .brokers
@@ -108,8 +108,8 @@ pub(super) async fn found_diversions(
         let unit = &unit.name;
         let queue = diversion(shared, spec, unit);
         let depth = broker::depth(&vhost.control, &queue).await;
-        if depth.map_err(|error| error.to_string())?.is_some() {
-            found.push(unit.clone());
+        if let Some(ready) = depth.map_err(|error| error.to_string())? {
+            found.push((unit.clone(), ready));
         }
     }
     Ok(found)

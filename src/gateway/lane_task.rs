@@ -5,6 +5,7 @@
 //! with its channel: whatever is unsettled then comes again to whoever consumes next, so nothing is carried over.
 
 use super::drains::{Drained, Drains};
+use super::knock::{KNOCK_AFTER, KNOCK_EVERY, knock};
 use super::lane_open::{found_diversions, open};
 use super::large::{Finished, Large};
 use super::outlets::{OutletEvent, What, keep_stream};
@@ -20,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
 
 /// What a lane is made from; a change of it is another lane.
@@ -217,7 +218,7 @@ impl<'a> Taking<'a> {
             ConsumerKind::SingleActive => Some(tokio::select! {
                 biased;
                 () = cancel.cancelled() => return Err(stopped()),
-                event = consumer.next() => event,
+                event = self.first(consumer) => event,
             }),
         };
         let found = tokio::select! {
@@ -225,12 +226,33 @@ impl<'a> Taking<'a> {
             () = cancel.cancelled() => return Err(stopped()),
             found = found_diversions(&self.shared, &self.spec) => found?,
         };
-        for unit in found {
+        for (unit, _) in found {
             let at = Shared::moment();
             let actions = self.routed(|lane, routing| lane.diversion_found(&unit, routing, at))?;
             self.apply(actions, consumer)?;
         }
         Ok(first)
+    }
+
+    /// What is handed over first, after knocking where nothing is.
+    async fn first(&self, consumer: &mut Consumer) -> ConsumerEvent {
+        let mut knocks = interval_at(Instant::now() + KNOCK_AFTER, KNOCK_EVERY);
+        knocks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let due = tokio::select! {
+                biased;
+                event = consumer.next() => return event,
+                _ = knocks.tick() => knock(&self.shared, &self.spec),
+            };
+            // It is given up when something comes: then there is no need for it.
+            let knocked = tokio::select! {
+                event = consumer.next() => return event,
+                knocked = due => knocked,
+            };
+            if let Err(cause) = knocked {
+                tracing::debug!(source = %self.spec.source, %cause, "knocking at a lane's queue");
+            }
+        }
     }
 
     async fn go_on(

@@ -12,6 +12,7 @@ mod drains;
 mod failpoint;
 mod follow;
 mod journal;
+mod knock;
 mod lane_open;
 mod lane_report;
 mod lane_task;

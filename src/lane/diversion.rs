@@ -8,8 +8,8 @@ use super::action::Moment;
 use super::ledger::{Ledger, Settlement};
 use super::outlet::Offered;
 use super::rate::DrainRate;
-use crate::model::{DeliveryTag, Revision, Slot, Why};
-use std::collections::{HashMap, VecDeque};
+use crate::model::{DeliveryTag, Revision, Slot, UnitId, Why};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fmt;
 use std::time::{Duration, Instant};
 
@@ -30,7 +30,14 @@ const HOLD_BELOW: u64 = 512;
 /// What is held goes into the diversion after all when the end isn't reached in this time, and holding is tried again
 /// after the next.
 const HOLD_MAX: Duration = Duration::from_secs(1);
-const HOLD_PAUSE: Duration = Duration::from_secs(5);
+const HOLD_PAUSE: Duration = Duration::from_secs(1);
+
+/// A diversion that takes nothing, while there is a way to its unit, gets nothing more for so long: the broker that it is
+/// in is worse off than the unit.
+const CLOGGED: Duration = Duration::from_secs(5);
+
+/// Numbers that are remembered as taken back: more than any lane has under way.
+const TAKEN_BACK_MAX: usize = 4_096;
 
 /// A drain stays for so long after the last message, for what a former holder of the lane may still bring.
 pub(super) const LINGER: Duration = Duration::from_secs(10);
@@ -81,6 +88,16 @@ pub(super) struct Place {
     pub(super) body_bytes: u64,
 }
 
+/// What a parcel is on its way into a diversion: whose it is, and what it would be without it.
+#[derive(Debug, Clone)]
+pub(super) struct Detour {
+    pub(super) place: Place,
+    pub(super) to: UnitId,
+    pub(super) why: Why,
+    /// Its unit may have it.
+    pub(super) sent: bool,
+}
+
 /// What is consumed of a diversion, on one channel.
 #[derive(Debug)]
 pub(super) struct Drain {
@@ -91,6 +108,8 @@ pub(super) struct Drain {
     pub(super) marker: Option<DeliveryTag>,
     /// When something was last answered, or taken into an empty ledger.
     pub(super) progress: Instant,
+    /// It has given something.
+    pub(super) runs: bool,
 }
 
 impl Drain {
@@ -100,6 +119,7 @@ impl Drain {
             places: VecDeque::new(),
             marker: None,
             progress: now,
+            runs: false,
         }
     }
 }
@@ -135,6 +155,8 @@ pub(super) struct Diversion {
     /// The highest number that has come out and is answered. What went in twice, and what the broker gives again, has
     /// numbers up to it.
     out: u64,
+    /// Numbers that were taken back on their way in, and may be in it all the same.
+    taken_back: BTreeSet<u64>,
     oldest_at: u64,
     /// The number of the end marker, until it has come out.
     marker: Option<u64>,
@@ -144,6 +166,7 @@ pub(super) struct Diversion {
     drained_by: Option<Revision>,
     held: Option<Held>,
     hold_from: Instant,
+    clogged_until: Option<Instant>,
     rate: DrainRate,
     arrived: u32,
     adapted: Instant,
@@ -167,6 +190,7 @@ impl Diversion {
             of_slot: HashMap::new(),
             bytes: 0,
             out: 0,
+            taken_back: BTreeSet::new(),
             oldest_at: at.unix_seconds,
             marker: None,
             drain: None,
@@ -174,6 +198,7 @@ impl Diversion {
             drained_by: routed_by,
             held: None,
             hold_from: at.now,
+            clogged_until: None,
             rate: DrainRate::new(at.now),
             arrived: 0,
             adapted: at.now,
@@ -282,7 +307,9 @@ impl Diversion {
         for place in places {
             if place.number > self.out {
                 self.out = place.number;
-                self.is_out(place);
+                if !self.taken_back.contains(&place.number) {
+                    self.is_out(place);
+                }
             }
         }
         Some(settled)
@@ -310,7 +337,8 @@ impl Diversion {
 
     /// Begins to hold where the end is near.
     pub(super) fn consider_holding(&mut self, now: Instant) {
-        let near = self.drain.is_some() && self.marker.is_none() && self.messages <= HOLD_BELOW;
+        let runs = self.drain.as_ref().is_some_and(|drain| drain.runs);
+        let near = runs && self.marker.is_none() && self.messages <= HOLD_BELOW;
         if self.active && self.held.is_none() && near && now >= self.hold_from {
             self.held = Some(Held {
                 since: now,
@@ -330,8 +358,35 @@ impl Diversion {
         }
     }
 
+    /// It takes nothing: what comes is held. Gives what was held already, which belongs behind what is taken back.
+    pub(super) fn clog(&mut self, now: Instant) -> VecDeque<Offered> {
+        self.clogged_until = Some(now + CLOGGED);
+        let held = self.held.replace(Held {
+            since: now,
+            parcels: VecDeque::new(),
+        });
+        held.map(|held| held.parcels).unwrap_or_default()
+    }
+
+    /// A message is taken back on its way in.
+    pub(super) fn take_back(&mut self, place: Place) {
+        self.is_out(place);
+        self.taken_back.insert(place.number);
+        while self.taken_back.len() > TAKEN_BACK_MAX {
+            self.taken_back.pop_first();
+        }
+    }
+
+    /// Whether this one was.
+    pub(super) fn was_taken_back(&self, number: u64) -> bool {
+        self.taken_back.contains(&number)
+    }
+
     /// Whether it has held for too long.
     pub(super) fn has_held_enough(&self, now: Instant) -> bool {
+        if self.clogged_until.is_some_and(|until| now < until) {
+            return false;
+        }
         let since = |held: &Held| now.saturating_duration_since(held.since) >= HOLD_MAX;
         self.held.as_ref().is_some_and(since)
     }
@@ -354,6 +409,7 @@ impl Diversion {
     pub(super) fn deactivate(&mut self, now: Instant) {
         self.active = false;
         self.empty_since = Some(now);
+        self.clogged_until = None;
     }
 
     /// Whether it may be forgotten, with its drain.

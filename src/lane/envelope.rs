@@ -3,6 +3,7 @@
 //! Promises: marks count only under a valid seal; a copy that has been here is settled and not routed again; nothing
 //! makes more than `hops_max` rounds. Never talks to a broker, never reads a clock.
 
+use super::park::Kept;
 use super::unwrap::{Unwrapped, looks_wrapped, unwrap};
 use crate::amqp::{RawProperties, TextProperty};
 use crate::model::marks::{Marks, Trail};
@@ -76,6 +77,8 @@ enum Past {
         retry: Retry,
         user_id: Option<Bytes>,
     },
+    /// It has none: a lane of this space has put it into its queue, to hear that the queue is its own.
+    Knock,
 }
 
 impl Envelope {
@@ -134,6 +137,7 @@ impl Envelope {
                 retry,
                 user_id,
             } => (path, round, retry, user_id),
+            Past::Knock => return Admission::Knock,
         };
         // One that comes back on purpose is a new wish: it begins a new path.
         let before = if path.contains(here) { vec![] } else { path };
@@ -160,6 +164,11 @@ fn unwrapped(message: Message, keys: &SealKeys) -> (Message, Option<Past>) {
     }
     match unwrap(&message, keys) {
         Err(_) => (message, None),
+        Ok(Unwrapped {
+            message,
+            kept: Kept::Marker { .. },
+            ..
+        }) => (message, Some(Past::Knock)),
         Ok(Unwrapped {
             message,
             path,
@@ -222,6 +231,8 @@ pub enum Admission {
     Go(Admitted),
     /// A shared copy as this unit's gateways delivered it: it has been routed where it came from. Settle it.
     CopyOfOurs,
+    /// No message: a lane's question whether its queue is its own. Settle it.
+    Knock,
     /// More than `hops_max` rounds: park it.
     TooManyRounds(Admitted),
 }

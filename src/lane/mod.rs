@@ -29,7 +29,7 @@ pub use give_back::give_back;
 pub use ledger::{EntryId, Ledger, Settlement};
 pub use machine::Lane;
 pub use outlet::{Feed, Outlet, OutletView};
-pub use park::{Diverted, Kept, LargeParcel, Stored, WRAPPED_CONTENT_TYPE, Wrapping, wrap};
+pub use park::{Diverted, Kept, LargeParcel, Stored, WRAPPED_CONTENT_TYPE, Wrapping, knock, wrap};
 pub use prefetch::Prefetch;
 pub use retry::wrap_retry;
 pub use silence::{Ready, SILENCE_MAX, Silence, Verdict};

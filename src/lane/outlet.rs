@@ -4,7 +4,7 @@
 //! was lost all that is unanswered leaves again, in order, marked as perhaps sent before, and that after a *later* they
 //! leave singly until the one that was put off is answered. Holds no more than its lane's ledgers let in.
 
-use super::diversion::Place;
+use super::diversion::Detour;
 use super::envelope::Admitted;
 use super::expiration::remaining;
 use super::ledger::EntryId;
@@ -12,7 +12,10 @@ use crate::amqp::{Edit, TextProperty};
 use crate::model::{Answer, Parcel, ParcelNumber, Revision, RuleName, UnitId};
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// A body of 16 MiB may take 4 s longer than a small one.
+const MIB_ON_A_SLOW_WIRE: Duration = Duration::from_millis(250);
 
 /// Where a lane's deliveries come from; each has a channel of its own, and a ledger.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -44,7 +47,7 @@ pub(super) struct Offered {
     /// Absent on a diversion's end marker.
     pub(super) claim: Option<Claim>,
     /// On its way into a diversion.
-    pub(super) place: Option<Place>,
+    pub(super) detour: Option<Detour>,
     pub(super) parcel: Parcel,
     /// When its delivery was taken.
     pub(super) taken: Instant,
@@ -306,12 +309,26 @@ impl Outlet {
 
     /// When the oldest of those was offered.
     pub(super) fn oldest_from_source(&self) -> Option<Instant> {
+        self.oldest_of_source().map(|one| one.since)
+    }
+
+    /// How long that has waited beyond what a body of its size may take on a slow wire.
+    pub(super) fn overdue(&self, now: Instant) -> Option<Duration> {
+        let oldest = self.oldest_of_source()?;
+        let mib = u32::try_from(oldest.parcel.body.len() >> 20).unwrap_or(u32::MAX);
+        let may_take = MIB_ON_A_SLOW_WIRE * mib;
+        Some(
+            now.saturating_duration_since(oldest.since)
+                .saturating_sub(may_take),
+        )
+    }
+
+    fn oldest_of_source(&self) -> Option<&Offered> {
         if self.from_source.parcels == 0 {
             return None;
         }
         let mut offered = self.parcels.iter().flatten();
-        let oldest = offered.find(|one| one.is_from(&Feed::Source));
-        oldest.map(|one| one.since)
+        offered.find(|one| one.is_from(&Feed::Source))
     }
 
     /// By which revision of the table an unanswered parcel was routed.

@@ -61,7 +61,8 @@ pub enum Kept {
     },
     /// A way to its unit.
     Diverted(Diverted),
-    /// Nothing: when it comes out of a diversion, all that was in there before has come out.
+    /// Nothing: when it comes out of a diversion, all that was in there before has come out; when it comes out of a lane's
+    /// queue, that is the lane's own.
     Marker {
         /// Of the lane that put it in.
         incarnation: u64,
@@ -87,6 +88,29 @@ pub struct Diverted {
     pub sent: bool,
     /// How long the lane had it in hand before: that counts on its expiration.
     pub held: Duration,
+}
+
+impl Stored {
+    /// No message at all.
+    pub(super) fn marker(incarnation: u64, number: u64) -> Self {
+        Self {
+            message: Message::default(),
+            id: None,
+            path: Vec::new(),
+            round: Round(1),
+            retry: Retry(0),
+            user_id: None,
+            kept: Kept::Marker {
+                incarnation,
+                number,
+            },
+        }
+    }
+}
+
+/// What a lane puts into its own queue to hear whether that is its own.
+pub fn knock() -> Stored {
+    Stored::marker(0, 0)
 }
 
 /// The value of `x-set-diverted`: `<incarnation>.<number>.<word>`, the incarnation in hexadecimal.

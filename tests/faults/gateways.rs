@@ -1,8 +1,8 @@
 //! Gateways, links and etcd break under traffic.
 
 use crate::harness::{
-    DEADLINE, account, assert_clean, borrowed, broker, eventually, in_flight, more_delivered,
-    operator, status, takes, traffic,
+    DEADLINE, account, assert_clean, borrowed, broker, eventually, more_delivered, operator,
+    status, takes, traffic, unanswered,
 };
 use serde_json::Value;
 use setgate::lab::http::Login;
@@ -78,7 +78,7 @@ async fn without_etcd_a_restarted_gateway_serves_from_its_disk() {
 }
 
 #[tokio::test]
-async fn a_cut_link_holds_its_messages_says_why_and_delivers_them_after_healing() {
+async fn a_cut_link_diverts_its_messages_says_why_and_delivers_them_after_healing() {
     let mut fabric = borrowed("link-cut", 1).await;
     let (near, far): (Place, Place) = ("sh-1".parse().unwrap(), "bj-1".parse().unwrap());
     fabric.cut(&near, &far, Ways::Both).unwrap();
@@ -88,7 +88,7 @@ async fn a_cut_link_holds_its_messages_says_why_and_delivers_them_after_healing(
         &["--messages", "900", "--keys", "200", "--from", "sh-1"],
     );
     eventually(
-        "the status page says what holds the lane",
+        "the status page says what is diverted",
         Duration::from_secs(30),
         async || {
             let Some(status) = status(&fabric, &admin).await else {
@@ -97,10 +97,10 @@ async fn a_cut_link_holds_its_messages_says_why_and_delivers_them_after_healing(
             let lanes = status["lanes"].as_array().cloned().unwrap_or_default();
             lanes.iter().any(|lane| {
                 lane["source"] == "orders"
-                    && lane["state"] == "held"
+                    && lane["state"] == "taking"
                     && lane["cause"]
                         .as_str()
-                        .is_some_and(|cause| cause.contains("bj-1"))
+                        .is_some_and(|cause| cause.contains("bj-1 is diverted (down)"))
             })
         },
     )
@@ -111,33 +111,35 @@ async fn a_cut_link_holds_its_messages_says_why_and_delivers_them_after_healing(
 }
 
 #[tokio::test]
-async fn a_held_lane_that_loses_its_channel_lets_the_other_gateway_have_its_messages() {
+async fn a_lane_that_loses_its_channel_leaves_its_diversions_to_the_other_gateway() {
     let mut fabric = borrowed("held-lane", 2).await;
     let (near, far): (Place, Place) = ("sh-1".parse().unwrap(), "bj-1".parse().unwrap());
     fabric.cut(&near, &far, Ways::Both).unwrap();
     let admins = ["sh-1-a", "sh-1-b"].map(|name| fabric.gateway(name).unwrap().admin);
-    // More than a lane has in flight, so that it takes nothing more.
     let traffic = traffic(
         fabric.dir(),
         &["--messages", "6000", "--keys", "300", "--from", "sh-1"],
     );
-    eventually("one lane is full", Duration::from_secs(40), async || {
-        in_flight(&fabric, &admins[0]).await >= 1_000
-            || in_flight(&fabric, &admins[1]).await >= 1_000
+    let diverts = async |admin: &str| unanswered(&fabric, admin, "bj-1").await >= 1_500;
+    eventually("one lane diverts", Duration::from_secs(40), async || {
+        diverts(&admins[0]).await || diverts(&admins[1]).await
     })
     .await;
-    let first = usize::from(in_flight(&fabric, &admins[1]).await >= 1_000);
+    let first = usize::from(diverts(&admins[1]).await);
     let (holder, heir) = (["sh-1-a", "sh-1-b"][first], &admins[1 - first]);
     close_consuming_connection(&mut fabric, "sh-1", holder).await;
     eventually(
-        "the other gateway's lane is full",
+        "the other gateway's lane has found the diversion",
         Duration::from_secs(20),
-        async || in_flight(&fabric, heir).await >= 1_000,
+        async || {
+            let status = status(&fabric, heir).await.unwrap_or_default();
+            let lanes = status["lanes"].as_array().cloned().unwrap_or_default();
+            let targets = lanes.iter().filter_map(|lane| lane["targets"].as_array());
+            targets
+                .flatten()
+                .any(|target| target["diversion"]["found"] == true)
+        },
     )
-    .await;
-    eventually("the first has let go", Duration::from_secs(5), async || {
-        in_flight(&fabric, &admins[first]).await == 0
-    })
     .await;
     fabric.heal(&near, &far, Ways::Both).unwrap();
     assert_clean(&account(traffic).await);

@@ -108,14 +108,16 @@ pub(crate) async fn in_flight(fabric: &Fabric, admin: &str) -> u64 {
     lane["in_flight"].as_u64().unwrap_or(0)
 }
 
-/// Messages that this gateway's lane of orders waits for a unit's answer to.
+/// Messages that this gateway's lane of orders waits for a unit's answer to, diverted ones too.
 pub(crate) async fn unanswered(fabric: &Fabric, admin: &str, to: &str) -> u64 {
     let lane = lane(fabric, admin, "orders").await.unwrap_or_default();
     let mut targets = lane["targets"].as_array().into_iter().flatten();
-    let target = targets.find(|target| target["to"] == to);
-    target
-        .and_then(|target| target["in_flight"].as_u64())
-        .unwrap_or(0)
+    let Some(target) = targets.find(|target| target["to"] == to) else {
+        return 0;
+    };
+    let diverted = &target["diversion"]["messages"];
+    let counts = [&target["in_flight"], diverted];
+    counts.iter().filter_map(|count| count.as_u64()).sum()
 }
 
 /// Messages of a gateway's own lanes that a unit has answered for.

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // tests and their helpers panic at what must hold
 
 mod conservation;
+mod detours;
 mod diversions;
 mod park;
 mod world;

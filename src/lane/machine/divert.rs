@@ -2,16 +2,19 @@
 
 use super::super::action::{Action, LaneSettings, Moment, Note, Routing, Target};
 use super::super::diversion::{
-    Diversion, DivertReason, PATIENCE, PATIENCE_HALF, Place, follows_its_slot,
+    Detour, Diversion, DivertReason, PATIENCE, PATIENCE_HALF, Place, follows_its_slot,
 };
 use super::super::outlet::{Feed, Offered, Origin, Outlet};
 use super::super::park::{Diverted, Kept, Stored, wrap};
-use super::route::{own_address, own_parcel};
+use super::route::{Before, own_address, own_parcel};
 use super::{Lane, Turn};
 use crate::amqp::RawProperties;
-use crate::model::{Message, Parcel, Retry, Round, UnitId, own_queues};
+use crate::model::{Parcel, UnitId, own_queues};
 use bytes::Bytes;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// After a diversion took nothing, no target is diverted for being slow alone.
+const NO_DETOUR: Duration = Duration::from_secs(30);
 
 impl Lane {
     /// Looks at its targets and diversions; to be called several times a second.
@@ -61,22 +64,11 @@ impl Lane {
         });
         // It is drained when there is a way to its unit.
         self.outlet(&Target::Unit(unit.clone()), &mut turn);
-        let marker = Stored {
-            message: Message::default(),
-            id: None,
-            path: vec![self.settings.here.clone()],
-            round: Round(1),
-            retry: Retry(0),
-            user_id: None,
-            kept: Kept::Marker {
-                incarnation: self.settings.incarnation,
-                number,
-            },
-        };
+        let marker = Stored::marker(self.settings.incarnation, number);
         let (properties, body) = wrap(&marker, self.wrapping(&turn));
         let offered = Offered {
             claim: None,
-            place: None,
+            detour: None,
             parcel: self.diverted_parcel(unit, &marker, properties, body, &turn),
             taken: at.now,
             since: at.now,
@@ -139,7 +131,7 @@ impl Lane {
 
     /// Why a target is to be diverted, if it is.
     fn impatience(&self, outlet: &Outlet, now: Instant) -> Option<(DivertReason, String)> {
-        let waited = now.saturating_duration_since(outlet.oldest_from_source()?);
+        let waited = outlet.overdue(now)?;
         let window = self.settings.window;
         let under_way = outlet.of_source();
         let fills_half =
@@ -154,10 +146,55 @@ impl Lane {
         } else {
             return None;
         };
-        Some(match outlet.cause() {
-            Some(why) => (DivertReason::Down, format!("{cause} ({why})")),
-            None => (DivertReason::Slow, cause),
-        })
+        match outlet.cause() {
+            Some(why) => Some((DivertReason::Down, format!("{cause} ({why})"))),
+            // A detour through a broker that is slow itself only gives it more to do.
+            None if self.no_detour_until.is_some_and(|until| now < until) => None,
+            None => Some((DivertReason::Slow, cause)),
+        }
+    }
+
+    /// Takes back what is on its way into a diversion that takes nothing, though there is a way to its unit: it is held
+    /// until all that is in there has come out.
+    pub(super) fn take_back(&mut self, unit: &UnitId, turn: &mut Turn<'_>) {
+        let now = turn.at.now;
+        let target = Target::Diversion(unit.clone());
+        let (Some(outlet), Some(diversion)) =
+            (self.outlets.get_mut(&target), self.diversions.get_mut(unit))
+        else {
+            return;
+        };
+        self.no_detour_until = Some(now + NO_DETOUR);
+        let behind = diversion.clog(now);
+        let taken_back = outlet.take_out(&Feed::Source);
+        if taken_back.iter().any(|offered| offered.parcel.sent_before)
+            && outlet.close("it takes nothing, and its unit does")
+        {
+            turn.actions.push(Action::Close(target));
+        }
+        for offered in taken_back {
+            let (Some(claim), Some(detour), Some(origin)) =
+                (offered.claim, offered.detour, offered.origin)
+            else {
+                debug_assert!(false, "what goes into a diversion was routed to a unit");
+                continue;
+            };
+            if let Some(diversion) = self.diversions.get_mut(unit) {
+                diversion.take_back(detour.place);
+            }
+            let before = Before {
+                copy_for: (!follows_its_slot(detour.why)).then_some(detour.to),
+                sent: detour.sent || offered.parcel.sent_before,
+                moves: origin.moves,
+            };
+            self.dispatch(&claim, &origin.admitted, &before, turn);
+            if let Some(ledger) = self.ledger_of(&claim.feed) {
+                ledger.answered(claim.entry);
+            }
+        }
+        for offered in behind {
+            self.go(offered, turn);
+        }
     }
 
     fn begin_diversion(
@@ -213,6 +250,12 @@ impl Lane {
         if let Some(diversion) = self.diversions.get_mut(unit) {
             diversion.put(place);
         }
+        let detour = Detour {
+            place,
+            to: parcel.to,
+            why: parcel.why,
+            sent: parcel.sent_before,
+        };
         let stored = Stored {
             message: admitted.message.clone(),
             id: admitted.id.clone(),
@@ -223,18 +266,18 @@ impl Lane {
             kept: Kept::Diverted(Diverted {
                 incarnation: self.settings.incarnation,
                 number: place.number,
-                why: parcel.why,
-                to: parcel.to,
-                slot: parcel.slot,
-                sent: parcel.sent_before,
+                why: detour.why,
+                to: detour.to.clone(),
+                slot: place.slot,
+                sent: detour.sent,
                 held: turn.at.now.saturating_duration_since(taken),
             }),
         };
         let (properties, body) = wrap(&stored, self.wrapping(turn));
         let offered = Offered {
             claim,
-            place: Some(place),
             parcel: self.diverted_parcel(unit, &stored, properties, body, turn),
+            detour: Some(detour),
             taken,
             since: turn.at.now,
             origin,

@@ -1,7 +1,7 @@
 //! Out of a diversion: what is consumed of it is routed anew, until the way is direct again.
 
 use super::super::action::{Action, Moment, Note, Routing, Target};
-use super::super::diversion::{Diversion, Place, follows_its_slot};
+use super::super::diversion::{Diversion, PATIENCE, Place, follows_its_slot};
 use super::super::envelope::Admitted;
 use super::super::expiration::remaining;
 use super::super::ledger::Ledger;
@@ -46,6 +46,7 @@ impl Lane {
         }) else {
             return Vec::new();
         };
+        drain.runs = true;
         if drain.ledger.is_empty() {
             drain.progress = at.now;
         }
@@ -88,6 +89,11 @@ impl Lane {
             *target != Target::Diversion(unit.clone())
                 && outlet.oldest_from_source().is_some_and(waits)
         });
+        let way_in = self.outlets.get(&Target::Diversion(unit.clone()));
+        let waited = way_in.and_then(|outlet| outlet.overdue(now));
+        if is_up && waited.is_some_and(|waited| waited >= PATIENCE) {
+            self.take_back(unit, turn);
+        }
         let Some(diversion) = self.diversions.get_mut(unit) else {
             return;
         };
@@ -203,17 +209,19 @@ impl Lane {
                 return None;
             }
         };
-        if let Some(diversion) = self.diversions.get_mut(unit) {
-            diversion.saw_oldest(at);
-        }
-        let place = (diverted.incarnation == self.settings.incarnation).then(|| Place {
+        let is_ours = diverted.incarnation == self.settings.incarnation;
+        let diversion = self.diversions.get_mut(unit)?;
+        diversion.saw_oldest(at);
+        // What was taken back on its way in has gone directly since; a former life may have taken it back.
+        let went_otherwise = !is_ours || diversion.was_taken_back(diverted.number);
+        let place = is_ours.then(|| Place {
             number: diverted.number,
             slot: diverted.slot,
             body_bytes: message.body.len() as u64,
         });
         let before = Before {
             copy_for: (!follows_its_slot(diverted.why)).then_some(diverted.to),
-            sent: diverted.sent || message.redelivered,
+            sent: diverted.sent || message.redelivered || went_otherwise,
             moves: 0,
         };
         let waited = Duration::from_secs(turn.at.unix_seconds.saturating_sub(at));

@@ -31,7 +31,7 @@ impl Lane {
     fn finish(&mut self, target: &Target, offered: Offered, answer: Answer, turn: &mut Turn<'_>) {
         let Offered {
             claim: Some(claim),
-            place,
+            detour,
             parcel,
             taken,
             origin,
@@ -60,8 +60,8 @@ impl Lane {
             }
             (Target::Unit(_), Answer::Moved) => self.route_anew(&claim, &parcel, origin, turn),
             (Target::Diversion(unit), Answer::Refused { reason, cause }) => {
-                if let (Some(place), Some(diversion)) = (place, self.diversions.get_mut(unit)) {
-                    diversion.is_out(place);
+                if let (Some(detour), Some(diversion)) = (detour, self.diversions.get_mut(unit)) {
+                    diversion.is_out(detour.place);
                 }
                 let cause = format!("the diversion of {unit} refused it: {cause}");
                 self.park_undelivered(&claim, origin, reason, cause, turn);

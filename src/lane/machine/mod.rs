@@ -31,6 +31,8 @@ pub struct Lane {
     next_number: u64,
     /// Of the ledger's entries, those whose bodies are being parked in pieces.
     large: BTreeSet<EntryId>,
+    /// Its own broker is slow: see [`Lane::tick`].
+    no_detour_until: Option<Instant>,
     /// It takes no more: nothing is held for the end of a diversion.
     stopping: bool,
 }
@@ -66,6 +68,7 @@ impl Lane {
             diversions: BTreeMap::new(),
             next_number: 1,
             large: BTreeSet::new(),
+            no_detour_until: None,
             stopping: false,
         }
     }

@@ -50,7 +50,7 @@ impl Lane {
             turn.note(Note::SealRefused);
         }
         match envelope.admit(&self.settings.here, keys, limits) {
-            Admission::CopyOfOurs => {}
+            Admission::CopyOfOurs | Admission::Knock => {}
             Admission::TooManyRounds(admitted) => {
                 let cause = format!("hops_max is {}", limits.rounds_max);
                 let parked = parked(&admitted, Reason::Hops, None);
@@ -194,7 +194,7 @@ impl Lane {
         }
         let offered = Offered {
             claim: Some(claim.clone()),
-            place: None,
+            detour: None,
             parcel,
             taken: turn.at.now,
             since: turn.at.now,
@@ -260,7 +260,7 @@ impl Lane {
         }
         let offered = Offered {
             claim: Some(claim.clone()),
-            place: None,
+            detour: None,
             parcel,
             taken: turn.at.now,
             since: turn.at.now,
