@@ -29,7 +29,7 @@ const HOLD_BELOW: u64 = 512;
 
 /// What is held goes into the diversion after all when the end isn't reached in this time, and holding is tried again
 /// after the next.
-const HOLD_MAX: Duration = Duration::from_secs(1);
+const HOLD_MAX: Duration = Duration::from_secs(3);
 const HOLD_PAUSE: Duration = Duration::from_secs(1);
 
 /// A diversion that takes nothing, while there is a way to its unit, gets nothing more for so long: the broker that it is
@@ -157,6 +157,8 @@ pub(super) struct Diversion {
     out: u64,
     /// Numbers that were taken back on their way in, and may be in it all the same.
     taken_back: BTreeSet<u64>,
+    /// Numbers below it are of a diversion of the same unit that has ended: copies that came late.
+    first: u64,
     oldest_at: u64,
     /// The number of the end marker, until it has come out.
     marker: Option<u64>,
@@ -181,7 +183,13 @@ struct Held {
 
 impl Diversion {
     /// `routed_by`: the table that sends its unit's messages there; none where it isn't known what lies in it.
-    pub(super) fn new(reason: DivertReason, routed_by: Option<Revision>, at: Moment) -> Self {
+    /// `first`: the next number of what this lane puts into diversions.
+    pub(super) fn new(
+        reason: DivertReason,
+        routed_by: Option<Revision>,
+        first: u64,
+        at: Moment,
+    ) -> Self {
         Self {
             reason,
             active: true,
@@ -189,8 +197,9 @@ impl Diversion {
             messages: 0,
             of_slot: HashMap::new(),
             bytes: 0,
-            out: 0,
+            out: first.saturating_sub(1),
             taken_back: BTreeSet::new(),
+            first,
             oldest_at: at.unix_seconds,
             marker: None,
             drain: None,
@@ -377,17 +386,20 @@ impl Diversion {
         }
     }
 
-    /// Whether this one was.
-    pub(super) fn was_taken_back(&self, number: u64) -> bool {
-        self.taken_back.contains(&number)
+    /// Whether this one has gone to its unit otherwise, as it seems.
+    pub(super) fn went_otherwise(&self, number: u64) -> bool {
+        number < self.first || self.taken_back.contains(&number)
     }
 
-    /// Whether it has held for too long.
-    pub(super) fn has_held_enough(&self, now: Instant) -> bool {
+    /// Whether it has held for too long, or more than this.
+    pub(super) fn has_held_enough(&self, parcels_max: usize, now: Instant) -> bool {
         if self.clogged_until.is_some_and(|until| now < until) {
             return false;
         }
-        let since = |held: &Held| now.saturating_duration_since(held.since) >= HOLD_MAX;
+        let since = |held: &Held| {
+            held.parcels.len() >= parcels_max
+                || now.saturating_duration_since(held.since) >= HOLD_MAX
+        };
         self.held.as_ref().is_some_and(since)
     }
 
@@ -415,7 +427,12 @@ impl Diversion {
     /// Whether it may be forgotten, with its drain.
     pub(super) fn is_over(&self, now: Instant) -> bool {
         let lingered = |since| now.saturating_duration_since(since) >= LINGER;
-        !self.active && self.is_through() && self.empty_since.is_some_and(lingered)
+        let drained = match &self.drain {
+            Some(drain) => lingered(drain.progress),
+            // Copies of what was taken back may lie in it.
+            None => self.taken_back.is_empty(),
+        };
+        !self.active && self.is_through() && self.empty_since.is_some_and(lingered) && drained
     }
 
     /// Once a second: how fast it is drained, by what arrives and how the lane's other targets fare.

@@ -22,7 +22,7 @@ const FAULTS: [&str; 6] = [
 async fn a_short_chaos_breaks_no_promise() {
     let dir = test_lab_dir().with_file_name("fault-labs").join("chaos");
     let output = Command::new(env!("CARGO_BIN_EXE_setgate-lab"))
-        .args(["chaos", "-o", "json", "--seed", "12", "--minutes", "0.25"])
+        .args(["chaos", "-o", "json", "--seed", "12", "--minutes", "0.5"])
         .args(["--rate", "300", "--keys", "200", "--only", QUICK, "--dir"])
         .arg(dir)
         .stdin(Stdio::null())

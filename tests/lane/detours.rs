@@ -42,6 +42,13 @@ impl Queue {
         self.last_tag = 0;
     }
 
+    /// The ids of what is in it.
+    fn waiting(&self) -> Vec<u64> {
+        let unacknowledged = self.unacknowledged.iter().map(|(_, message)| message);
+        let messages = self.ready.iter().chain(unacknowledged);
+        messages.filter_map(id_of).collect()
+    }
+
     fn is_empty(&self) -> bool {
         self.ready.is_empty() && self.unacknowledged.is_empty()
     }
@@ -292,7 +299,9 @@ impl Sim {
                 }
             }
             self.pass(Duration::from_millis(200));
-            let idle = self.source.is_empty() && self.diversions.values().all(Queue::is_empty);
+            // A diversion that has ended may have copies in it that came late.
+            let mut left = self.diversions.values().flat_map(Queue::waiting);
+            let idle = self.source.is_empty() && left.all(|id| self.has_arrived(id));
             if idle && self.world.lane.diversions().count() == 0 {
                 return;
             }
@@ -309,14 +318,14 @@ impl Sim {
         );
     }
 
+    fn has_arrived(&self, id: u64) -> bool {
+        let mut arrived = self.sides.values().flat_map(|side| &side.arrived);
+        arrived.any(|(one, _)| *one == id)
+    }
+
     fn check_conservation(&self) {
-        let waiting = |queue: &Queue| {
-            let unacknowledged = queue.unacknowledged.iter().map(|(_, message)| message);
-            let messages = queue.ready.iter().chain(unacknowledged);
-            messages.filter_map(id_of).collect::<Vec<_>>()
-        };
-        let mut somewhere: BTreeSet<_> = waiting(&self.source).into_iter().collect();
-        somewhere.extend(self.diversions.values().flat_map(waiting));
+        let mut somewhere: BTreeSet<_> = self.source.waiting().into_iter().collect();
+        somewhere.extend(self.diversions.values().flat_map(Queue::waiting));
         somewhere.extend(
             self.sides
                 .values()
@@ -367,7 +376,7 @@ fn id_of(message: &Message) -> Option<u64> {
 
 /// An environment variable's number.
 fn number(name: &str) -> Option<u64> {
-    let said = std::env::var(name).ok()?;
+    let (_, said) = std::env::vars().find(|(variable, _)| variable == name)?;
     let read = said.parse();
     Some(read.unwrap_or_else(|error| panic!("{name}={said}: {error}")))
 }

@@ -81,7 +81,7 @@ fn a_target_that_is_down_holds_no_other_up() {
     let mut world = World::new("orders", 4);
     (1..=4).for_each(|tag| world.take(tag, order(70, tag)));
     assert!(!world.lane.has_room());
-    world.pass(SECOND / 2);
+    world.pass(2 * SECOND);
     world.lane.stream_up(&detour(), 1 << 20, 100);
     assert_eq!(accept(&mut world, &detour()).len(), 4);
     assert!(world.lane.has_room());
@@ -89,6 +89,18 @@ fn a_target_that_is_down_holds_no_other_up() {
     world.lane.stream_up(&here(), 1 << 20, 100);
     assert_eq!(ids(&accept(&mut world, &here())), [5]);
     assert_eq!(world.settled, 5);
+}
+
+#[test]
+fn a_target_that_fills_half_of_the_budget_has_half_a_second() {
+    let mut world = World::new("orders", 4);
+    (1..=2).for_each(|tag| world.take(tag, order(70, tag)));
+    world.lane.stream_up(&there(), 1 << 20, 100);
+    assert_eq!(all(&mut world, &there()).len(), 2);
+    world.pass(SECOND / 4);
+    assert!(!world.opened.contains(&detour()), "it may be far away");
+    world.pass(SECOND / 4);
+    assert!(world.opened.contains(&detour()));
 }
 
 #[test]
@@ -135,7 +147,7 @@ fn what_is_held_goes_into_the_diversion_when_the_end_does_not_come() {
     world.pass(SECOND / 10);
     world.take(2, order(70, 2));
     assert_eq!(all(&mut world, &detour()), []);
-    world.pass(SECOND);
+    world.pass(3 * SECOND);
     assert_eq!(ids(&accept(&mut world, &detour())), [2]);
     assert_eq!(world.settled, 2);
 }

@@ -53,8 +53,8 @@ impl Lane {
         if self.diversions.contains_key(unit) {
             return Vec::new();
         }
-        let mut diversion = Diversion::new(DivertReason::Found, None, at);
         let number = self.number();
+        let mut diversion = Diversion::new(DivertReason::Found, None, number, at);
         diversion.put_marker(number);
         self.diversions.insert(unit.clone(), diversion);
         turn.note(Note::Diverting {
@@ -138,7 +138,7 @@ impl Lane {
             under_way.parcels * 2 >= window.deliveries || under_way.bytes * 2 >= window.bytes;
         let cause = if waited >= PATIENCE {
             format!("its oldest message waits for {} ms", waited.as_millis())
-        } else if fills_half && waited >= PATIENCE_HALF {
+        } else if outlet.is_up() && fills_half && waited >= PATIENCE_HALF {
             format!(
                 "its {} messages fill half of the lane's budget",
                 under_way.parcels
@@ -217,7 +217,7 @@ impl Lane {
             .entry(unit.clone())
             .or_insert_with(|| {
                 let routed_by = turn.routing.table.revision();
-                Diversion::new(reason, Some(routed_by), turn.at)
+                Diversion::new(reason, Some(routed_by), self.next_number, turn.at)
             })
             .activate(reason, turn.at);
         turn.note(Note::Diverting {

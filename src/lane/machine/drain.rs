@@ -115,7 +115,7 @@ impl Lane {
         if !self.stopping && diversion.begin_drain(is_up, revision, now) {
             turn.actions.push(Action::Drain(unit.clone()));
         }
-        if diversion.has_held_enough(now) {
+        if diversion.has_held_enough(self.settings.window.deliveries / 4, now) {
             self.put_held_in(unit, turn);
         } else if !self.stopping {
             diversion.consider_holding(now);
@@ -213,7 +213,7 @@ impl Lane {
         let diversion = self.diversions.get_mut(unit)?;
         diversion.saw_oldest(at);
         // What was taken back on its way in has gone directly since; a former life may have taken it back.
-        let went_otherwise = !is_ours || diversion.was_taken_back(diverted.number);
+        let went_otherwise = !is_ours || diversion.went_otherwise(diverted.number);
         let place = is_ours.then(|| Place {
             number: diverted.number,
             slot: diverted.slot,
