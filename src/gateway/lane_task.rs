@@ -12,8 +12,10 @@ use super::outlets::{OutletEvent, What, keep_stream};
 use super::shared::Shared;
 use super::source_task::Feeding;
 use super::status::{LaneFacts, LaneState};
-use crate::broker::{Consumer, ConsumerEvent, ConsumerKind};
-use crate::lane::{Action, Feed, Lane, LaneSettings, Prefetch, Routing, Target, Window};
+use crate::broker::{self, Consumer, ConsumerEvent, ConsumerKind};
+use crate::lane::{
+    Action, Feed, Lane, LaneSettings, Prefetch, Ready, Routing, Silence, Target, Window,
+};
 use crate::model::{Backoff, Parcel, Partition, SourceName};
 use crate::rules::{Divert, Duplicates, QueueType, Take};
 use std::collections::HashMap;
@@ -133,6 +135,11 @@ pub(super) struct Taking<'a> {
     drains: Drains,
     incarnation: u64,
     pub(super) received_any: bool,
+    /// Since it last listened.
+    heard: bool,
+    silence: Silence,
+    /// How many messages its queue has ready; one look at a time.
+    looks: JoinSet<Ready>,
     /// What this lane has added to the gauge of all lanes' memory.
     pub(super) counted_bytes: i64,
 }
@@ -149,6 +156,7 @@ enum Event {
     Drained(Drained),
     Consumer(ConsumerEvent),
     Large(Option<Finished>),
+    Looked(Ready),
     Beat,
 }
 
@@ -181,6 +189,9 @@ impl<'a> Taking<'a> {
             outlets: JoinSet::new(),
             incarnation,
             received_any: false,
+            heard: false,
+            silence: Silence::default(),
+            looks: JoinSet::new(),
             counted_bytes: 0,
         }
     }
@@ -287,13 +298,15 @@ impl<'a> Taking<'a> {
             let event = tokio::select! {
                 biased;
                 () = cancel.cancelled(), if stop_by.is_none() => Event::Stop,
+                // Before what may always be there.
+                _ = beat.tick() => Event::Beat,
                 Some(event) = self.from_outlets.recv() => Event::Outlet(event),
+                Some(ready) = self.looks.join_next() => Event::Looked(ready.unwrap_or(Ready::Unjudged)),
                 finished = self.large.next() => Event::Large(finished),
                 drained = self.drains.next(|unit| lane.drain_has_room(unit, now)) => {
                     Event::Drained(drained)
                 }
                 event = next(consumer, &mut first, takes) => Event::Consumer(event),
-                _ = beat.tick() => Event::Beat,
             };
             let handled = match event {
                 Event::Stop => {
@@ -306,6 +319,7 @@ impl<'a> Taking<'a> {
                     if beats % BEATS_PER_REPORT == 1 {
                         self.report(kind);
                         grows = self.prefetch.should_grow(Instant::now().into_std());
+                        self.listen(takes && in_flight == 0, consumer.queue());
                     }
                     match consumer.stalled_since() {
                         Some(since) if since.elapsed() >= STALL_MAX => Err(self.stalled()),
@@ -314,6 +328,10 @@ impl<'a> Taking<'a> {
                             self.routed(|lane, routing| lane.tick(routing, at))
                         }
                     }
+                }
+                Event::Looked(ready) => {
+                    let verdict = self.silence.tick(ready, Instant::now().into_std());
+                    verdict.cause().map_or(Ok(Vec::new()), Err)
                 }
                 Event::Outlet(event) => Ok(self.on_outlet(event)),
                 Event::Large(finished) => self.on_large(finished),
@@ -327,6 +345,25 @@ impl<'a> Taking<'a> {
             }
             self.pump();
         }
+    }
+
+    /// Once a second: a lane that hears nothing looks whether its queue has something for it.
+    fn listen(&mut self, is_idle: bool, queue: &str) {
+        let heard = std::mem::take(&mut self.heard);
+        if heard || !is_idle || !self.received_any {
+            return self.silence.delivered();
+        }
+        let vhost = self.shared.brokers.vhost(self.spec.vhost.as_deref());
+        let (Ok(vhost), true) = (vhost, self.looks.is_empty()) else {
+            return;
+        };
+        let queue = queue.to_owned();
+        self.looks.spawn(async move {
+            match broker::depth(&vhost.control, &queue).await {
+                Ok(Some(ready)) => Ready::Messages(u64::from(ready)),
+                Ok(None) | Err(_) => Ready::Unjudged,
+            }
+        });
     }
 
     /// Asks the lane something that it needs the rules for.
@@ -358,6 +395,7 @@ impl<'a> Taking<'a> {
 
     fn on_consumer(&mut self, event: ConsumerEvent) -> Result<Vec<Action>, String> {
         self.received_any = true;
+        self.heard = true;
         let at = Shared::moment();
         match event {
             ConsumerEvent::Delivery { tag, message } => {

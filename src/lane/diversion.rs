@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 /// A target that leaves its oldest parcel unanswered for so long is diverted.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
-/// One that fills half of the lane's budget is diverted after so long. Not at once: a target that is far away and well
-/// fills as much, and answers within its round trip.
+/// One that fills half of the lane's budget is diverted after so long without a word. Not at once: a target that is far away
+/// and well fills as much, and answers within its round trip; so does one that works off a backlog.
 pub(super) const PATIENCE_HALF: Duration = Duration::from_millis(500);
 
 /// Of a diversion in hand at most: a quarter of a lane's own, so that what is drained leaves room for what is live.

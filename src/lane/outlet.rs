@@ -100,6 +100,8 @@ pub struct Outlet {
     sent_unanswered: usize,
     sent_bytes: usize,
     from_source: FromSource,
+    /// When the target last said anything.
+    heard: Option<Instant>,
     /// Put off by the target: until it is answered, nothing else is under way beside what is being sent.
     put_off: Option<ParcelNumber>,
 }
@@ -131,6 +133,7 @@ impl Outlet {
             sent_unanswered: 0,
             sent_bytes: 0,
             from_source: FromSource::default(),
+            heard: None,
             put_off: None,
         }
     }
@@ -310,6 +313,18 @@ impl Outlet {
     /// When the oldest of those was offered.
     pub(super) fn oldest_from_source(&self) -> Option<Instant> {
         self.oldest_of_source().map(|one| one.since)
+    }
+
+    /// The target says something.
+    pub(super) fn hears(&mut self, now: Instant) {
+        self.heard = Some(now);
+    }
+
+    /// How long the target has said nothing while that waited.
+    pub(super) fn silent(&self, now: Instant) -> Option<Duration> {
+        let since = self.oldest_of_source()?.since;
+        let since = self.heard.map_or(since, |heard| heard.max(since));
+        Some(now.saturating_duration_since(since))
     }
 
     /// How long that has waited beyond what a body of its size may take on a slow wire.

@@ -12,6 +12,9 @@ use crate::model::UnitId;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
+/// How often closing the connections of one user is tried.
+const CLOSE_ATTEMPTS: u32 = 5;
+
 /// A share of the machine's memory that is always used, and the lab's own, which seldom is.
 const WATERMARKS: (&str, &str) = ("0.0001", "0.4");
 /// A failpoint at the 800th parcel strikes within eight seconds at a hundred a second, once the gateway has its streams.
@@ -103,7 +106,11 @@ async fn close_connections(fabric: &mut Fabric, unit: &UnitId) -> Result<(), Lab
         for user in [&broker.user, &broker.app_user] {
             let of_user = format!("{}/api/connections/username", broker.management);
             let url = format!("{of_user}/{}", encode(user));
-            fabric.http().delete(&url, login).await?;
+            // It says 500 when one of them is gone before its turn comes; the others are left then.
+            let mut attempts = 0..CLOSE_ATTEMPTS;
+            while let Err(error) = fabric.http().delete(&url, login).await {
+                attempts.next().ok_or(error)?;
+            }
         }
     }
     Ok(())

@@ -138,9 +138,9 @@ impl Lane {
             under_way.parcels * 2 >= window.deliveries || under_way.bytes * 2 >= window.bytes;
         let cause = if waited >= PATIENCE {
             format!("its oldest message waits for {} ms", waited.as_millis())
-        } else if outlet.is_up() && fills_half && waited >= PATIENCE_HALF {
+        } else if outlet.is_up() && fills_half && outlet.silent(now)? >= PATIENCE_HALF {
             format!(
-                "its {} messages fill half of the lane's budget",
+                "it is silent, and its {} messages fill half of the lane's budget",
                 under_way.parcels
             )
         } else {

@@ -150,7 +150,9 @@ impl Lane {
         diversion.deactivate(turn.at.now);
         let held = diversion.release(turn.at.now);
         turn.note(Note::Drained { to: unit.clone() });
-        for offered in held {
+        for mut offered in held {
+            // Its unit had no chance to answer so far.
+            offered.since = turn.at.now;
             self.go(offered, turn);
         }
     }
@@ -212,8 +214,8 @@ impl Lane {
         let is_ours = diverted.incarnation == self.settings.incarnation;
         let diversion = self.diversions.get_mut(unit)?;
         diversion.saw_oldest(at);
-        // What was taken back on its way in has gone directly since; a former life may have taken it back.
-        let went_otherwise = !is_ours || diversion.went_otherwise(diverted.number);
+        // What was taken back on its way in has gone directly since. Of a former life's only the receiver can tell, by its id.
+        let went_otherwise = is_ours && diversion.went_otherwise(diverted.number);
         let place = is_ours.then(|| Place {
             number: diverted.number,
             slot: diverted.slot,

@@ -216,6 +216,9 @@ impl Lane {
         at: Moment,
     ) -> Vec<Action> {
         let mut turn = Turn::new(routing, at);
+        if let Some(outlet) = self.outlets.get_mut(target) {
+            outlet.hears(at.now);
+        }
         for (number, answer) in answers {
             self.answer(target, number, answer, &mut turn);
         }
