@@ -8,7 +8,6 @@ use super::shared::Shared;
 use super::status::{DiversionLine, LaneFacts, LaneState, TargetLine};
 use crate::broker::ConsumerKind;
 use crate::lane::{DiversionView, DivertReason, Note, Target};
-use crate::model::UnitId;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
@@ -143,13 +142,12 @@ fn full_in(diversion: &DiversionView, bytes_max: u64, unix_seconds: u64) -> Opti
 fn diverted(targets: &[TargetLine]) -> Option<String> {
     let said: Vec<_> = targets
         .iter()
-        .filter_map(|target| Some((&target.to, target.diversion.as_ref()?)))
-        .map(|(to, diversion)| said_of(to, diversion))
+        .filter_map(|target| Some(said_of(target, target.diversion.as_ref()?)))
         .collect();
     (!said.is_empty()).then(|| said.join("; "))
 }
 
-fn said_of(to: &UnitId, diversion: &DiversionLine) -> String {
+fn said_of(target: &TargetLine, diversion: &DiversionLine) -> String {
     let DiversionLine {
         reason,
         messages,
@@ -162,8 +160,13 @@ fn said_of(to: &UnitId, diversion: &DiversionLine) -> String {
     } else {
         "waiting"
     };
+    let to = &target.to;
+    let why = target
+        .cause
+        .as_ref()
+        .map_or(String::new(), |cause| format!(" ({cause})"));
     format!(
-        "{to} is diverted ({reason}): {messages} messages {what}, the oldest for {oldest_seconds} s"
+        "{to} is diverted ({reason}): {messages} messages {what}, the oldest for {oldest_seconds} s{why}"
     )
 }
 

@@ -58,6 +58,13 @@ pub(super) struct Offered {
 }
 
 impl Offered {
+    fn waited(&self, since: Instant, now: Instant) -> Duration {
+        let mib = u32::try_from(self.parcel.body.len() >> 20).unwrap_or(u32::MAX);
+        let may_take = MIB_ON_A_SLOW_WIRE * mib;
+        now.saturating_duration_since(since)
+            .saturating_sub(may_take)
+    }
+
     fn is_from(&self, feed: &Feed) -> bool {
         self.claim.as_ref().is_some_and(|claim| claim.feed == *feed)
     }
@@ -320,22 +327,19 @@ impl Outlet {
         self.heard = Some(now);
     }
 
-    /// How long the target has said nothing while that waited.
+    /// How long the target has said nothing while that waited, beyond what a body of its size may take on a slow wire.
     pub(super) fn silent(&self, now: Instant) -> Option<Duration> {
-        let since = self.oldest_of_source()?.since;
-        let since = self.heard.map_or(since, |heard| heard.max(since));
-        Some(now.saturating_duration_since(since))
+        let oldest = self.oldest_of_source()?;
+        let since = self
+            .heard
+            .map_or(oldest.since, |heard| heard.max(oldest.since));
+        Some(oldest.waited(since, now))
     }
 
-    /// How long that has waited beyond what a body of its size may take on a slow wire.
+    /// How long that has waited, beyond the same.
     pub(super) fn overdue(&self, now: Instant) -> Option<Duration> {
         let oldest = self.oldest_of_source()?;
-        let mib = u32::try_from(oldest.parcel.body.len() >> 20).unwrap_or(u32::MAX);
-        let may_take = MIB_ON_A_SLOW_WIRE * mib;
-        Some(
-            now.saturating_duration_since(oldest.since)
-                .saturating_sub(may_take),
-        )
+        Some(oldest.waited(oldest.since, now))
     }
 
     fn oldest_of_source(&self) -> Option<&Offered> {

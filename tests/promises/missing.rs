@@ -1,5 +1,5 @@
-//! An exchange that is missing at the target, or that may not be written to, holds its lane, with the cause, and costs
-//! nothing: what was published before is not published again at each attempt.
+//! What is for an exchange that is missing at the target, or that may not be written to, waits in a diversion, with the cause,
+//! and costs nothing: what was published before is not published again at each attempt.
 
 use crate::broker::keyed;
 use crate::harness::{DEADLINE, ORDERS, World, eventually, world};
@@ -35,8 +35,8 @@ async fn start(test: &str) -> World {
     World::start(test, &files).await
 }
 
-/// Publishes ten of either kind in turn, and waits until the lane is held by a cause that says this.
-async fn publish_until_held(world: &mut World, says: &str) {
+/// Publishes ten of either kind in turn, and waits until the lane says this of why they wait.
+async fn publish_until_it_waits(world: &mut World, says: &str) {
     let mut publisher = world.app("sh-1");
     for number in 0..10_u32 {
         for kind in ["good", "late"] {
@@ -44,12 +44,12 @@ async fn publish_until_held(world: &mut World, says: &str) {
             publisher.publish("orders", &format!("order.{kind}"), &keyed(UID), body);
         }
     }
-    let held = async || {
-        let lane = world.lane("sh-1", "orders", &["held"]).await;
+    let waits = async || {
+        let lane = world.lane("sh-1", "orders", &["taking", "held"]).await;
         let cause = lane["cause"].as_str()?.to_owned();
         cause.contains(says).then_some(cause)
     };
-    eventually(&format!("the cause says {says:?}"), DEADLINE, held).await;
+    eventually(&format!("the cause says {says:?}"), DEADLINE, waits).await;
 }
 
 /// All of them are there, once and in order.
@@ -66,10 +66,10 @@ async fn arrive(world: &mut World) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_missing_exchange_holds_its_lane_and_repeats_nothing_until_it_is_there() {
+async fn what_is_for_a_missing_exchange_waits_and_repeats_nothing_until_it_is_there() {
     let mut world = start("missing").await;
     world.delete_exchange("sh-2", "orders.late").await;
-    publish_until_held(&mut world, "there is no exchange \"orders.late\"").await;
+    publish_until_it_waits(&mut world, "there is no exchange \"orders.late\"").await;
     let mut application = world.app("sh-2");
     block_in_place(|| {
         let raw = application.raw();
@@ -81,14 +81,14 @@ async fn a_missing_exchange_holds_its_lane_and_repeats_nothing_until_it_is_there
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_exchange_that_may_not_be_written_to_holds_its_lane_and_repeats_nothing() {
+async fn what_is_for_an_exchange_that_may_not_be_written_to_waits_and_repeats_nothing() {
     let mut world = start("forbidden").await;
     let without_late = |mut rights: Value| {
         rights["write"] = json!("^(setgate\\..*|orders\\.local)$");
         rights
     };
     let before = world.permit("sh-2", without_late).await;
-    publish_until_held(&mut world, "403").await;
+    publish_until_it_waits(&mut world, "403").await;
     world.permit("sh-2", |_| before.clone()).await;
     arrive(&mut world).await;
     world.end().await;
