@@ -295,7 +295,8 @@ impl Diversion {
     /// Whether another of its messages may be taken now.
     pub(super) fn drain_has_room(&self, now: Instant) -> bool {
         let room = |drain: &Drain| drain.ledger.len() < usize::from(DRAIN_DELIVERIES);
-        self.drain.as_ref().is_some_and(room) && self.rate.allows(now)
+        // While what is new waits for the end, nothing is gained by going slowly.
+        self.drain.as_ref().is_some_and(room) && (self.held.is_some() || self.rate.allows(now))
     }
 
     /// One was taken.

@@ -10,7 +10,7 @@ const FLOOR: f64 = 200.0;
 /// More than a lane can do: no limit in practice.
 const CEILING: f64 = 100_000.0;
 /// A drain takes this many times what arrives, at least.
-const LEAD: f64 = 1.5;
+const LEAD: f64 = 2.0;
 /// By how much it grows in a second in which nobody waits.
 const GROWTH: f64 = 1.5;
 /// By how much it falls in one in which somebody does.
