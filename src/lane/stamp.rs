@@ -36,6 +36,15 @@ pub struct Stamp<'a> {
 /// Makes the parcel of one message for one target, marked and sealed. An error only for properties that have not been
 /// checked.
 pub fn stamp(admitted: &Admitted, stamp: Stamp<'_>) -> Result<Parcel, CodecError> {
+    stamp_with(admitted, stamp, |_| {})
+}
+
+/// As [`stamp`], with further marks.
+pub(super) fn stamp_with<'a>(
+    admitted: &'a Admitted,
+    stamp: Stamp<'a>,
+    further: impl FnOnce(&mut Edit<'a>),
+) -> Result<Parcel, CodecError> {
     let message = &admitted.message;
     let mut edit = Edit::new();
     edit.remove_if(message.stays_behind());
@@ -61,6 +70,7 @@ pub fn stamp(admitted: &Admitted, stamp: Stamp<'_>) -> Result<Parcel, CodecError
     if let Some(user) = &admitted.user_id {
         edit.set_str(X_SET_USER_ID, user);
     }
+    further(&mut edit);
     let body = SealedBody::Whole(&message.body);
     stamp.keys.seal(admitted.id.as_ref(), &mut edit, body);
     Ok(Parcel {
