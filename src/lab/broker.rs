@@ -16,8 +16,18 @@ use std::time::Duration;
 
 /// Debian's and RabbitMQ's own place; the wrapper in `/usr/sbin` changes the user, which a lab must not.
 const SERVER: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
-/// The same for the operator's tool.
-const CTL: &str = "/usr/lib/rabbitmq/bin/rabbitmqctl";
+/// How much memory a broker believes that it may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Memory {
+    /// Less than it uses in any case: its alarm blocks all publishers. A full disk has the same effect.
+    Short,
+    /// RabbitMQ's own default.
+    Enough,
+}
+
+/// Calls a function in a node; comes with Erlang.
+const CALL: &str = "erl_call";
+const CALL_SECONDS: &str = "20";
 /// Five nodes booting on two cores take 40 s.
 const READY: Duration = Duration::from_mins(3);
 /// One scheduler per node and no busy waiting: nodes of a lab share few cores.
@@ -288,13 +298,18 @@ impl Cluster {
         ]
     }
 
-    /// `rabbitmqctl` with these arguments, at one of the nodes: a second or two, for what the management API can't do.
-    pub fn ctl(&self, node: &BrokerNode, args: &[&str]) -> tokio::process::Command {
-        let mut command = tokio::process::Command::new(CTL);
+    /// Has a node raise its memory alarm, or take it back, which the management API can't do. A call into the node takes
+    /// milliseconds; `rabbitmqctl` takes seconds to start.
+    pub fn set_memory(&self, node: &BrokerNode, memory: Memory) -> tokio::process::Command {
+        let watermark = match memory {
+            Memory::Short => "0.0001",
+            Memory::Enough => "0.4",
+        };
+        let call = format!("vm_memory_monitor set_vm_memory_high_watermark [{watermark}]");
+        let mut command = tokio::process::Command::new(CALL);
         command
-            .args(args)
-            .envs(self.names(node))
-            .env("RABBITMQ_CONF_ENV_FILE", node.dir.join("rabbitmq-env.conf"));
+            .args(["-sname", &node.name, "-timeout", CALL_SECONDS, "-a", &call])
+            .envs(self.names(node));
         command
     }
 

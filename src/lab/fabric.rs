@@ -2,7 +2,7 @@
 //!
 //! Owns all of it; dropping it ends all of it. The command line, the demonstration and the tests use it alike.
 
-use super::broker::{BrokerNode, Cluster, delete_user, delete_vhost};
+use super::broker::{BrokerNode, Cluster, Memory, delete_user, delete_vhost};
 use super::etcd::EtcdMember;
 use super::gateway::GatewayPlan;
 use super::http::HttpClient;
@@ -247,12 +247,16 @@ impl Fabric {
         run(command, format!("setgate {}", args.join(" "))).await
     }
 
-    /// Runs a command of `rabbitmqctl`'s at one of this lab's own brokers.
-    pub async fn rabbitmqctl(&self, broker: &Node, args: &[&str]) -> Result<String, LabError> {
+    /// Has a broker of this lab raise its memory alarm, or take it back.
+    pub async fn set_memory(&self, broker: &Node, memory: Memory) -> Result<(), LabError> {
         self.own(broker)?;
         let (cluster, node) = find_broker(&self.clusters, broker)?;
-        let shown = format!("rabbitmqctl {}", args.join(" "));
-        run(cluster.ctl(node, args), shown).await
+        let shown = format!("erl_call for the memory alarm of {broker}");
+        let said = run(cluster.set_memory(node, memory), shown).await?;
+        match said.trim() {
+            "ok" => Ok(()),
+            other => Err(LabError::Refused(format!("{broker} answered: {other}"))),
+        }
     }
 
     /// Applies a rules folder.

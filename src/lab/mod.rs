@@ -30,6 +30,7 @@ mod supervisor;
 pub mod traffic;
 mod units;
 
+pub use broker::Memory;
 pub use error::LabError;
 pub use fabric::{Await, Fabric, FabricSpec};
 pub use lab_file::{LabBroker, LabFile, LabGateway, LabUnit};

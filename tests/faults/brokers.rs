@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use serde_json::Value;
 use setgate::lab::fabric::test_lab_dir;
 use setgate::lab::http::encode;
-use setgate::lab::{Await, Fabric, Node, Place, Ways};
+use setgate::lab::{Await, Fabric, Memory, Node, Place, Ways};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -97,10 +97,9 @@ async fn a_broker_that_closes_every_connection_ten_times_costs_nothing_and_meets
 }
 
 /// Has a broker stop its publishers, or take them again.
-async fn alarm(fabric: &Fabric, unit: &str, watermark: &str) {
+async fn alarm(fabric: &Fabric, unit: &str, memory: Memory) {
     let node: Node = format!("broker/{unit}").parse().unwrap();
-    let words = ["set_vm_memory_high_watermark", watermark];
-    fabric.rabbitmqctl(&node, &words).await.unwrap();
+    fabric.set_memory(&node, memory).await.unwrap();
 }
 
 /// What `/readyz` and `setgate status` say against a unit's gateway.
@@ -133,7 +132,7 @@ async fn an_alarm_stops_what_is_published_to_its_broker_and_nothing_else() {
     let from = ["--from", "sh-2", "--from", "bj-1"];
     let traffic_there = traffic(fabric.dir(), &[&rate[..], &from[..]].concat());
     more_delivered(&fabric, &other, "sh-1", 20).await;
-    alarm(&fabric, "sh-1", "0.0001").await;
+    alarm(&fabric, "sh-1", Memory::Short).await;
     let blocked = Instant::now();
     loop {
         let (page, status) = complaints(&mut fabric, "sh-1").await;
@@ -153,7 +152,7 @@ async fn an_alarm_stops_what_is_published_to_its_broker_and_nothing_else() {
     assert_eq!(delivered(&fabric, &other, "sh-1").await, before);
     let (page, _) = complaints(&mut fabric, "sh-2").await;
     assert_eq!(page, "[]");
-    alarm(&fabric, "sh-1", "0.4").await;
+    alarm(&fabric, "sh-1", Memory::Enough).await;
     assert_clean(&account(traffic_there).await);
     let (page, status) = complaints(&mut fabric, "sh-1").await;
     assert_eq!((page.as_str(), status.as_str()), ("[]", ""));
@@ -179,7 +178,7 @@ async fn an_alarm_stops_what_is_published_to_its_broker_and_nothing_else() {
         },
     )
     .await;
-    alarm(&fabric, "sh-1", "0.0001").await;
+    alarm(&fabric, "sh-1", Memory::Short).await;
     for far in &away {
         fabric.heal(&near, far, Ways::Both).unwrap();
     }

@@ -7,7 +7,7 @@ use super::fault::{Fault, Harm, Role, Victim};
 use super::health::{lane_holder, receiver_of};
 use crate::lab::http::{Login, encode};
 use crate::lab::process::{POLL, ProcessState};
-use crate::lab::{Await, Fabric, LabError, Node, Ways};
+use crate::lab::{Await, Fabric, LabError, Memory, Node, Ways};
 use crate::model::UnitId;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
@@ -15,8 +15,6 @@ use tokio::time::{Instant, sleep};
 /// How often closing the connections of one user is tried.
 const CLOSE_ATTEMPTS: u32 = 5;
 
-/// A share of the machine's memory that is always used, and the lab's own, which seldom is.
-const WATERMARKS: (&str, &str) = ("0.0001", "0.4");
 /// A failpoint at the 800th parcel strikes within eight seconds at a hundred a second, once the gateway has its streams.
 const STRIKE: Duration = Duration::from_secs(40);
 
@@ -53,14 +51,9 @@ pub(super) async fn inflict(
         }
         Fault::Alarm(unit, time) => {
             let broker = Node::Broker(unit.clone(), 1);
-            let (low, normal) = WATERMARKS;
-            let set = async |fabric: &Fabric, mark| {
-                let words = ["set_vm_memory_high_watermark", mark];
-                fabric.rabbitmqctl(&broker, &words).await.map(drop)
-            };
-            set(fabric, low).await?;
+            fabric.set_memory(&broker, Memory::Short).await?;
             sleep(*time).await;
-            set(fabric, normal).await?;
+            fabric.set_memory(&broker, Memory::Enough).await?;
             Ok(Hit::Struck(String::new()))
         }
         Fault::Close(unit) => {
@@ -193,8 +186,7 @@ pub(super) async fn mend(fabric: &mut Fabric) -> Result<(), LabError> {
     }
     for unit in fabric.lab().units {
         let broker = Node::Broker(unit.unit, 1);
-        let words = ["set_vm_memory_high_watermark", WATERMARKS.1];
-        fabric.rabbitmqctl(&broker, &words).await?;
+        fabric.set_memory(&broker, Memory::Enough).await?;
     }
     Ok(())
 }

@@ -40,6 +40,9 @@ pub struct ChaosArgs {
     /// How long new faults begin
     #[arg(long, value_name = "M", default_value_t = 3.0, value_parser = minutes)]
     pub minutes: f64,
+    /// No more than so many faults
+    #[arg(long, value_name = "N")]
+    pub faults: Option<usize>,
     /// Only these kinds, separated by commas
     #[arg(long, value_enum, value_name = "KIND", value_delimiter = ',')]
     pub only: Vec<FaultKind>,
@@ -162,7 +165,8 @@ pub(super) async fn run(args: &ChaosArgs) -> ExitCode {
         ends: Ends::After(Duration::from_secs_f64(args.minutes * 60.0)),
     };
     let (seed, kinds) = (setting.seed, args.kinds());
-    let deal = |world: World| Deck::new(seed, world, kinds);
+    let most = args.faults.unwrap_or(usize::MAX);
+    let deal = |world: World| Deck::new(seed, world, kinds).take(most);
     finish(&setting, perform(&setting, deal).await)
 }
 
