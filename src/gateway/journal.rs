@@ -16,6 +16,7 @@ use crate::model::marks::X_SET_PARCEL;
 use crate::model::{Address, Backoff, Epoch, LaneId, own_queues};
 use bytes::Bytes;
 use parking_lot::Mutex;
+use prometheus::Histogram;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -266,6 +267,7 @@ pub(super) async fn write(
 ) {
     let mut writer = Writer {
         journal: shared.journal.clone(),
+        seconds: shared.metrics.journal_seconds(),
         stream: Bytes::from(own_queues::seen(&shared.here.space)),
         shared,
         pending: VecDeque::new(),
@@ -281,6 +283,7 @@ pub(super) async fn write(
 struct Writer {
     shared: Arc<Shared>,
     journal: Journal,
+    seconds: Histogram,
     stream: Bytes,
     /// Entries that are not done, oldest first.
     pending: VecDeque<Pending>,
@@ -291,6 +294,8 @@ struct Writer {
 
 struct Pending {
     id: PublishId,
+    /// When it was first published.
+    since: Instant,
     writes: Vec<Write>,
     state: PendingState,
 }
@@ -366,6 +371,7 @@ impl Writer {
                     publisher.publish(self.entry(id, &writes));
                     self.pending.push_back(Pending {
                         id,
+                        since: Instant::now(),
                         writes,
                         state: PendingState::Unconfirmed,
                     });
@@ -385,6 +391,7 @@ impl Writer {
         self.attempt = 0;
         for pending in &mut self.pending {
             if pending.id == id {
+                self.seconds.observe(pending.since.elapsed().as_secs_f64());
                 pending.state = PendingState::Confirmed;
             }
         }

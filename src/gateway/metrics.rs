@@ -102,6 +102,7 @@ struct Inner {
     link_bytes: IntCounterVec,
     link_refused: IntCounterVec,
     confirm: Histogram,
+    journal: Histogram,
     transit: Histogram,
     table_revision: IntGauge,
     table_age: Gauge,
@@ -214,6 +215,11 @@ impl Metrics {
                 r,
                 "setgate_confirm_seconds",
                 "From a publish to the broker's confirm.",
+            )?,
+            journal: histogram(
+                r,
+                "setgate_journal_seconds",
+                "From writing what was received into the journal to the broker's confirm: a crash in that time leaves it in doubt.",
             )?,
             transit: histogram(
                 r,
@@ -364,6 +370,11 @@ impl Metrics {
     /// Publish to confirm, in seconds.
     pub fn confirm_seconds(&self) -> Histogram {
         self.0.confirm.clone()
+    }
+
+    /// Journal entry to confirm, in seconds.
+    pub fn journal_seconds(&self) -> Histogram {
+        self.0.journal.clone()
     }
 
     /// Taken to last answer, in seconds.

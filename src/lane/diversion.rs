@@ -21,7 +21,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 pub(super) const PATIENCE_HALF: Duration = Duration::from_millis(500);
 
 /// Of a diversion in hand at most: a quarter of a lane's own, so that what is drained leaves room for what is live.
-pub const DRAIN_DELIVERIES: u16 = 256;
+pub const DRAIN_DELIVERIES: u16 = 1_024;
 
 /// With so many or fewer in a diversion that is drained, what comes new is held for a moment, so that an end is reached
 /// while messages go on coming.

@@ -3,8 +3,8 @@
 //! Owns the parcels of the frame that is being filled. Promises that a frame leaves once it is full or its first
 //! parcel has waited two milliseconds, that an idle stream sends nothing, and that order is kept. Never reads a clock.
 
-use super::frame::{FrameError, Kind, enclose, frame_bytes_max};
-use super::parcels::encode_parcel;
+use super::frame::{HEAD_BYTES, Kind, frame_bytes_max, head};
+use super::parcels::{encode_all_but_body, encode_parcel};
 use crate::model::{Parcel, ParcelNumber, Reason};
 use bytes::{Bytes, BytesMut};
 use std::time::{Duration, Instant};
@@ -15,6 +15,9 @@ const FRAME_FULL_BYTES: usize = 32 * 1_024;
 
 /// What a parcel may bring a frame to; a larger one goes in a frame of its own.
 const FRAME_BYTES_MAX: usize = 64 * 1_024;
+
+/// Where a frame's head will be.
+const ROOM: [u8; HEAD_BYTES + 1] = [0; HEAD_BYTES + 1];
 
 /// How long a parcel waits for company.
 const WAIT_MAX: Duration = Duration::from_millis(2);
@@ -34,7 +37,8 @@ pub struct Unsendable {
 #[derive(Debug)]
 pub struct Batcher {
     frame_bytes_max: usize,
-    payload: BytesMut,
+    /// Room for the frame's head, and the payload behind it.
+    frame: BytesMut,
     since: Option<Instant>,
 }
 
@@ -43,43 +47,49 @@ impl Batcher {
     pub fn new(message_max: usize) -> Self {
         Self {
             frame_bytes_max: frame_bytes_max(message_max),
-            payload: BytesMut::new(),
+            frame: BytesMut::new(),
             since: None,
         }
     }
 
-    /// Adds a parcel; whole frames that it completes go to `out`.
+    /// Adds a parcel; what it completes goes to `out`: whole frames, the last of them perhaps in two pieces, with a body that
+    /// is too large to be copied as the second.
     pub fn push(
         &mut self,
         parcel: &Parcel,
         now: Instant,
         out: &mut Vec<Bytes>,
     ) -> Result<(), Unsendable> {
-        let before = self.payload.len();
-        let unsendable = |reason, cause| Unsendable {
-            number: parcel.number,
-            reason,
-            cause,
-        };
-        encode_parcel(parcel, &mut self.payload);
-        let size = self.payload.len() - before;
-        if size >= self.frame_bytes_max {
-            self.payload.truncate(before);
-            return Err(unsendable(
-                Reason::TooLarge,
-                format!(
-                    "{size} bytes with its headers are above the link's bound of {}: raise message_max in every unit",
-                    self.frame_bytes_max
-                ),
-            ));
-        }
-        if before > 0 && self.payload.len() > FRAME_BYTES_MAX {
-            let last = self.payload.split_off(before);
+        let body_bytes = parcel.body.len();
+        if body_bytes > FRAME_BYTES_MAX {
             out.extend(self.take());
-            self.payload = last;
+            self.begin();
+            encode_all_but_body(parcel, body_bytes, &mut self.frame);
+            let size = self.frame.len() - ROOM.len() + body_bytes;
+            if size >= self.frame_bytes_max {
+                self.frame.clear();
+                return Err(self.unsendable(parcel.number, size));
+            }
+            out.extend(self.close(body_bytes));
+            out.push(parcel.body.clone());
+            return Ok(());
+        }
+        self.begin();
+        let before = self.frame.len();
+        encode_parcel(parcel, &mut self.frame);
+        let size = self.frame.len() - before;
+        if size >= self.frame_bytes_max {
+            self.frame.truncate(before);
+            return Err(self.unsendable(parcel.number, size));
+        }
+        if before > ROOM.len() && self.frame.len() - ROOM.len() > FRAME_BYTES_MAX {
+            let last = self.frame.split_off(before);
+            out.extend(self.take());
+            self.begin();
+            self.frame.extend_from_slice(&last);
         }
         self.since.get_or_insert(now);
-        if self.payload.len() >= FRAME_FULL_BYTES {
+        if self.frame.len() - ROOM.len() >= FRAME_FULL_BYTES {
             out.extend(self.take());
         }
         Ok(())
@@ -92,14 +102,35 @@ impl Batcher {
 
     /// Closes the frame that is being filled.
     pub fn take(&mut self) -> Option<Bytes> {
-        self.since = None;
-        if self.payload.is_empty() {
-            return None;
+        self.since.take()?;
+        self.close(0)
+    }
+
+    fn begin(&mut self) {
+        if self.frame.is_empty() {
+            self.frame.extend_from_slice(&ROOM);
         }
-        let payload = self.payload.split();
-        // The one error of `enclose` is a length above 4 GiB, which `push` has ruled out.
-        let frame: Result<Bytes, FrameError> = enclose(Kind::Batch, &payload);
-        debug_assert!(frame.is_ok(), "a batch above the frame's bound");
-        frame.ok()
+    }
+
+    /// What is in it, with a head for as many bytes more.
+    fn close(&mut self, more: usize) -> Option<Bytes> {
+        let mut frame = self.frame.split();
+        let head = head(Kind::Batch, frame.len() - ROOM.len() + more);
+        // The one error is a length above 4 GiB, which `push` has ruled out.
+        debug_assert!(head.is_ok(), "a batch above the frame's bound");
+        let (room, _) = frame.split_first_chunk_mut()?;
+        *room = head.ok()?;
+        Some(frame.freeze())
+    }
+
+    fn unsendable(&self, number: ParcelNumber, size: usize) -> Unsendable {
+        Unsendable {
+            number,
+            reason: Reason::TooLarge,
+            cause: format!(
+                "{size} bytes with its headers are above the link's bound of {}: raise message_max in every unit",
+                self.frame_bytes_max
+            ),
+        }
     }
 }

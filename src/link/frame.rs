@@ -193,18 +193,24 @@ impl Kind {
     }
 }
 
-/// Puts length and kind before a payload.
-pub(super) fn enclose(kind: Kind, payload: &[u8]) -> Result<Bytes, FrameError> {
-    let length = payload.len() + 1;
+/// What stands before a payload of this many bytes: its length and its kind.
+pub(super) fn head(kind: Kind, payload_bytes: usize) -> Result<[u8; HEAD_BYTES + 1], FrameError> {
+    let length = payload_bytes + 1;
     let Ok(length_octets) = u32::try_from(length) else {
         return Err(FrameError::TooLong {
             bytes: length,
             bytes_max: u32::MAX as usize,
         });
     };
-    let mut out = BytesMut::with_capacity(HEAD_BYTES + length);
-    out.put_u32(length_octets);
-    out.put_u8(kind as u8);
+    let [a, b, c, d] = length_octets.to_be_bytes();
+    Ok([a, b, c, d, kind as u8])
+}
+
+/// Puts length and kind before a payload.
+fn enclose(kind: Kind, payload: &[u8]) -> Result<Bytes, FrameError> {
+    let head = head(kind, payload.len())?;
+    let mut out = BytesMut::with_capacity(head.len() + payload.len());
+    out.put_slice(&head);
     out.put_slice(payload);
     Ok(out.freeze())
 }

@@ -10,12 +10,18 @@ use crate::model::{
     Address, Epoch, Lineage, MessageId, Parcel, ParcelNumber, Retry, Revision, Round, Slot, Why,
 };
 use bytes::{Buf, Bytes, BytesMut};
-use prost::encoding::{WireType, decode_key, decode_varint, encode_key, encode_varint};
+use prost::encoding::{
+    WireType, decode_key, decode_varint, encode_key, encode_varint, encoded_len_varint, key_len,
+};
 
 /// Parcels in one batch. One of no body takes some 200 bytes with its marks, so a frame of 64 KiB has some 330.
 const BATCH_PARCELS_MAX: usize = 4_096;
 
 const PARCELS_TAG: u32 = 1;
+const BODY_TAG: u32 = 14;
+
+/// A key and a length of ten octets at most.
+const HEADS_BYTES: usize = 16;
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct ParcelWire {
@@ -54,6 +60,14 @@ struct ParcelWire {
 
 /// Appends one parcel to a batch's payload.
 pub(super) fn encode_parcel(parcel: &Parcel, payload: &mut BytesMut) {
+    let body = &parcel.body;
+    encode_all_but_body(parcel, body.len(), payload);
+    payload.extend_from_slice(body);
+}
+
+/// Appends one parcel but for its body, whose bytes are to follow at once. The fields of a protobuf message may come in any
+/// order: the body is the last.
+pub(super) fn encode_all_but_body(parcel: &Parcel, body_bytes: usize, payload: &mut BytesMut) {
     use prost::Message as _;
     let wire = ParcelWire {
         number: parcel.number.0,
@@ -69,14 +83,17 @@ pub(super) fn encode_parcel(parcel: &Parcel, payload: &mut BytesMut) {
         exchange: parcel.address.exchange.clone(),
         routing_key: parcel.address.routing_key.clone(),
         properties: parcel.properties.as_bytes().clone(),
-        body: parcel.body.clone(),
+        body: Bytes::new(),
         sent_before: parcel.sent_before,
     };
-    let length = wire.encoded_len();
-    payload.reserve(length + 16);
+    let body_head = key_len(BODY_TAG) + encoded_len_varint(body_bytes as u64);
+    let length = wire.encoded_len() + body_head + body_bytes;
+    payload.reserve(HEADS_BYTES + length - body_bytes);
     encode_key(PARCELS_TAG, WireType::LengthDelimited, payload);
     encode_varint(length as u64, payload);
     wire.encode_raw(payload);
+    encode_key(BODY_TAG, WireType::LengthDelimited, payload);
+    encode_varint(body_bytes as u64, payload);
 }
 
 /// Reads a batch's payload. What can't be split into parcels is an error of the frame; a parcel that can't be
