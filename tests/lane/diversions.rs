@@ -104,6 +104,26 @@ fn a_target_that_fills_half_of_the_budget_has_half_a_second() {
 }
 
 #[test]
+fn a_target_that_answers_late_is_diverted_once_it_fills_half_of_the_budget() {
+    let mut world = World::new("orders", 20);
+    (1..=9).for_each(|tag| world.take(tag, order(70, tag)));
+    world.lane.stream_up(&there(), 1 << 20, 100);
+    let under_way = all(&mut world, &there());
+    for parcel in &under_way[..8] {
+        world.pass(2 * SECOND / 5);
+        world.answer(&there(), parcel.number, Answer::Accepted);
+    }
+    world.pass(2 * SECOND / 5);
+    assert!(
+        !world.opened.contains(&detour()),
+        "it leaves room for others"
+    );
+    (10..=18).for_each(|tag| world.take(tag, order(70, tag)));
+    world.pass(Duration::ZERO);
+    assert!(world.opened.contains(&detour()));
+}
+
+#[test]
 fn what_comes_later_follows_into_the_diversion_until_all_in_it_is_answered() {
     let mut world = World::new("orders", 100);
     world.take(1, order(70, 1));

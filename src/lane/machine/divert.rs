@@ -136,9 +136,12 @@ impl Lane {
         let under_way = outlet.of_source();
         let fills_half =
             under_way.parcels * 2 >= window.deliveries || under_way.bytes * 2 >= window.bytes;
-        let cause = if waited >= PATIENCE {
+        let silent = outlet.silent(now)? >= PATIENCE_HALF;
+        // One that answers and leaves half of the budget to the others hinders nobody, however late it is; a detour would
+        // only give the broker more to do when that is what is slow.
+        let cause = if waited >= PATIENCE && (silent || fills_half || !outlet.is_up()) {
             format!("its oldest message waits for {} ms", waited.as_millis())
-        } else if outlet.is_up() && fills_half && outlet.silent(now)? >= PATIENCE_HALF {
+        } else if outlet.is_up() && fills_half && silent {
             format!(
                 "it is silent, and its {} messages fill half of the lane's budget",
                 under_way.parcels
