@@ -66,7 +66,7 @@ outcomes: test-lab ## 1,000,000 publishes through 20 killed connections: one out
 	SETGATE_OUTCOMES_MESSAGES=1000000 cargo test --locked --release --test outcomes -- --nocapture
 
 .PHONY: held
-held: test-lab ## A lane held for five minutes; 10,000 messages of 64 KiB and 100 of 60 MiB in 128 MiB (25 minutes)
+held: test-lab ## A target stopped for five minutes; 10,000 messages of 64 KiB and 100 of 60 MiB in 128 MiB (25 minutes)
 	SETGATE_HELD_SECONDS=300 SETGATE_MEMORY_MESSAGES=10000 SETGATE_MEMORY_LARGE=100 \
 		cargo test --locked --release --test promises -- --nocapture --test-threads=1 held:: memory::
 
