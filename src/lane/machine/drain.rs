@@ -164,8 +164,14 @@ impl Lane {
         };
         if diversion.end_drain(turn.at.now) {
             let feed = Feed::Diversion(unit.clone());
-            for outlet in self.outlets.values_mut() {
-                outlet.take_out(&feed);
+            for (target, outlet) in &mut self.outlets {
+                let taken_out = outlet.take_out(&feed);
+                // What the receiver has and hasn't answered counts against the credit there, which isn't known here any more.
+                if taken_out.iter().any(|offered| offered.parcel.sent_before)
+                    && outlet.close("a drain was given up while its messages were under way")
+                {
+                    turn.actions.push(Action::Close(target.clone()));
+                }
             }
             turn.actions.push(Action::Undrain(unit.clone()));
         }
