@@ -91,6 +91,7 @@ impl Lane {
         });
         let way_in = self.outlets.get(&Target::Diversion(unit.clone()));
         let waited = way_in.and_then(|outlet| outlet.overdue(now));
+        let is_in = way_in.is_none_or(Outlet::is_empty);
         if is_up && waited.is_some_and(|waited| waited >= PATIENCE) {
             self.take_back(unit, turn);
         }
@@ -110,6 +111,9 @@ impl Lane {
                 turn.actions.push(Action::Undrain(unit.clone()));
             }
             return;
+        }
+        if is_in && diversion.misses_its_marker(now) {
+            return self.put_marker(unit, turn);
         }
         let revision = turn.routing.table.revision();
         if !self.stopping && diversion.begin_drain(is_up, revision, now) {
