@@ -101,7 +101,11 @@ impl Copy {
     fn build(&self) -> Result<PathBuf, String> {
         let output = Command::new(env!("CARGO"))
             .args(["test", "--quiet", "--offline", "--locked", "--no-run"])
-            .args(["--message-format=json-render-diagnostics", "--test", "world"])
+            .args([
+                "--message-format=json-render-diagnostics",
+                "--test",
+                "world",
+            ])
             .arg("--manifest-path")
             .arg(self.root.join("Cargo.toml"))
             .arg("--target-dir")
@@ -143,7 +147,9 @@ impl Copy {
         let ran = ran?;
         let said = String::from_utf8_lossy(&ran.stdout);
         let said = format!("{said}{}", String::from_utf8_lossy(&ran.stderr));
-        let mut lines = said.lines().skip_while(|line| !line.contains("panicked at"));
+        let mut lines = said
+            .lines()
+            .skip_while(|line| !line.contains("panicked at"));
         match (ran.status.success(), lines.next(), lines.next()) {
             (true, ..) => Err("it isn't caught".to_owned()),
             (false, Some(_), Some(why)) => Ok(why.to_owned()),
@@ -160,7 +166,11 @@ fn manifest_of(manifest: &str) -> String {
     let mut is_wanted = false;
     for line in manifest.lines() {
         if line.starts_with('[') {
-            let kept = ["[dependencies]", "[dev-dependencies]", "[profile.dev.package"];
+            let kept = [
+                "[dependencies]",
+                "[dev-dependencies]",
+                "[profile.dev.package",
+            ];
             is_wanted = kept.iter().any(|section| line.starts_with(section));
         }
         if is_wanted {

@@ -212,7 +212,9 @@ impl Account {
     /// Whether a wish has come true where this unit is one of its targets.
     pub(crate) fn has_landed(&self, id: u64, round: u32, unit: usize) -> bool {
         let wish = self.wish_at(id, round, unit);
-        self.wishes.get(&wish).is_some_and(|copies| copies.landed > 0)
+        self.wishes
+            .get(&wish)
+            .is_some_and(|copies| copies.landed > 0)
     }
 
     /// A copy is in the application's queue of a unit. True for the first of its wish.
@@ -287,7 +289,9 @@ impl Account {
             self.fail("something without an id was parked");
         };
         let round = parcel.round.0;
-        self.check(round > ROUNDS_MAX, || format!("{id} was parked in round {round}"));
+        self.check(round > ROUNDS_MAX, || {
+            format!("{id} was parked in round {round}")
+        });
         let wish = self.wish_at(id, round, unit);
         let copies = self.copies(wish);
         copies.parked += 1;
@@ -324,5 +328,7 @@ impl Account {
 pub(crate) enum Tells {
     Nothing,
     /// So many.
-    Events { last: usize },
+    Events {
+        last: usize,
+    },
 }

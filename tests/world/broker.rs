@@ -24,7 +24,10 @@ pub(crate) enum Name {
 /// What a message in a queue is to the account.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Is {
-    Wish { id: u64, round: u32 },
+    Wish {
+        id: u64,
+        round: u32,
+    },
     /// A shared copy that was delivered here, a knock, an end marker.
     Nothing,
 }
@@ -54,7 +57,10 @@ struct Queue {
 #[derive(Debug, Clone)]
 pub(crate) enum To {
     /// The application's exchange, judged by this table, from this life of a lane.
-    Application { table: usize, lane: u64 },
+    Application {
+        table: usize,
+        lane: u64,
+    },
     Diversion(usize),
     Park,
     Journal(Bytes),
@@ -72,7 +78,7 @@ pub(crate) struct Publish {
 #[derive(Debug)]
 pub(crate) enum Said {
     Acknowledge(Name, u64),
-    Publish(Publish),
+    Publish(Box<Publish>),
     Close,
 }
 
@@ -252,7 +258,7 @@ impl Broker {
                 Some(Said::Acknowledge(name, tag)) => {
                     self.acknowledge(name, connection, tag, account);
                 }
-                Some(Said::Publish(publish)) => self.take(connection, publish, random, account),
+                Some(Said::Publish(publish)) => self.take(connection, *publish, random, account),
                 Some(Said::Close) => {
                     self.close(connection);
                     self.connections.remove(&connection);
@@ -280,13 +286,7 @@ impl Broker {
         }
     }
 
-    fn take(
-        &mut self,
-        connection: u64,
-        publish: Publish,
-        random: &mut Rng,
-        account: &mut Account,
-    ) {
+    fn take(&mut self, connection: u64, publish: Publish, random: &mut Rng, account: &mut Account) {
         let mut outcome = Outcome::Confirmed;
         let Publish {
             id,

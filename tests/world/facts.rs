@@ -74,7 +74,10 @@ pub(crate) static FACTS: LazyLock<Facts> = LazyLock::new(|| {
     let space = SpaceId::parse("trade").unwrap();
     let names = ["sh-1", "sh-2", "bj-1"];
     Facts {
-        tables: (1..).zip(&OWNERS).map(|(n, to)| table(&space, n, to)).collect(),
+        tables: (1..)
+            .zip(&OWNERS)
+            .map(|(n, to)| table(&space, n, to))
+            .collect(),
         keys: SealKeys::parse(br#"{"seal":"000102030405060708090a0b0c0d0e0f"}"#).unwrap(),
         space,
         source: SourceName::parse("orders").unwrap(),

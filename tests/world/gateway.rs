@@ -6,7 +6,7 @@ use crate::facts::{FACTS, unit_of};
 use crate::journal::{Journal, is_due};
 use crate::receiving::Receiving;
 use crate::taking::{DELIVERIES_MAX, Ended, Taking};
-use crate::wire::{Now, Piece, Wire};
+use crate::wire::{Piece, Wire};
 use fastrand::Rng;
 use setgate::lane::{Wrapping, knock, wrap};
 use setgate::model::{Address, Message};
@@ -33,13 +33,13 @@ impl Surroundings<'_> {
     /// A stream that begins.
     pub(crate) fn open(&mut self, from: usize, to: usize, hello: Piece) -> u64 {
         let (now, random) = (self.now, &mut *self.random);
-        self.wire.open(from, to, hello, Now { now, random })
+        self.wire.open(from, to, hello, now, random)
     }
 
     /// Nobody sends on it any more.
     pub(crate) fn leave_sender(&mut self, stream: u64) {
         let (now, random) = (self.now, &mut *self.random);
-        self.wire.leave_sender(stream, Now { now, random });
+        self.wire.leave_sender(stream, now, random);
     }
 }
 
@@ -52,9 +52,14 @@ pub(crate) enum Life {
 }
 
 enum LaneState {
-    Closed { until: Instant },
+    Closed {
+        until: Instant,
+    },
     /// It waits until the queue is its own.
-    Waiting { consumer: u64, since: Instant },
+    Waiting {
+        consumer: u64,
+        since: Instant,
+    },
     Takes(Box<Taking>),
 }
 
@@ -113,7 +118,8 @@ impl Gateway {
         }
         at.broker.forget(self.number);
         at.wire.dies(self.number, at.now, at.random);
-        at.account.say(|| format!("gateway {} is dead", self.number));
+        at.account
+            .say(|| format!("gateway {} is dead", self.number));
         let (number, table) = (self.number, self.table);
         *self = Self::new(number, table, at);
         self.life = Life::Dead {
@@ -146,7 +152,8 @@ impl Gateway {
                 }
                 self.life = Life::Runs;
                 at.wire.speaks(self.number);
-                at.account.say(|| format!("gateway {} runs again", self.number));
+                at.account
+                    .say(|| format!("gateway {} runs again", self.number));
             }
             Life::Runs => {}
         }
@@ -169,7 +176,8 @@ impl Gateway {
         self.journal.step(epoch, listens, at);
         for lane in std::mem::take(&mut self.journal.wanted) {
             let of_it = self.receiving.iter_mut();
-            let of_it = of_it.filter(|one| one.hears_wishes() && one.lane().as_ref() == Some(&lane));
+            let of_it =
+                of_it.filter(|one| one.hears_wishes() && one.lane().as_ref() == Some(&lane));
             of_it.for_each(Receiving::end);
         }
         let has_lane = !matches!(self.lane, LaneState::Closed { .. });
@@ -187,8 +195,7 @@ impl Gateway {
             // A newer stream of a lane ends the older ones, and waits until they are through.
             if self.receiving[index].greet(self.table, at) {
                 let lane = self.receiving[index].lane();
-                let (older, newer) = self.receiving.split_at_mut(index);
-                let _ = newer;
+                let (older, _) = self.receiving.split_at_mut(index);
                 let of_lane = |one: &&mut Receiving| lane.is_some() && one.lane() == lane;
                 older.iter_mut().filter(of_lane).for_each(Receiving::end);
             }
@@ -226,7 +233,6 @@ impl Gateway {
                         self.lane = LaneState::Takes(Box::new(taking));
                     }
                     Some(Heard::Lost) => self.close_lane(at),
-                    Some(Heard::Outcome(..)) => {}
                     None if is_due(since + KNOCK_AFTER, at.now) => {
                         let now = at.now;
                         self.knock(at);
@@ -235,7 +241,7 @@ impl Gateway {
                             since: now,
                         };
                     }
-                    None => {}
+                    Some(Heard::Outcome(..)) | None => {}
                 }
             }
             LaneState::Takes(taking) => {

@@ -163,7 +163,7 @@ impl Journal {
             parcel: None,
             mark: Mark::Clean,
         };
-        broker.say(connection, Said::Publish(publish));
+        broker.say(connection, Said::Publish(Box::new(publish)));
     }
 
     fn confirmed(&mut self, id: u64) {
@@ -181,7 +181,11 @@ impl Journal {
             return;
         }
         let left = at.broker.journal.len() - self.read;
-        let count = if at.is_calm { left } else { at.random.usize(..=left) };
+        let count = if at.is_calm {
+            left
+        } else {
+            at.random.usize(..=left)
+        };
         for _ in 0..count {
             if self.read == 0 {
                 self.seen.begins();

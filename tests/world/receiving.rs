@@ -11,7 +11,7 @@ use setgate::link::{
     Arrival, Credit, CreditWindow, Decoder, Frame, Hello, Here, Peer, Standing, admit,
 };
 use setgate::model::{Answer, LaneId, Parcel, ParcelNumber};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 /// What a receiver grants: small, so that it matters.
@@ -32,11 +32,24 @@ const JOURNAL_PATIENCE: Duration = Duration::from_secs(10);
 enum Phase {
     /// Its hello is under way, or an older stream of the lane is not through.
     Waiting,
-    Locking { connection: u64, until: Instant, ask_at: Instant },
-    Taking { connection: u64, until: Instant },
-    Serving { connection: u64, give_up: Option<Instant> },
+    Locking {
+        connection: u64,
+        until: Instant,
+        ask_at: Instant,
+    },
+    Taking {
+        connection: u64,
+        until: Instant,
+    },
+    Serving {
+        connection: u64,
+        give_up: Option<Instant>,
+    },
     /// The journal is to know that all is told.
-    Releasing { connection: u64, until: Instant },
+    Releasing {
+        connection: u64,
+        until: Instant,
+    },
     Over,
 }
 
@@ -53,7 +66,7 @@ pub(crate) struct Receiving {
     window: CreditWindow,
     decoder: Decoder,
     parcels: VecDeque<Parcel>,
-    under_way: BTreeMap<u64, ()>,
+    under_way: BTreeSet<u64>,
     sender_is_gone: bool,
     token: u64,
 }
@@ -71,7 +84,7 @@ impl Receiving {
             window: CreditWindow::new(CREDIT),
             decoder: Decoder::new(MESSAGE_MAX),
             parcels: VecDeque::new(),
-            under_way: BTreeMap::new(),
+            under_way: BTreeSet::new(),
             sender_is_gone: false,
             token: 0,
         }
@@ -103,8 +116,9 @@ impl Receiving {
     /// Whether it still waits for what it wrote.
     pub(crate) fn listens(&self, ticket: Ticket) -> bool {
         match (ticket, self.phase) {
-            (Ticket::Taken, Phase::Taking { .. }) | (Ticket::Released, Phase::Releasing { .. }) => true,
-            (Ticket::Batch(_), _) => true,
+            (Ticket::Taken, Phase::Taking { .. })
+            | (Ticket::Released, Phase::Releasing { .. })
+            | (Ticket::Batch(_), _) => true,
             (Ticket::Taken | Ticket::Released | Ticket::LetGo, _) => false,
         }
     }
@@ -129,7 +143,8 @@ impl Receiving {
                     units: FACTS.names(),
                 };
                 let admitted = admit(&hello, &Peer::Unproven, &here, Some(&standing));
-                at.account.check(admitted.is_ok(), || format!("refused: {admitted:?}"));
+                at.account
+                    .check(admitted.is_ok(), || format!("refused: {admitted:?}"));
                 self.hello = Some(*hello);
                 self.is_for = is_for;
                 let lane = self.lane();
@@ -171,11 +186,18 @@ impl Receiving {
         match self.phase {
             Phase::Waiting if self.hello.is_some() && is_first => self.begin(at),
             Phase::Waiting | Phase::Over => {}
-            Phase::Locking { connection, until, ask_at } => {
+            Phase::Locking {
+                connection,
+                until,
+                ask_at,
+            } => {
                 self.lock(connection, until, ask_at, journal, at);
             }
             Phase::Taking { connection, until } => self.take(connection, until, journal, at),
-            Phase::Serving { connection, give_up } => {
+            Phase::Serving {
+                connection,
+                give_up,
+            } => {
                 self.serve(connection, give_up, table, journal, at);
             }
             Phase::Releasing { connection, until } => {
@@ -272,8 +294,12 @@ impl Receiving {
         }
         if journal.marks.remove(&self.token) {
             at.account.say(|| {
-                format!("gateway {} receives {:?} on stream {}, connection {connection:x}",
-                    self.gateway, self.lane(), self.stream)
+                format!(
+                    "gateway {} receives {:?} on stream {}, connection {connection:x}",
+                    self.gateway,
+                    self.lane(),
+                    self.stream
+                )
             });
             self.up(connection, at);
         }
@@ -293,7 +319,10 @@ impl Receiving {
         if let Err(cause) = self.outcomes(connection, journal, &mut actions, at) {
             ends = Some(cause);
         }
-        let done: Vec<_> = journal.done.extract_if(.., |(of, _)| *of == self.stream).collect();
+        let done: Vec<_> = journal
+            .done
+            .extract_if(.., |(of, _)| *of == self.stream)
+            .collect();
         for (_, ticket) in done {
             if let Ticket::Batch(ticket) = ticket {
                 self.receiver.journaled(ticket, &mut actions);
@@ -309,9 +338,10 @@ impl Receiving {
                 records,
             });
         }
-        at.account.check(self.receiver.unanswered() <= CREDIT.parcels, || {
-            format!("{} parcels are unanswered", self.receiver.unanswered())
-        });
+        at.account
+            .check(self.receiver.unanswered() <= CREDIT.parcels, || {
+                format!("{} parcels are unanswered", self.receiver.unanswered())
+            });
         self.answer(actions.answers, at);
         let ends = ends.or(actions.end);
         let is_gone = self.sender_is_gone && self.parcels.is_empty();
@@ -320,10 +350,14 @@ impl Receiving {
             self.receiver.stop();
             give_up = Some(at.now + JOURNAL_PATIENCE);
         }
-        self.phase = Phase::Serving { connection, give_up };
+        self.phase = Phase::Serving {
+            connection,
+            give_up,
+        };
         let Some(give_up) = give_up else { return };
         let is_done = self.receiver.is_done();
-        if !is_done && !(is_due(give_up, at.now) && self.under_way.is_empty()) {
+        let gives_up = is_due(give_up, at.now) && self.under_way.is_empty();
+        if !is_done && !gives_up {
             return;
         }
         let cause = ends.unwrap_or_else(|| "it ended".to_owned());
@@ -385,15 +419,17 @@ impl Receiving {
                     self.under_way.remove(&number);
                     let number = ParcelNumber(number);
                     let seen = &mut journal.seen;
-                    self.receiver.outcome(seen, number, outcome, at.since, actions);
+                    self.receiver
+                        .outcome(seen, number, outcome, at.since, actions);
                 }
                 Heard::Delivery(..) => {}
                 Heard::Lost => {
-                    for (number, ()) in std::mem::take(&mut self.under_way) {
+                    for number in std::mem::take(&mut self.under_way) {
                         let cause = "the connection broke".to_owned();
                         let unknown = Outcome::Unknown { cause };
                         let (number, seen) = (ParcelNumber(number), &mut journal.seen);
-                        self.receiver.outcome(seen, number, unknown, at.since, actions);
+                        self.receiver
+                            .outcome(seen, number, unknown, at.since, actions);
                     }
                     return Err("the connection broke".to_owned());
                 }
@@ -417,14 +453,25 @@ impl Receiving {
             let (identities, verdict) = match &lane {
                 Some(lane) => (
                     FACTS.keys.identities(lane, &parcel),
-                    check(&FACTS.tables[table], &FACTS.units[journal.unit()], &parcel, lane),
+                    check(
+                        &FACTS.tables[table],
+                        &FACTS.units[journal.unit()],
+                        &parcel,
+                        lane,
+                    ),
                 ),
                 None => (None, Ok(())),
             };
             at.account.say(|| {
-                format!("gateway {} is offered {} ({:?}) on stream {}: {:?} {}",
-                    self.gateway, parcel.number, parcel.id, self.stream,
-                    verdict, if parcel.sent_before { "again" } else { "" })
+                format!(
+                    "gateway {} is offered {} ({:?}) on stream {}: {:?} {}",
+                    self.gateway,
+                    parcel.number,
+                    parcel.id,
+                    self.stream,
+                    verdict,
+                    if parcel.sent_before { "again" } else { "" }
+                )
             });
             let offer = Offer {
                 parcel,
@@ -442,10 +489,15 @@ impl Receiving {
                     For::Diversion(unit) => To::Diversion(unit),
                     For::Park => To::Park,
                 };
-                self.under_way.insert(id, ());
+                self.under_way.insert(id);
                 let parcel = Some(parcel);
-                let publish = Publish { id, to, parcel, mark };
-                at.broker.say(connection, Said::Publish(publish));
+                let publish = Publish {
+                    id,
+                    to,
+                    parcel,
+                    mark,
+                };
+                at.broker.say(connection, Said::Publish(Box::new(publish)));
             }
         }
     }
@@ -455,7 +507,10 @@ impl Receiving {
             return;
         }
         at.account.say(|| {
-            format!("gateway {} answers on stream {}: {answers:?}", self.gateway, self.stream)
+            format!(
+                "gateway {} answers on stream {}: {answers:?}",
+                self.gateway, self.stream
+            )
         });
         let piece = if at.wire.is_link(self.stream) {
             for (number, _) in &answers {
@@ -473,6 +528,8 @@ impl Receiving {
 
 /// Whether the journal has a stream's word.
 fn has(journal: &mut Journal, stream: u64, ticket: Ticket) -> bool {
-    let done = journal.done.extract_if(.., |(of, what)| *of == stream && *what == ticket);
+    let done = journal
+        .done
+        .extract_if(.., |(of, what)| *of == stream && *what == ticket);
     done.count() > 0
 }

@@ -4,7 +4,7 @@ use crate::account::{Account, Sent, Tells};
 use crate::broker::{Broker, Health, Is};
 use crate::facts::{FACTS, GATEWAYS, MOVING, STEADY, UNITS, unit_of};
 use crate::gateway::{Gateway, Life, Surroundings};
-use crate::wire::{Now, Wire};
+use crate::wire::Wire;
 use bytes::Bytes;
 use fastrand::Rng;
 use setgate::amqp::{FieldValue, Properties, RawProperties};
@@ -245,7 +245,7 @@ impl World {
                 if let Some(stream) = self.random.choice(&streams) {
                     self.account.say(|| format!("stream {stream} breaks"));
                     let (now, random) = (self.now, &mut self.random);
-                    self.wire.breaks(*stream, Now { now, random });
+                    self.wire.breaks(*stream, now, random);
                 }
             }
             58..70 => {
@@ -257,13 +257,11 @@ impl World {
                     broker.cut(*connection, &mut self.random, &mut self.account);
                 }
             }
-            70..74 => {
-                if self.table + 1 < FACTS.tables.len() {
-                    self.table += 1;
-                    self.account
-                        .say(|| format!("table {} comes into force", self.table));
-                    self.account.moves(&MOVING);
-                }
+            70..74 if self.table + 1 < FACTS.tables.len() => {
+                self.table += 1;
+                self.account
+                    .say(|| format!("table {} comes into force", self.table));
+                self.account.moves(&MOVING);
             }
             _ => {}
         }
@@ -300,8 +298,7 @@ impl World {
         self.account.say(|| "all is healed".to_owned());
         self.is_calm = true;
         self.until = [self.now; UNITS];
-        for (from, to, until) in &mut self.cuts {
-            let _ = (from, to);
+        for (_, _, until) in &mut self.cuts {
             *until = self.now;
         }
         for _ in 0..CALM_TURNS {

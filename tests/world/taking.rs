@@ -164,10 +164,14 @@ impl Taking {
                     retry_at: at.now,
                 };
                 let before = self.outlets.insert(target, keeping);
-                at.account.check(before.is_none(), || "opened twice".to_owned());
+                at.account
+                    .check(before.is_none(), || "opened twice".to_owned());
             }
             Action::Close(target) => {
-                if let Some(stream) = self.outlets.get_mut(&target).and_then(|one| one.stream.as_mut())
+                if let Some(stream) = self
+                    .outlets
+                    .get_mut(&target)
+                    .and_then(|one| one.stream.as_mut())
                     && std::mem::take(&mut stream.sends)
                 {
                     stream.flush(at);
@@ -286,13 +290,24 @@ impl Taking {
             return;
         };
         if keeping.stream.is_none() && is_due(keeping.retry_at, at.now) {
-            let opened = open(self.gateway, target, keeping.attempt, self.incarnation, table, at);
+            let opened = open(
+                self.gateway,
+                target,
+                keeping.attempt,
+                self.incarnation,
+                table,
+                at,
+            );
             match opened {
                 Some(stream) => keeping.stream = Some(stream),
                 None => self.down(target, "nobody can be reached", at),
             }
         }
-        while let Some(stream) = self.outlets.get_mut(target).and_then(|one| one.stream.as_mut()) {
+        while let Some(stream) = self
+            .outlets
+            .get_mut(target)
+            .and_then(|one| one.stream.as_mut())
+        {
             let piece = if at.wire.is_given_up(stream.id) {
                 Some(Piece::End)
             } else {
@@ -349,7 +364,11 @@ impl Taking {
             lived = at.now.saturating_duration_since(stream.began);
             at.leave_sender(stream.id);
         }
-        keeping.attempt = if lived > GOOD_STREAM { 0 } else { keeping.attempt + 1 };
+        keeping.attempt = if lived > GOOD_STREAM {
+            0
+        } else {
+            keeping.attempt + 1
+        };
         keeping.retry_at = at.now + keeping.backoff.delay(keeping.attempt);
         self.lane.stream_down(target, cause.to_owned());
     }
@@ -372,7 +391,12 @@ impl Taking {
                     at.wire.say_down(stream.id, piece, at.now);
                 }
             }
-            if stream.batcher.deadline().is_some_and(|due| is_due(due, at.now)) || at.random.bool() {
+            if stream
+                .batcher
+                .deadline()
+                .is_some_and(|due| is_due(due, at.now))
+                || at.random.bool()
+            {
                 stream.flush(at);
             }
         }

@@ -65,9 +65,16 @@ pub(crate) struct Wire {
 }
 
 impl Wire {
-    pub(crate) fn open(&mut self, from: usize, to: usize, hello: Piece, at: Now<'_>) -> u64 {
+    pub(crate) fn open(
+        &mut self,
+        from: usize,
+        to: usize,
+        hello: Piece,
+        now: Instant,
+        random: &mut Rng,
+    ) -> u64 {
         self.next += 1;
-        let delay = if from == to { 0 } else { at.random.u64(1..60) };
+        let delay = if from == to { 0 } else { random.u64(1..60) };
         let way = || Way {
             pieces: VecDeque::new(),
             is_heard: true,
@@ -81,7 +88,7 @@ impl Wire {
             is_taken: false,
         };
         self.streams.insert(self.next, stream);
-        self.say_down(self.next, hello, at.now);
+        self.say_down(self.next, hello, now);
         self.next
     }
 
@@ -138,19 +145,19 @@ impl Wire {
     }
 
     /// The sender is gone: some of what it has said arrives.
-    pub(crate) fn leave_sender(&mut self, stream: u64, at: Now<'_>) {
+    pub(crate) fn leave_sender(&mut self, stream: u64, now: Instant, random: &mut Rng) {
         if let Some(Stream { down, up, .. }) = self.streams.get_mut(&stream) {
             up.is_heard = false;
-            down.breaks(at);
+            down.breaks(now, random);
         }
         self.tidy(stream);
     }
 
     /// The receiver is gone: some of what it has said arrives.
-    pub(crate) fn leave_receiver(&mut self, stream: u64, at: Now<'_>) {
+    pub(crate) fn leave_receiver(&mut self, stream: u64, now: Instant, random: &mut Rng) {
         if let Some(Stream { down, up, .. }) = self.streams.get_mut(&stream) {
             down.is_heard = false;
-            up.breaks(at);
+            up.breaks(now, random);
         }
         self.tidy(stream);
     }
@@ -172,13 +179,10 @@ impl Wire {
     }
 
     /// A stream breaks for both ends.
-    pub(crate) fn breaks(&mut self, stream: u64, at: Now<'_>) {
+    pub(crate) fn breaks(&mut self, stream: u64, now: Instant, random: &mut Rng) {
         if let Some(Stream { down, up, .. }) = self.streams.get_mut(&stream) {
-            down.breaks(Now {
-                now: at.now,
-                random: at.random,
-            });
-            up.breaks(at);
+            down.breaks(now, random);
+            up.breaks(now, random);
         }
     }
 
@@ -194,10 +198,10 @@ impl Wire {
             };
             let (from, to) = (stream.from, stream.to);
             if from == gateway {
-                self.leave_sender(id, Now { now, random });
+                self.leave_sender(id, now, random);
             }
             if to == gateway {
-                self.leave_receiver(id, Now { now, random });
+                self.leave_receiver(id, now, random);
             }
         }
     }
@@ -221,7 +225,11 @@ impl Wire {
     /// Whether one gateway sees its link to another as up.
     fn is_up(&self, from: usize, to: usize, now: Instant) -> bool {
         let (a, b) = (unit_of(from), unit_of(to));
-        let since = [self.cuts.get(&(a, b)), self.cuts.get(&(b, a)), self.silent.get(&to)];
+        let since = [
+            self.cuts.get(&(a, b)),
+            self.cuts.get(&(b, a)),
+            self.silent.get(&to),
+        ];
         let long = |since: &Instant| now.saturating_duration_since(*since) >= SILENCE_MAX;
         !since.into_iter().flatten().any(long)
     }
@@ -241,7 +249,7 @@ impl Wire {
             let is_local = stream.from == stream.to;
             if !is_local && !self.is_up(stream.from, stream.to, now) {
                 if let Some(stream) = self.streams.get_mut(&id) {
-                    stream.down.breaks(Now { now, random });
+                    stream.down.breaks(now, random);
                     stream.up.pieces.clear();
                     stream.up.say(Piece::End, now);
                 }
@@ -264,12 +272,6 @@ impl Wire {
     }
 }
 
-/// When, and with which luck.
-pub(crate) struct Now<'a> {
-    pub(crate) now: Instant,
-    pub(crate) random: &'a mut Rng,
-}
-
 impl Way {
     fn say(&mut self, piece: Piece, at: Instant) {
         let ended = matches!(self.pieces.back(), Some((_, Piece::End)));
@@ -289,11 +291,11 @@ impl Way {
         Some(piece)
     }
 
-    fn breaks(&mut self, at: Now<'_>) {
+    fn breaks(&mut self, now: Instant, random: &mut Rng) {
         if !matches!(self.pieces.back(), Some((_, Piece::End))) {
-            let arrives = at.random.usize(..=self.pieces.len());
+            let arrives = random.usize(..=self.pieces.len());
             self.pieces.truncate(arrives);
-            self.say(Piece::End, at.now);
+            self.say(Piece::End, now);
         }
     }
 }

@@ -9,12 +9,7 @@ use crate::model::{Answer, LaneId, Parcel, Reason, UnitId, Why};
 use crate::routing::Table;
 
 /// What this unit's table says of a parcel before it is published here.
-pub fn check(
-    table: &Table,
-    here: &UnitId,
-    parcel: &Parcel,
-    lane: &LaneId,
-) -> Result<(), Answer> {
+pub fn check(table: &Table, here: &UnitId, parcel: &Parcel, lane: &LaneId) -> Result<(), Answer> {
     let refused = |reason, cause: String| Err(Answer::Refused { reason, cause });
     if parcel.to != *here {
         return refused(
