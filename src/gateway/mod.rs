@@ -7,8 +7,8 @@ pub mod parked;
 pub mod status;
 
 mod brokers;
-mod check;
 mod drains;
+mod exchanges;
 mod failpoint;
 mod follow;
 mod journal;

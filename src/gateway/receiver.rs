@@ -5,7 +5,7 @@
 //! of the older, and between gateways the lock queue decides, which its holder gives up when it is asked.
 
 use super::brokers::Vhost;
-use super::check::{Exchanges, check};
+use super::exchanges::Exchanges;
 use super::failpoint::Seam;
 use super::journal::Write;
 use super::metrics::MemoryKind;
@@ -15,7 +15,7 @@ use crate::broker::{
     self, Connection, Dialer, LanePublisher, OpenError, Outcome, Publish, PublishId, Unroutable,
 };
 use crate::lane::remaining;
-use crate::link::receiver::{Actions, Batch, Fact, Full, Mark, Offer, Receiver};
+use crate::link::receiver::{Actions, Batch, Fact, Full, Mark, Offer, Receiver, check};
 use crate::link::{Hello, RefusalReason};
 use crate::model::marks::{X_SET_IN_DOUBT, X_SET_PARCEL};
 use crate::model::{Answer, LaneId, Parcel, ParcelNumber, own_queues};

@@ -330,6 +330,20 @@ impl Diversion {
         self.marker == Some(number)
     }
 
+    /// Whether its end marker has got lost: a former holder of the lane that came to itself once more, its drain still
+    /// open, takes whatever comes out for its own. To be asked when nothing is on its way in.
+    pub(super) fn misses_its_marker(&mut self, now: Instant) -> bool {
+        let Some(drain) = self.drain.as_mut().filter(|drain| drain.ledger.is_empty()) else {
+            return false;
+        };
+        let waits = now.saturating_duration_since(drain.progress) >= LINGER;
+        let misses = self.marker.is_some() && waits;
+        if misses {
+            drain.progress = now;
+        }
+        misses
+    }
+
     /// What was seen of the oldest.
     pub(super) fn saw_oldest(&mut self, at: u64) {
         self.oldest_at = at;

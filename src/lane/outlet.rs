@@ -366,6 +366,11 @@ impl Outlet {
         self.parcels.get(index)?.as_ref()
     }
 
+    /// Whether all that was offered is answered.
+    pub(super) fn is_empty(&self) -> bool {
+        self.unanswered == 0
+    }
+
     /// How many are owed to deliveries.
     pub(super) fn claimed(&self) -> usize {
         let offered = self.parcels.iter().flatten();

@@ -155,6 +155,43 @@ fn what_comes_later_follows_into_the_diversion_until_all_in_it_is_answered() {
 }
 
 #[test]
+fn a_drain_that_is_lost_gives_up_the_stream_that_has_what_it_brought() {
+    let mut world = World::new("orders", 100);
+    world.take(1, order(70, 1));
+    world.pass(2 * SECOND);
+    world.lane.stream_up(&detour(), 1 << 20, 100);
+    world.lane.stream_up(&there(), 1 << 20, 1);
+    let diverted = accept(&mut world, &detour());
+    world.pass(SECOND);
+    let bj = unit("bj-1");
+    world.take_diverted(&bj, 1, as_delivered(diverted[0].clone(), false));
+    assert_eq!(ids(&all(&mut world, &there())), [1]);
+    world.ask(|lane, routing, at| (lane.drain_lost(&bj, routing, at), ()));
+    // The receiver has it still: another parcel would be beyond what it allows.
+    assert_eq!(world.closed, [there()]);
+    world.take(2, order(70, 2));
+    assert_eq!(all(&mut world, &there()), []);
+}
+
+#[test]
+fn an_end_marker_that_a_former_holder_has_taken_is_put_again() {
+    let mut world = World::new("orders", 100);
+    let bj = unit("bj-1");
+    world.ask(|lane, routing, at| (lane.diversion_found(&bj, routing, at), ()));
+    world.lane.stream_up(&detour(), 1 << 20, 100);
+    world.lane.stream_up(&there(), 1 << 20, 100);
+    accept(&mut world, &detour());
+    world.pass(SECOND);
+    assert_eq!(world.drains, BTreeSet::from([bj.clone()]));
+    world.pass(9 * SECOND);
+    assert_eq!(accept(&mut world, &detour()), []);
+    world.pass(SECOND);
+    let again = accept(&mut world, &detour()).remove(0);
+    world.take_diverted(&bj, 1, as_delivered(again, false));
+    assert_eq!(world.lane.diversions().count(), 0);
+}
+
+#[test]
 fn what_is_held_goes_into_the_diversion_when_the_end_does_not_come() {
     let mut world = World::new("orders", 100);
     world.take(1, order(70, 1));

@@ -53,9 +53,7 @@ impl Lane {
         if self.diversions.contains_key(unit) {
             return Vec::new();
         }
-        let number = self.number();
-        let mut diversion = Diversion::new(DivertReason::Found, None, number, at);
-        diversion.put_marker(number);
+        let diversion = Diversion::new(DivertReason::Found, None, self.next_number, at);
         self.diversions.insert(unit.clone(), diversion);
         turn.note(Note::Diverting {
             to: unit.clone(),
@@ -64,18 +62,27 @@ impl Lane {
         });
         // It is drained when there is a way to its unit.
         self.outlet(&Target::Unit(unit.clone()), &mut turn);
+        self.put_marker(unit, &mut turn);
+        self.end(turn)
+    }
+
+    /// Puts an end marker into a diversion; one that was put before counts no more.
+    pub(super) fn put_marker(&mut self, unit: &UnitId, turn: &mut Turn<'_>) {
+        let number = self.number();
+        if let Some(diversion) = self.diversions.get_mut(unit) {
+            diversion.put_marker(number);
+        }
         let marker = Stored::marker(self.settings.incarnation, number);
-        let (properties, body) = wrap(&marker, self.wrapping(&turn));
+        let (properties, body) = wrap(&marker, self.wrapping(turn));
         let offered = Offered {
             claim: None,
             detour: None,
-            parcel: self.diverted_parcel(unit, &marker, properties, body, &turn),
-            taken: at.now,
-            since: at.now,
+            parcel: self.diverted_parcel(unit, &marker, properties, body, turn),
+            taken: turn.at.now,
+            since: turn.at.now,
             origin: None,
         };
-        self.offer(&Target::Diversion(unit.clone()), offered, &mut turn);
-        self.end(turn)
+        self.offer(&Target::Diversion(unit.clone()), offered, turn);
     }
 
     /// The lane takes no more and works off what it has: the end is [`Lane::in_flight`] and [`Lane::drains_in_flight`] 0.

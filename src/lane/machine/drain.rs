@@ -91,6 +91,7 @@ impl Lane {
         });
         let way_in = self.outlets.get(&Target::Diversion(unit.clone()));
         let waited = way_in.and_then(|outlet| outlet.overdue(now));
+        let is_in = way_in.is_none_or(Outlet::is_empty);
         if is_up && waited.is_some_and(|waited| waited >= PATIENCE) {
             self.take_back(unit, turn);
         }
@@ -110,6 +111,9 @@ impl Lane {
                 turn.actions.push(Action::Undrain(unit.clone()));
             }
             return;
+        }
+        if is_in && diversion.misses_its_marker(now) {
+            return self.put_marker(unit, turn);
         }
         let revision = turn.routing.table.revision();
         if !self.stopping && diversion.begin_drain(is_up, revision, now) {
@@ -164,8 +168,14 @@ impl Lane {
         };
         if diversion.end_drain(turn.at.now) {
             let feed = Feed::Diversion(unit.clone());
-            for outlet in self.outlets.values_mut() {
-                outlet.take_out(&feed);
+            for (target, outlet) in &mut self.outlets {
+                let taken_out = outlet.take_out(&feed);
+                // What the receiver has and hasn't answered counts against the credit there, which isn't known here any more.
+                if taken_out.iter().any(|offered| offered.parcel.sent_before)
+                    && outlet.close("a drain was given up while its messages were under way")
+                {
+                    turn.actions.push(Action::Close(target.clone()));
+                }
             }
             turn.actions.push(Action::Undrain(unit.clone()));
         }

@@ -5,12 +5,14 @@
 //! both hold of an equal one; that what may come a second time is published with the mark; that two equal parcels are never
 //! under way at once; and, once a stream has to end, that nothing overtakes what must come again. No I/O, no clock.
 
+mod check;
 mod record;
 mod seen;
 #[cfg(test)]
 mod tests;
 mod window;
 
+pub use check::check;
 pub use record::{Entry, Fact, Life, Record};
 pub use seen::{Heard, IDENTITIES_MAX, Seen};
 pub use window::{Known, Window};

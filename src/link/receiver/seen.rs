@@ -18,6 +18,9 @@ const WINDOW_DEFAULT: Duration = Duration::from_mins(10);
 /// are 7.5 million; with the tables half empty, which is the worst, they take 310 MB.
 pub const IDENTITIES_MAX: usize = 8_000_000;
 
+/// A journal that begins with a later one belongs to a unit that may have been given what another one had before.
+const EPOCH_AT_CREATION: Epoch = Epoch(1);
+
 /// By how many the bound may be passed until it is looked at: a hundredth of a percent of the default.
 const UNCHECKED_MAX: usize = 1_024;
 
@@ -73,8 +76,10 @@ pub struct Seen {
     windows: BTreeMap<SourceName, Duration>,
     /// Of lanes that the journal doesn't name.
     before: Before,
-    /// The highest that was heard of.
+    /// The highest that was heard of, once the journal has been looked at.
     epoch: Option<Epoch>,
+    /// When seats last changed, as far as is known.
+    seats_changed: Option<Duration>,
     forgotten_early: u64,
     /// Identities since the bound was looked at.
     unchecked: usize,
@@ -90,6 +95,7 @@ impl Seen {
             windows: BTreeMap::new(),
             before: Before::Unknown,
             epoch: None,
+            seats_changed: None,
             forgotten_early: 0,
             unchecked: 0,
         }
@@ -118,18 +124,24 @@ impl Seen {
         longest.copied().unwrap_or(WINDOW_DEFAULT)
     }
 
-    /// Seats have changed at this epoch: what another unit delivered until then is not known here, so for a window's
-    /// length what was perhaps sent before is in doubt. An older epoch is that of a gateway that lags.
+    /// The table in force has this epoch. At a gateway's start it says nothing: that seats have changed since the last word in
+    /// the journal shows when the gateway writes its own.
     pub fn epoch(&mut self, epoch: Epoch, at: Duration) {
-        let known = self.epoch.replace(epoch);
-        match known {
-            None => {}
-            Some(known) if known >= epoch => self.epoch = Some(known),
-            Some(_) => {
-                for (lane, seen) in &mut self.lanes {
-                    let window = window_of(&self.windows, lane);
-                    seen.window.gap(at, window);
-                }
+        if self.epoch.is_some() {
+            self.hear_epoch(epoch, at);
+        }
+    }
+
+    /// Where seats have changed, what another unit delivered until then is not known here, so for a window's length what was
+    /// perhaps sent before is in doubt. An older epoch is that of a gateway that lags.
+    fn hear_epoch(&mut self, epoch: Epoch, at: Duration) {
+        let known = self.epoch.unwrap_or(EPOCH_AT_CREATION);
+        self.epoch = Some(known.max(epoch));
+        if epoch > known {
+            self.seats_changed = Some(at);
+            for (lane, seen) in &mut self.lanes {
+                let window = window_of(&self.windows, lane);
+                seen.window.gap(at, window);
             }
         }
     }
@@ -137,7 +149,7 @@ impl Seen {
     /// Takes in what some gateway of the unit wrote, in the journal's order. Of its own only the marks are news.
     pub fn apply(&mut self, entry: &Entry, at: Duration) -> Vec<Heard> {
         let mut heard = Vec::new();
-        self.epoch(entry.epoch, at);
+        self.hear_epoch(entry.epoch, at);
         let is_own = entry.life == self.life;
         for record in &entry.records {
             let lane = &record.lane;
@@ -234,9 +246,13 @@ impl Seen {
             Before::Nothing => Holder::Nobody,
             Before::Unknown => Holder::Unknown,
         };
-        self.lanes.entry(lane.clone()).or_insert_with(|| LaneSeen {
-            window: Window::default(),
-            holder,
+        let (changed, windows) = (self.seats_changed, &self.windows);
+        self.lanes.entry(lane.clone()).or_insert_with(|| {
+            let mut window = Window::default();
+            if let Some(at) = changed {
+                window.gap(at, window_of(windows, lane));
+            }
+            LaneSeen { window, holder }
         })
     }
 

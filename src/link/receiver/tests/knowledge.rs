@@ -195,6 +195,42 @@ fn a_change_of_seats_leaves_a_gap_in_every_lane() {
 }
 
 #[test]
+fn a_gateway_that_begins_finds_in_the_journal_that_seats_have_changed() {
+    let mut seen = Seen::new(HERE, IDENTITIES_MAX);
+    seen.epoch(Epoch(2), minutes(40));
+    seen.begins();
+    let of = |epoch, facts| Entry {
+        epoch: Epoch(epoch),
+        ..entry(HERE, minutes(31), facts)
+    };
+    let before = of(1, vec![Fact::Released]);
+    seen.apply(&before, minutes(31));
+    assert!(!seen.has_gap(&lane(0)), "nobody has said anything since");
+    let own = of(2, vec![Fact::Taken { token: 1 }]);
+    seen.apply(&own, minutes(40));
+    assert!(seen.has_gap(&lane(0)));
+}
+
+#[test]
+fn a_lane_that_first_comes_after_seats_have_changed_has_a_gap() {
+    let mut seen = Seen::new(HERE, IDENTITIES_MAX);
+    seen.begins();
+    for (epoch, has_gap) in [(1, false), (2, true)] {
+        let taken = Record {
+            lane: lane(u16::try_from(epoch).unwrap()),
+            fact: Fact::Taken { token: 1 },
+        };
+        let entry = Entry {
+            epoch: Epoch(epoch),
+            records: vec![taken.clone()],
+            ..entry(HERE, minutes(31), Vec::new())
+        };
+        seen.apply(&entry, minutes(31));
+        assert_eq!(seen.has_gap(&taken.lane), has_gap, "epoch {epoch}");
+    }
+}
+
+#[test]
 fn a_wish_for_a_lane_is_heard_by_all_but_who_has_it() {
     let mut seen = seen();
     let wish = entry(THERE, minutes(31), vec![Fact::LetGo]);

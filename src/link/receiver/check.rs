@@ -1,22 +1,15 @@
-//! What is looked at before a parcel is published: this unit's table, the parcel's path, the exchange.
+//! What a receiver's table says of a parcel before it is published.
 //!
-//! Promises that nothing is published where no rule delivers, for a slot that another unit serves, or to an exchange that
-//! isn't there. Publishes nothing itself.
+//! Promises that nothing is published where no rule delivers, for a slot that another unit serves, or to a unit that its
+//! path doesn't lead to. Publishes nothing, asks nobody.
 
 use crate::amqp::RawValue;
-use crate::broker::{self, BrokerError, Connection};
+use crate::model::marks::X_SET_PATH;
 use crate::model::{Answer, LaneId, Parcel, Reason, UnitId, Why};
 use crate::routing::Table;
-use bytes::Bytes;
-use std::collections::HashSet;
 
 /// What this unit's table says of a parcel before it is published here.
-pub(super) fn check(
-    table: &Table,
-    here: &UnitId,
-    parcel: &Parcel,
-    lane: &LaneId,
-) -> Result<(), Answer> {
+pub fn check(table: &Table, here: &UnitId, parcel: &Parcel, lane: &LaneId) -> Result<(), Answer> {
     let refused = |reason, cause: String| Err(Answer::Refused { reason, cause });
     if parcel.to != *here {
         return refused(
@@ -72,53 +65,9 @@ fn belongs_here(table: &Table, here: &UnitId, parcel: &Parcel) -> Result<(), Ans
 
 /// How often `here` occurs in the parcel's path, which has to end with it.
 fn path_visits(parcel: &Parcel, here: &UnitId) -> Option<usize> {
-    let path = parcel.properties.header(crate::model::marks::X_SET_PATH)?;
+    let path = parcel.properties.header(X_SET_PATH)?;
     let units: Vec<_> = path.as_array()?.collect::<Result<_, _>>().ok()?;
     let is_here = |value: &&RawValue<'_>| value.as_bytes() == Some(here.as_str().as_bytes());
     units.last().filter(is_here)?;
     Some(units.iter().filter(is_here).count())
-}
-
-/// The exchanges that a stream has found to be there.
-pub(super) struct Exchanges<'a> {
-    connection: &'a Connection,
-    /// As many as the source's rules name at most: others are refused before.
-    found: HashSet<Bytes>,
-}
-
-impl<'a> Exchanges<'a> {
-    pub(super) fn new(connection: &'a Connection) -> Self {
-        Self {
-            connection,
-            found: HashSet::new(),
-        }
-    }
-
-    /// An exchange that is missing would end the channel, and with it the answers of all that was published before: that
-    /// would be published again at each new attempt.
-    pub(super) async fn has(&mut self, exchange: &Bytes) -> Result<(), Answer> {
-        if self.found.contains(exchange) {
-            return Ok(());
-        }
-        let cause = match broker::exchange_exists(self.connection, exchange).await {
-            Ok(true) => {
-                self.found.insert(exchange.clone());
-                return Ok(());
-            }
-            Ok(false) => format!(
-                "there is no exchange {:?} in vhost {}: declare it",
-                String::from_utf8_lossy(exchange),
-                self.connection.vhost()
-            ),
-            // No rule names such an exchange, but a message of a foreign queue may.
-            Err(error @ BrokerError::Unencodable { .. }) => {
-                return Err(Answer::Refused {
-                    reason: Reason::Malformed,
-                    cause: error.to_string(),
-                });
-            }
-            Err(error) => error.to_string(),
-        };
-        Err(Answer::Later { cause })
-    }
 }

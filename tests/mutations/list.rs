@@ -1,0 +1,255 @@
+//! The mutations: each breaks one promise of the core, in one place.
+
+/// One deliberate fault.
+pub(crate) struct Mutation {
+    /// What it does.
+    pub(crate) name: &'static str,
+    /// Where, under `src`.
+    pub(crate) file: &'static str,
+    /// What stands there once, and what stands there instead.
+    pub(crate) edits: &'static [(&'static str, &'static str)],
+}
+
+pub(crate) const MUTATIONS: &[Mutation] = &[
+    Mutation {
+        name: "a delivery is acknowledged before its targets have answered",
+        file: "lane/ledger.rs",
+        edits: &[(
+            "filter(|e| e.closed && e.waiting == 0)",
+            "filter(|e| e.closed)",
+        )],
+    },
+    Mutation {
+        name: "a shared copy that comes back is routed again",
+        file: "lane/envelope.rs",
+        edits: &[(
+            "&& trail.path.contains(here)\n",
+            "&& !trail.path.contains(here)\n",
+        )],
+    },
+    Mutation {
+        name: "the first of what is diverted is dropped",
+        file: "lane/machine/divert.rs",
+        edits: &[(
+            "for offered in taken_out {\n            self.divert(unit, offered, turn);",
+            "for (at, offered) in taken_out.into_iter().enumerate() {\n if let (0, Some(claim)) = (at, &offered.claim) {\n if let Some(ledger) = self.ledger_of(&claim.feed) { ledger.answered(claim.entry); }\n continue;\n }\n self.divert(unit, offered, turn);",
+        )],
+    },
+    Mutation {
+        name: "what is diverted goes in with the newest first",
+        file: "lane/machine/divert.rs",
+        edits: &[(
+            "for offered in taken_out {\n            self.divert(unit, offered, turn);",
+            "for offered in taken_out.into_iter().rev() {\n            self.divert(unit, offered, turn);",
+        )],
+    },
+    Mutation {
+        name: "what is new goes directly past a diversion",
+        file: "lane/machine/divert.rs",
+        edits: &[(
+            "self.is_diverted(&parcel.to).then(|| parcel.to.clone())",
+            "None",
+        )],
+    },
+    Mutation {
+        name: "the stream of a target that is diverted is not given up",
+        file: "lane/machine/divert.rs",
+        edits: &[(
+            "if taken_out.iter().any(|offered| offered.parcel.sent_before) && outlet.close(&cause) {",
+            "if false && outlet.close(&cause) {",
+        )],
+    },
+    Mutation {
+        name: "what a lost stream had is not said to be sent again",
+        file: "lane/outlet.rs",
+        edits: &[(
+            "offered.parcel.sent_before = true;",
+            "offered.parcel.sent_before |= false;",
+        )],
+    },
+    Mutation {
+        name: "what the broker redelivers is not said to have been sent",
+        file: "lane/stamp.rs",
+        edits: &[("sent_before: message.redelivered,", "sent_before: false,")],
+    },
+    Mutation {
+        name: "what was sent before it was diverted is drained as new",
+        file: "lane/machine/drain.rs",
+        edits: &[(
+            "sent: diverted.sent || message.redelivered || went_otherwise,",
+            "sent: message.redelivered || went_otherwise,",
+        )],
+    },
+    Mutation {
+        name: "the credit is ignored",
+        file: "lane/outlet.rs",
+        edits: &[(
+            "let room = self.sent_unanswered == 0",
+            "let room = true || self.sent_unanswered == 0",
+        )],
+    },
+    Mutation {
+        name: "a lane does not go singly after a nack",
+        file: "lane/outlet.rs",
+        edits: &[("Some(_) => 1,", "Some(_) => credit_parcels,")],
+    },
+    Mutation {
+        name: "later is taken for the last word",
+        file: "lane/outlet.rs",
+        edits: &[(
+            "                    cause: cause.clone(),\n                };\n                return None;",
+            "                    cause: cause.clone(),\n                };\n                return self.remove(index);",
+        )],
+    },
+    Mutation {
+        name: "moved is settled as if it were accepted",
+        file: "lane/machine/finish.rs",
+        edits: &[(
+            "(Target::Unit(_), Answer::Moved) => self.route_anew(&claim, &parcel, origin, turn),",
+            "(Target::Unit(_), Answer::Moved) => {}",
+        )],
+    },
+    Mutation {
+        name: "moved counts before the table here is as new",
+        file: "lane/machine/finish.rs",
+        edits: &[(
+            "if routed_by.is_some_and(|revision| turn.routing.table.revision() > revision) {",
+            "if routed_by.is_some() {",
+        )],
+    },
+    Mutation {
+        name: "a found diversion ends without its end marker",
+        file: "lane/diversion.rs",
+        edits: &[(
+            "self.marker.is_none()\n            && self.messages == 0",
+            "self.messages == 0",
+        )],
+    },
+    Mutation {
+        name: "a diversion ends while messages lie in it",
+        file: "lane/diversion.rs",
+        edits: &[(
+            "self.marker.is_none()\n            && self.messages == 0",
+            "self.marker.is_none()",
+        )],
+    },
+    Mutation {
+        name: "what comes out of a diversion twice counts twice",
+        file: "lane/diversion.rs",
+        edits: &[("if place.number > self.out {", "if place.number > 0 {")],
+    },
+    Mutation {
+        name: "what is drained is acknowledged before it is confirmed",
+        file: "lane/machine/route.rs",
+        edits: &[(
+            "        if let Some(ledger) = self.ledger_of(&claim.feed) {\n            ledger.wait_for(claim.entry);\n        }\n        let offered = Offered {\n            claim: Some(claim.clone()),\n            detour: None,\n            parcel,\n            taken: turn.at.now,\n            since: turn.at.now,\n            origin: Some(origin),",
+            "        let owed = match claim.feed {\n Feed::Source => {\n self.ledger.wait_for(claim.entry);\n Some(claim.clone())\n }\n Feed::Diversion(_) => None,\n };\n        let offered = Offered {\n            claim: owed,\n            detour: None,\n            parcel,\n            taken: turn.at.now,\n            since: turn.at.now,\n            origin: Some(origin),",
+        )],
+    },
+    Mutation {
+        name: "no round is counted in what makes two parcels the same",
+        file: "model/seal.rs",
+        edits: &[("who.0.put_u32(parcel.round.0);", "who.0.put_u32(0);")],
+    },
+    Mutation {
+        name: "rounds do not grow",
+        file: "lane/envelope.rs",
+        edits: &[(
+            "round: Round(round.0.saturating_add(1)),",
+            "round: Round(round.0.max(1)),",
+        )],
+    },
+    Mutation {
+        name: "a receiver answers before the journal has it",
+        file: "link/receiver/mod.rs",
+        edits: &[
+            (
+                "                self.waiting += 1;\n                self.confirmed.push(Confirmed {",
+                "                self.waiting += 1;\n actions.answers.push((number, Answer::Accepted));\n self.confirmed.push(Confirmed {",
+            ),
+            (
+                "                actions.answers.push((number, Answer::Accepted));\n",
+                "                let _ = number;\n",
+            ),
+        ],
+    },
+    Mutation {
+        name: "what the journal says of others is forgotten",
+        file: "link/receiver/seen.rs",
+        edits: &[(
+            "                    for id in ids {\n                        self.confirm(lane, *id, at);\n                    }",
+            "                    let _ = ids;",
+        )],
+    },
+    Mutation {
+        name: "a holder that never let go leaves no gap",
+        file: "link/receiver/seen.rs",
+        edits: &[(
+            "Holder::Somebody(_) | Holder::Unknown => seen.window.gap(at, window),",
+            "Holder::Somebody(_) | Holder::Unknown => {}",
+        )],
+    },
+    Mutation {
+        name: "a change of seats leaves no gap",
+        file: "link/receiver/seen.rs",
+        edits: &[(
+            "                let window = window_of(&self.windows, lane);\n                seen.window.gap(at, window);\n            }\n        }\n",
+            "                let _ = (lane, seen);\n            }\n        }\n",
+        )],
+    },
+    Mutation {
+        name: "what a receiver does not know the end of is not in doubt",
+        file: "link/receiver/mod.rs",
+        edits: &[(
+            "Some(Known::Doubtful) => true,",
+            "Some(Known::Doubtful) => false,",
+        )],
+    },
+    Mutation {
+        name: "what is known is published again",
+        file: "link/receiver/mod.rs",
+        edits: &[(
+            "if known == Some(Known::Confirmed) {",
+            "if known == Some(Known::Confirmed) && !parcel.sent_before {",
+        )],
+    },
+    Mutation {
+        name: "two equal parcels are under way at once",
+        file: "link/receiver/mod.rs",
+        edits: &[("self.by_identity.insert(id, number);", "let _ = id;")],
+    },
+    Mutation {
+        name: "a receiver that ends goes on publishing",
+        file: "link/receiver/mod.rs",
+        edits: &[("Stage::Ending => return,", "Stage::Ending => {}")],
+    },
+    Mutation {
+        name: "a receiver lets go before the journal has all",
+        file: "link/receiver/mod.rs",
+        edits: &[(
+            "            && self.doubtful.is_empty()\n            && self.written.is_empty()",
+            "            && self.doubtful.is_empty()",
+        )],
+    },
+    Mutation {
+        name: "nobody asks who owns a slot",
+        file: "link/receiver/check.rs",
+        edits: &[("    belongs_here(table, here, parcel)?;\n", "")],
+    },
+    Mutation {
+        name: "a frame loses what it has when it is closed early",
+        file: "link/batcher.rs",
+        edits: &[(
+            "        let payload = self.payload.split();\n",
+            "        let payload = self.payload.split();\n if payload.len() > 1_200 {\n return None;\n }\n",
+        )],
+    },
+    Mutation {
+        name: "what is held goes before what lies in the diversion",
+        file: "lane/diversion.rs",
+        edits: &[(
+            "            Some(held) => {\n                held.parcels.push_back(offered);\n                None\n            }",
+            "            Some(_) => None,",
+        )],
+    },
+];
