@@ -11,6 +11,7 @@ mod check;
 mod drains;
 mod failpoint;
 mod follow;
+mod inflow;
 mod journal;
 mod knock;
 mod lane_open;

@@ -6,12 +6,13 @@
 
 use super::brokers::Errand;
 use super::feed::{EtcdState, FeedState};
+use super::inflow::Inflow;
 use super::lane_task::{self, LaneSpec};
 use super::shared::Shared;
 use super::spread::Spread;
 use super::status::{LaneFacts, LaneState};
 use crate::broker::spread::HashOn;
-use crate::broker::{self, Connection, DeclareError};
+use crate::broker::{Connection, DeclareError};
 use crate::etcd::BrokerHealth;
 use crate::lane::{Bank, Emptying, Layout, Stand, judge, stand};
 use crate::model::{GatewayId, Partition, SourceName, UnitId};
@@ -54,8 +55,9 @@ pub(super) enum Feeding {
     Leaving,
 }
 
-/// How often a spread that is as it should be is looked at.
-const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// How often a spread that is as it should be is looked at, and its bindings are made again: what hinders them is to be seen
+/// within five seconds. Some ten questions to the broker, and one for each partition.
+const LOOK_EVERY: Duration = Duration::from_secs(3);
 
 /// How often a bank that is being emptied is looked at.
 const EMPTYING_EVERY: Duration = Duration::from_secs(1);
@@ -94,6 +96,7 @@ struct SourceTask {
     spec: SourceSpec,
     feed: watch::Receiver<FeedState>,
     spread: Option<Spread>,
+    inflow: Inflow,
     running: HashMap<Partition, Running>,
     /// Since when this gateway has been second for a lane that it doesn't run.
     second_since: HashMap<Partition, Instant>,
@@ -114,7 +117,8 @@ pub(super) async fn run(
     cancel: CancellationToken,
 ) {
     let mut task = SourceTask {
-        spread: spread_of(&shared, &spec),
+        spread: Spread::of(&shared.here.space, &spec),
+        inflow: Inflow::new(&spec.source),
         shared,
         spec,
         feed,
@@ -152,6 +156,7 @@ pub(super) async fn run(
     }
     let all = task.running.drain().map(|(_, lane)| lane).collect();
     end(all).await;
+    task.inflow.end(&task.shared.status);
     task.mended();
     task.hide();
 }
@@ -181,6 +186,11 @@ impl SourceTask {
         match layout {
             Layout::Single => {
                 self.settled = Some(layout);
+                // A lane that is down has a queue that isn't there or isn't what it should be: nothing is to flow into that.
+                if self.has_open_lane() {
+                    let flows = spread.flow_directly(&control).await;
+                    self.inflow.heard(&self.shared.status, flows);
+                }
                 Ok(Plan {
                     lanes: vec![self.lane(Partition(0), self.direct())],
                     again: LOOK_EVERY,
@@ -194,6 +204,9 @@ impl SourceTask {
                 if self.settled != Some(layout) {
                     self.settle(layout).await?;
                     self.settled = Some(layout);
+                } else {
+                    let flows = spread.flow(&control).await;
+                    self.inflow.heard(&self.shared.status, flows);
                 }
                 Ok(self.lanes(bank, count, LOOK_EVERY))
             }
@@ -421,10 +434,18 @@ impl SourceTask {
 
     /// The lanes that have got something since they were opened.
     fn taking(&self) -> Vec<Partition> {
+        self.lanes_in(&[LaneState::Taking, LaneState::Held])
+    }
+
+    fn has_open_lane(&self) -> bool {
+        let open = [LaneState::Waiting, LaneState::Taking, LaneState::Held];
+        !self.lanes_in(&open).is_empty()
+    }
+
+    fn lanes_in(&self, states: &[LaneState]) -> Vec<Partition> {
         let lanes = self.shared.status.snapshot().lanes.into_iter();
         lanes
-            .filter(|lane| lane.source == self.spec.source)
-            .filter(|lane| matches!(lane.facts.state, LaneState::Taking | LaneState::Held))
+            .filter(|lane| lane.source == self.spec.source && states.contains(&lane.facts.state))
             .map(|lane| lane.partition)
             .collect()
     }
@@ -543,28 +564,6 @@ impl SourceTask {
 enum Known {
     Now(Vec<GatewayId>),
     Once(Vec<GatewayId>),
-}
-
-fn spread_of(shared: &Shared, spec: &SourceSpec) -> Option<Spread> {
-    let Take::Exchange { exchange, bindings } = &spec.take else {
-        return None;
-    };
-    let binding = |binding: &crate::rules::Binding| broker::Binding {
-        routing_key: binding.routing_key.clone().into(),
-        arguments: binding.arguments.clone(),
-    };
-    Some(Spread {
-        space: shared.here.space.clone(),
-        source: spec.source.clone(),
-        exchange: exchange.clone(),
-        bindings: bindings.iter().map(binding).collect(),
-        kind: match spec.queue_type {
-            QueueType::Quorum => broker::QueueType::Quorum,
-            QueueType::Classic => broker::QueueType::Classic,
-        },
-        on: spec.on.clone(),
-        wanted: spec.partitions,
-    })
 }
 
 fn done(

@@ -8,11 +8,45 @@
 //! its alternate exchange while it isn't. One binding more or less moves all messages at once. Each bank is a
 //! consistent-hash exchange with its queues.
 
+use super::source_task::SourceSpec;
 use crate::broker::spread::{self, HashOn};
 use crate::broker::{self, Binding, BrokerError, Connection, DeclareError, QueueType};
 use crate::lane::{Bank, Layout, Left, Shown, judge};
 use crate::model::{Partition, SourceName, SpaceId, UnitId, own_queues};
-use crate::rules::PARTITIONS_MAX;
+use crate::rules::{self, PARTITIONS_MAX, Take};
+
+/// What came of binding a lane's queue to its source's exchange itself.
+pub(super) enum Direct {
+    /// It is bound.
+    Bound,
+    /// Other gateways have spread the source, so it isn't: reached both ways, it would get a second copy of everything.
+    Spread,
+}
+
+/// Binds the only queue of a source to the source's exchange, unless the source is spread.
+pub(super) async fn bind_directly(
+    connection: &Connection,
+    switch: &str,
+    queue: &str,
+    exchange: &str,
+    bindings: &[Binding],
+) -> Result<Direct, DeclareError> {
+    let is_spread = async || broker::exchange_exists(connection, switch.as_bytes()).await;
+    if is_spread().await? {
+        return Ok(Direct::Spread);
+    }
+    for binding in bindings {
+        broker::bind_queue(connection, queue, exchange, binding).await?;
+    }
+    // Another gateway may have spread the source meanwhile, and taken these bindings off before they came.
+    if !is_spread().await? {
+        return Ok(Direct::Bound);
+    }
+    for binding in bindings {
+        spread::unbind_queue(connection, queue, exchange, binding).await?;
+    }
+    Ok(Direct::Spread)
+}
 
 /// A source's place in the broker.
 pub(super) struct Spread {
@@ -27,6 +61,29 @@ pub(super) struct Spread {
 }
 
 impl Spread {
+    /// Of a source that takes from an exchange.
+    pub(super) fn of(space: &SpaceId, spec: &SourceSpec) -> Option<Self> {
+        let Take::Exchange { exchange, bindings } = &spec.take else {
+            return None;
+        };
+        let binding = |binding: &rules::Binding| Binding {
+            routing_key: binding.routing_key.clone().into(),
+            arguments: binding.arguments.clone(),
+        };
+        Some(Self {
+            space: space.clone(),
+            source: spec.source.clone(),
+            exchange: exchange.clone(),
+            bindings: bindings.iter().map(binding).collect(),
+            kind: match spec.queue_type {
+                rules::QueueType::Quorum => QueueType::Quorum,
+                rules::QueueType::Classic => QueueType::Classic,
+            },
+            on: spec.on.clone(),
+            wanted: spec.partitions,
+        })
+    }
+
     /// The exchange that decides between the banks.
     pub(super) fn switch(&self) -> String {
         own_queues::spread(&self.space, &self.source)
@@ -165,7 +222,18 @@ impl Spread {
         }
     }
 
-    async fn flow(&self, connection: &Connection) -> Result<(), DeclareError> {
+    /// Has the source's exchange fill its only queue, which is there.
+    pub(super) async fn flow_directly(&self, connection: &Connection) -> Result<(), DeclareError> {
+        let (switch, queue) = (self.switch(), self.queue(Partition(0)));
+        let bound = bind_directly(connection, &switch, &queue, &self.exchange, &self.bindings);
+        match bound.await? {
+            // The next look finds out.
+            Direct::Bound | Direct::Spread => Ok(()),
+        }
+    }
+
+    /// Has the source's exchange fill the switch.
+    pub(super) async fn flow(&self, connection: &Connection) -> Result<(), DeclareError> {
         let switch = self.switch();
         for binding in &self.bindings {
             spread::bind_exchange(connection, &switch, &self.exchange, binding).await?;
