@@ -32,6 +32,14 @@ impl Inflow {
         }
     }
 
+    /// Whether it did at the last attempt.
+    pub(super) fn flows(&self) -> bool {
+        match self.state {
+            State::Flows => true,
+            State::Dry { .. } => false,
+        }
+    }
+
     /// Takes in what came of an attempt.
     pub(super) fn heard(&mut self, status: &StatusHub, bound: Result<(), DeclareError>) {
         let error = match bound {

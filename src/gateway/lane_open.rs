@@ -8,7 +8,7 @@ use super::brokers::Vhost;
 use super::lane_task::LaneSpec;
 use super::shared::Shared;
 use super::source_task::Feeding;
-use super::spread::{Direct, bind_directly, weight};
+use super::spread::weight;
 use super::status::{LaneFacts, LaneState};
 use crate::broker::{self, Consumer, ConsumerKind, DeclareError};
 use crate::lane::DRAIN_DELIVERIES;
@@ -45,15 +45,18 @@ pub(super) async fn open(
             let kind = kind_of(spec.queue_type);
             match &spec.feeding {
                 Feeding::Direct { switch } => {
-                    let control = &vhost.control;
-                    not_spread(control, switch).await?;
-                    broker::ensure_lane_queue(control, &queue, kind, "", &[])
+                    not_spread(&vhost.control, switch).await?;
+                    broker::ensure_lane_queue(&vhost.control, &queue, kind, exchange, &bindings)
                         .await
                         .map_err(|e| e.to_string())?;
-                    match bind_directly(control, switch, &queue, exchange, &bindings).await {
-                        Ok(Direct::Bound) => {}
-                        Ok(Direct::Spread) => return Err(SPREAD_ALREADY.to_owned()),
-                        Err(error) => return Err(error.to_string()),
+                    // Another gateway may have spread the source meanwhile, and taken these bindings off before they came.
+                    if let Err(spread) = not_spread(&vhost.control, switch).await {
+                        for binding in &bindings {
+                            broker::spread::unbind_queue(&vhost.control, &queue, exchange, binding)
+                                .await
+                                .map_err(|e| e.to_string())?;
+                        }
+                        return Err(spread);
                     }
                 }
                 Feeding::Spread { hash } => {
@@ -172,13 +175,14 @@ fn kind_of(kind: QueueType) -> broker::QueueType {
     }
 }
 
-/// Refuses a source that other gateways have spread: its queue would come back while it is being deleted.
+/// Refuses a source that other gateways have spread: bound directly too, its queue would get a second copy of everything.
 async fn not_spread(control: &broker::Connection, switch: &str) -> Result<(), String> {
     match broker::exchange_exists(control, switch.as_bytes()).await {
         Ok(false) => Ok(()),
-        Ok(true) => Err(SPREAD_ALREADY.to_owned()),
+        Ok(true) => Err(
+            "the source is spread over partitions in the broker; this gateway's rules say one: it takes what there is as soon as it has looked"
+                .to_owned(),
+        ),
         Err(error) => Err(error.to_string()),
     }
 }
-
-const SPREAD_ALREADY: &str = "the source is spread over partitions in the broker; this gateway's rules say one: it takes what there is as soon as it has looked";

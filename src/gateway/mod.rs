@@ -27,6 +27,7 @@ mod receivers;
 mod report;
 mod run;
 mod shared;
+mod source_shown;
 mod source_task;
 mod spread;
 

@@ -9,6 +9,7 @@ use super::feed::{EtcdState, FeedState};
 use super::inflow::Inflow;
 use super::lane_task::{self, LaneSpec};
 use super::shared::Shared;
+use super::source_shown::Shown;
 use super::spread::Spread;
 use super::status::{LaneFacts, LaneState};
 use crate::broker::spread::HashOn;
@@ -55,9 +56,12 @@ pub(super) enum Feeding {
     Leaving,
 }
 
-/// How often a spread that is as it should be is looked at, and its bindings are made again: what hinders them is to be seen
-/// within five seconds. Some ten questions to the broker, and one for each partition.
-const LOOK_EVERY: Duration = Duration::from_secs(3);
+/// How often a spread that is as it should be is looked at, and its bindings are made again. Not more often: RabbitMQ logs
+/// an error for whatever is asked for and isn't there.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+
+/// How often it is asked whether the source's exchange is there: that it isn't is to be seen within five seconds.
+const FED_EVERY: Duration = Duration::from_secs(3);
 
 /// How often a bank that is being emptied is looked at.
 const EMPTYING_EVERY: Duration = Duration::from_secs(1);
@@ -91,22 +95,26 @@ struct Plan {
     again: Duration,
 }
 
+/// What the last look at the broker has found, and how long that holds.
+struct Looked {
+    lanes: Vec<LaneSpec>,
+    until: Instant,
+}
+
 struct SourceTask {
     shared: Arc<Shared>,
     spec: SourceSpec,
     feed: watch::Receiver<FeedState>,
     spread: Option<Spread>,
     inflow: Inflow,
+    looked: Option<Looked>,
     running: HashMap<Partition, Running>,
     /// Since when this gateway has been second for a lane that it doesn't run.
     second_since: HashMap<Partition, Instant>,
-    /// Shown in the status without running.
-    shown: Vec<Partition>,
+    shown: Shown,
     /// What has been settled last, so that it is done once by each gateway that starts.
     settled: Option<Layout>,
     emptying: Emptying,
-    /// In a row.
-    failures: u32,
 }
 
 /// Runs a source's lanes until cancelled, then ends them.
@@ -119,17 +127,17 @@ pub(super) async fn run(
     let mut task = SourceTask {
         spread: Spread::of(&shared.here.space, &spec),
         inflow: Inflow::new(&spec.source),
+        shown: Shown::new(Arc::clone(&shared), spec.source.clone()),
+        looked: None,
         shared,
         spec,
         feed,
         running: HashMap::new(),
         second_since: HashMap::new(),
-        shown: Vec::new(),
         settled: None,
         emptying: Emptying::default(),
-        failures: 0,
     };
-    task.opening();
+    task.shown.opening(task.spec.partitions);
     loop {
         let planned = tokio::select! {
             biased;
@@ -139,12 +147,12 @@ pub(super) async fn run(
         let gateways = task.gateways();
         let again = match planned {
             Ok(plan) => {
-                task.mended();
+                task.shown.mended();
                 let sooner = task.reconcile(plan.lanes).await;
                 plan.again.min(sooner)
             }
             Err(cause) => {
-                task.failed(cause);
+                task.shown.failed(cause, task.running.len());
                 RETRY_EVERY
             }
         };
@@ -157,8 +165,8 @@ pub(super) async fn run(
     let all = task.running.drain().map(|(_, lane)| lane).collect();
     end(all).await;
     task.inflow.end(&task.shared.status);
-    task.mended();
-    task.hide();
+    task.shown.mended();
+    task.shown.hide(|_| false);
 }
 
 impl SourceTask {
@@ -178,37 +186,50 @@ impl SourceTask {
                     again: RETRY_EVERY,
                 });
             }
-            self.away(&control);
+            self.shown.away(&control);
             control.up().await;
+        }
+        if let Some(Looked { lanes, until }) = &self.looked
+            && Instant::now() < *until
+            && self.inflow.flows()
+            && spread.is_fed(&control).await.map_err(|e| e.to_string())?
+        {
+            let (lanes, again) = (lanes.clone(), FED_EVERY);
+            return Ok(Plan { lanes, again });
+        }
+        self.looked = None;
+        // A lane that is down has a queue that isn't there or isn't what it should be: nothing is to flow into that.
+        let direct = self.settled == Some(Layout::Single) && self.has_open_lane();
+        if direct {
+            let flows = spread.flow_directly(&control).await;
+            self.inflow.heard(&self.shared.status, flows);
         }
         let shown = spread.look(&control).await.map_err(|e| e.to_string())?;
         let layout = judge(&shown, spread.wanted);
+        if direct && layout != Layout::Single {
+            let parted = spread.part_directly(&control).await;
+            parted.map_err(|e| e.to_string())?;
+        }
         match layout {
             Layout::Single => {
                 self.settled = Some(layout);
-                // A lane that is down has a queue that isn't there or isn't what it should be: nothing is to flow into that.
-                if self.has_open_lane() {
-                    let flows = spread.flow_directly(&control).await;
-                    self.inflow.heard(&self.shared.status, flows);
-                }
-                Ok(Plan {
-                    lanes: vec![self.lane(Partition(0), self.direct())],
-                    again: LOOK_EVERY,
-                })
+                let lanes = vec![self.lane(Partition(0), self.direct())];
+                Ok(self.looked(lanes))
             }
             Layout::Begin { .. } => {
                 self.settle(layout).await?;
                 Ok(self.look_again())
             }
             Layout::Steady { bank, count } => {
-                if self.settled != Some(layout) {
-                    self.settle(layout).await?;
-                    self.settled = Some(layout);
-                } else {
+                if self.settled == Some(layout) {
                     let flows = spread.flow(&control).await;
                     self.inflow.heard(&self.shared.status, flows);
+                } else {
+                    self.settle(layout).await?;
+                    self.settled = Some(layout);
                 }
-                Ok(self.lanes(bank, count, LOOK_EVERY))
+                let lanes = self.lanes(bank, count, FED_EVERY).lanes;
+                Ok(self.looked(lanes))
             }
             Layout::Outgrown { bank, count } => {
                 // A gateway that can't know the newest rules leaves what others have made of them.
@@ -292,6 +313,17 @@ impl SourceTask {
     fn control(&self) -> Result<Connection, String> {
         let vhost = self.shared.brokers.vhost(self.spec.vhost.as_deref());
         Ok(vhost.map_err(|e| e.to_string())?.control)
+    }
+
+    /// All is as it should be: these lanes are to run.
+    fn looked(&mut self, lanes: Vec<LaneSpec>) -> Plan {
+        let looked = Looked {
+            lanes: lanes.clone(),
+            until: Instant::now() + LOOK_EVERY,
+        };
+        self.looked = Some(looked);
+        let again = FED_EVERY;
+        Plan { lanes, again }
     }
 
     fn look_again(&self) -> Plan {
@@ -395,7 +427,8 @@ impl SourceTask {
         let now = Instant::now();
         self.second_since
             .retain(|p, _| matches!(wanted.get(p), Some((_, Stand::Second))));
-        self.hide();
+        self.shown
+            .hide(|partition| self.running.contains_key(partition));
         let mut sooner = NEVER;
         for (partition, (spec, place)) in wanted {
             if self.running.contains_key(&partition) {
@@ -495,67 +528,6 @@ impl SourceTask {
             let units = rules.table.units().iter();
             units.map(|unit| unit.name.clone()).collect()
         })
-    }
-
-    fn subject(&self) -> String {
-        format!("source {}", self.spec.source)
-    }
-
-    /// Lanes that aren't known yet are shown, so that the gateway isn't taken for ready.
-    fn opening(&mut self) {
-        self.shown = Bank::A.partitions(self.spec.partitions).collect();
-        for partition in &self.shown {
-            let facts = LaneFacts::of(LaneState::Opening, None);
-            self.shared
-                .status
-                .set_lane(&self.spec.source, *partition, facts);
-        }
-    }
-
-    /// Said at once; the connection goes on trying by itself.
-    fn away(&self, control: &Connection) {
-        let state = control.state();
-        let cause = state
-            .cause()
-            .map(|cause| format!("the broker is away: {cause}"));
-        for partition in &self.shown {
-            let facts = LaneFacts::of(LaneState::Opening, cause.clone());
-            self.shared
-                .status
-                .set_lane(&self.spec.source, *partition, facts);
-        }
-    }
-
-    fn failed(&mut self, cause: String) {
-        self.failures = self.failures.saturating_add(1);
-        // A connection that is just lost fails one look, and the lanes say so themselves.
-        if self.failures == 1 && !self.running.is_empty() {
-            return;
-        }
-        if self.failures <= 2 {
-            tracing::warn!(source = %self.spec.source, %cause, "a source can't be spread as it should");
-        }
-        for partition in &self.shown {
-            let facts = LaneFacts::of(LaneState::Down, Some(cause.clone()));
-            self.shared
-                .status
-                .set_lane(&self.spec.source, *partition, facts);
-        }
-        let mend = "mend what the message names; the gateway tries again by itself";
-        self.shared.status.set_fault(&self.subject(), cause, mend);
-    }
-
-    fn mended(&mut self) {
-        self.failures = 0;
-        self.shared.status.clear_fault(&self.subject());
-    }
-
-    fn hide(&mut self) {
-        for partition in self.shown.drain(..) {
-            if !self.running.contains_key(&partition) {
-                self.shared.status.drop_lane(&self.spec.source, partition);
-            }
-        }
     }
 }
 

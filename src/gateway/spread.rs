@@ -15,39 +15,6 @@ use crate::lane::{Bank, Layout, Left, Shown, judge};
 use crate::model::{Partition, SourceName, SpaceId, UnitId, own_queues};
 use crate::rules::{self, PARTITIONS_MAX, Take};
 
-/// What came of binding a lane's queue to its source's exchange itself.
-pub(super) enum Direct {
-    /// It is bound.
-    Bound,
-    /// Other gateways have spread the source, so it isn't: reached both ways, it would get a second copy of everything.
-    Spread,
-}
-
-/// Binds the only queue of a source to the source's exchange, unless the source is spread.
-pub(super) async fn bind_directly(
-    connection: &Connection,
-    switch: &str,
-    queue: &str,
-    exchange: &str,
-    bindings: &[Binding],
-) -> Result<Direct, DeclareError> {
-    let is_spread = async || broker::exchange_exists(connection, switch.as_bytes()).await;
-    if is_spread().await? {
-        return Ok(Direct::Spread);
-    }
-    for binding in bindings {
-        broker::bind_queue(connection, queue, exchange, binding).await?;
-    }
-    // Another gateway may have spread the source meanwhile, and taken these bindings off before they came.
-    if !is_spread().await? {
-        return Ok(Direct::Bound);
-    }
-    for binding in bindings {
-        spread::unbind_queue(connection, queue, exchange, binding).await?;
-    }
-    Ok(Direct::Spread)
-}
-
 /// A source's place in the broker.
 pub(super) struct Spread {
     pub(super) space: SpaceId,
@@ -186,10 +153,7 @@ impl Spread {
         spread::ensure_hash_exchange(connection, &self.hash(Bank::B), &self.on).await?;
         self.lead_to(connection, Bank::A).await?;
         self.flow(connection).await?;
-        let first = self.queue(Partition(0));
-        for binding in &self.bindings {
-            spread::unbind_queue(connection, &first, &self.exchange, binding).await?;
-        }
+        self.part_directly(connection).await?;
         tracing::info!(source = %self.source, partitions = count, "a source is spread");
         Ok(())
     }
@@ -222,14 +186,27 @@ impl Spread {
         }
     }
 
+    /// Whether the source's exchange is there.
+    pub(super) async fn is_fed(&self, connection: &Connection) -> Result<bool, BrokerError> {
+        broker::exchange_exists(connection, self.exchange.as_bytes()).await
+    }
+
     /// Has the source's exchange fill its only queue, which is there.
     pub(super) async fn flow_directly(&self, connection: &Connection) -> Result<(), DeclareError> {
-        let (switch, queue) = (self.switch(), self.queue(Partition(0)));
-        let bound = bind_directly(connection, &switch, &queue, &self.exchange, &self.bindings);
-        match bound.await? {
-            // The next look finds out.
-            Direct::Bound | Direct::Spread => Ok(()),
+        let queue = self.queue(Partition(0));
+        for binding in &self.bindings {
+            broker::bind_queue(connection, &queue, &self.exchange, binding).await?;
         }
+        Ok(())
+    }
+
+    /// Undoes that: filled by the switch as well, the queue gets a second copy of everything.
+    pub(super) async fn part_directly(&self, connection: &Connection) -> Result<(), DeclareError> {
+        let queue = self.queue(Partition(0));
+        for binding in &self.bindings {
+            spread::unbind_queue(connection, &queue, &self.exchange, binding).await?;
+        }
+        Ok(())
     }
 
     /// Has the source's exchange fill the switch.
