@@ -134,7 +134,12 @@ impl Spread {
             Layout::Steady { bank, count } => {
                 self.fill(connection, bank, count).await?;
                 self.lead_to(connection, bank).await?;
-                self.flow(connection).await
+                self.flow(connection).await?;
+                // A gateway that bound the queue just before the source was spread may have died before it parted them.
+                match bank {
+                    Bank::A => self.part_directly(connection).await,
+                    Bank::B => Ok(()),
+                }
             }
             Layout::Outgrown { bank, .. } => {
                 spread::ensure_mark(connection, &self.mark(bank.other())).await?;
