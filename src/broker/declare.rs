@@ -111,7 +111,7 @@ pub async fn ensure_lane_queue(
     Ok(())
 }
 
-/// Binds a lane queue to an exchange of setgate's own.
+/// Binds a lane queue to the exchange that fills it.
 pub async fn bind_queue(
     connection: &Connection,
     queue: &str,

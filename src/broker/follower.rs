@@ -8,11 +8,16 @@ use crate::amqp::engine::{Command, Done, Event};
 use crate::amqp::{FieldTable, FieldValue};
 use bytes::Bytes;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// Handed out and not acknowledged, by which the broker gives more: streams demand a limit. Of the largest entries, of some
 /// 100 KB, these are 26 MB.
 const PREFETCH: u16 = 256;
 const ACKNOWLEDGED_AT_ONCE: u32 = 64;
+
+/// How long a message stays unacknowledged at most: a broker closes the channel of whoever takes longer than its
+/// `consumer_timeout`, of half an hour by default, and less than [`ACKNOWLEDGED_AT_ONCE`] may come in that time.
+const ACKNOWLEDGED_WITHIN: Duration = Duration::from_secs(1);
 
 /// A larger one isn't ours, and is passed over.
 const BODY_BYTES_MAX: usize = 4 << 20;
@@ -53,7 +58,19 @@ pub enum FollowEnd {
 #[derive(Debug)]
 pub struct StreamFollower {
     session: Session,
-    unacknowledged: u32,
+    unacknowledged: Unacknowledged,
+}
+
+#[derive(Debug)]
+enum Unacknowledged {
+    Nothing,
+    Some {
+        /// So many,
+        count: u32,
+        /// up to this one.
+        last: u64,
+        by: Instant,
+    },
 }
 
 impl StreamFollower {
@@ -102,14 +119,25 @@ impl StreamFollower {
         }
         Ok(Self {
             session,
-            unacknowledged: 0,
+            unacknowledged: Unacknowledged::Nothing,
         })
     }
 
     /// The next message. Given up, it loses nothing.
     pub async fn next(&mut self) -> Result<Followed, FollowEnd> {
         loop {
-            let event = match self.session.next().await {
+            let due = match self.unacknowledged {
+                Unacknowledged::Nothing => None,
+                Unacknowledged::Some { by, .. } => Some(by),
+            };
+            let event = tokio::select! {
+                event = self.session.next() => event,
+                () = until(due) => {
+                    self.acknowledge();
+                    continue;
+                }
+            };
+            let event = match event {
                 Ok(event) => event,
                 Err(end) => return Err(FollowEnd::Lost { cause: end.cause() }),
             };
@@ -117,12 +145,7 @@ impl StreamFollower {
                 Event::Delivered {
                     delivered, body, ..
                 } => {
-                    self.unacknowledged += 1;
-                    if self.unacknowledged >= ACKNOWLEDGED_AT_ONCE {
-                        self.unacknowledged = 0;
-                        // An end is seen with the next event.
-                        let _ = self.session.acknowledge(delivered.tag);
-                    }
+                    self.took(delivered.tag);
                     let offset = delivered
                         .properties
                         .header("x-stream-offset")
@@ -136,5 +159,37 @@ impl StreamFollower {
                 _ => {}
             }
         }
+    }
+    fn took(&mut self, tag: u64) {
+        let (count, by) = match self.unacknowledged {
+            Unacknowledged::Nothing => (1, Instant::now() + ACKNOWLEDGED_WITHIN),
+            Unacknowledged::Some { count, by, .. } => (count + 1, by),
+        };
+        self.unacknowledged = Unacknowledged::Some {
+            count,
+            last: tag,
+            by,
+        };
+        if count >= ACKNOWLEDGED_AT_ONCE {
+            self.acknowledge();
+        }
+    }
+
+    fn acknowledge(&mut self) {
+        match std::mem::replace(&mut self.unacknowledged, Unacknowledged::Nothing) {
+            Unacknowledged::Nothing => {}
+            Unacknowledged::Some { last, .. } => {
+                // An end is seen with the next event.
+                let _ = self.session.acknowledge(last);
+            }
+        }
+    }
+}
+
+/// Never, without a time.
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }

@@ -190,6 +190,7 @@ impl Journal {
 /// Follows the journal until cancelled.
 pub(super) async fn follow(shared: Arc<Shared>, cancel: CancellationToken) {
     let journal = shared.journal.clone();
+    let foreign = shared.metrics.journal_foreign();
     let stream = own_queues::seen(&shared.here.space);
     let mut from = None;
     let backoff = Backoff::new(fastrand::u64(..));
@@ -213,7 +214,11 @@ pub(super) async fn follow(shared: Arc<Shared>, cancel: CancellationToken) {
                             match Entry::decode(followed.body) {
                                 Ok(entry) => journal.apply(&entry),
                                 Err(error) => {
-                                    tracing::warn!(%error, "something in the journal can't be read");
+                                    // Whoever puts one there may put many: they are counted.
+                                    if foreign.get() == 0 {
+                                        tracing::warn!(%error, "something in the journal was written by no gateway");
+                                    }
+                                    foreign.inc();
                                 }
                             }
                         }

@@ -94,6 +94,7 @@ struct Inner {
     in_doubt: IntCounterVec,
     id_reused: IntCounterVec,
     forgotten_early: IntCounter,
+    journal_foreign: IntCounter,
     in_flight: IntGaugeVec,
     diverted: IntGaugeVec,
     lag: GaugeVec,
@@ -168,6 +169,12 @@ impl Metrics {
                 "setgate_window_forgotten_early_total",
                 IntCounter::new,
                 "Identities forgotten within their window for lack of room: what is sent again may be in doubt.",
+            )?,
+            journal_foreign: plain(
+                r,
+                "setgate_journal_foreign_total",
+                IntCounter::new,
+                "Messages in the unit's journal that no gateway has written: passed over.",
             )?,
             in_flight: gauges(
                 r,
@@ -315,6 +322,11 @@ impl Metrics {
     /// Identities forgotten within their window.
     pub fn forgotten_early(&self) -> IntCounter {
         self.0.forgotten_early.clone()
+    }
+
+    /// What lies in the journal and is not of it.
+    pub fn journal_foreign(&self) -> IntCounter {
+        self.0.journal_foreign.clone()
     }
 
     /// Parcels delivered marked as in doubt.

@@ -11,6 +11,7 @@ mod drains;
 mod exchanges;
 mod failpoint;
 mod follow;
+mod inflow;
 mod journal;
 mod knock;
 mod lane_open;
@@ -26,6 +27,7 @@ mod receivers;
 mod report;
 mod run;
 mod shared;
+mod source_shown;
 mod source_task;
 mod spread;
 

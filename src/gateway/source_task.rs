@@ -6,12 +6,14 @@
 
 use super::brokers::Errand;
 use super::feed::{EtcdState, FeedState};
+use super::inflow::Inflow;
 use super::lane_task::{self, LaneSpec};
 use super::shared::Shared;
+use super::source_shown::Shown;
 use super::spread::Spread;
 use super::status::{LaneFacts, LaneState};
 use crate::broker::spread::HashOn;
-use crate::broker::{self, Connection, DeclareError};
+use crate::broker::{Connection, DeclareError};
 use crate::etcd::BrokerHealth;
 use crate::lane::{Bank, Emptying, Layout, Stand, judge, stand};
 use crate::model::{GatewayId, Partition, SourceName, UnitId};
@@ -54,8 +56,12 @@ pub(super) enum Feeding {
     Leaving,
 }
 
-/// How often a spread that is as it should be is looked at.
+/// How often a spread that is as it should be is looked at, and its bindings are made again. Not more often: RabbitMQ logs
+/// an error for whatever is asked for and isn't there.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
+
+/// How often it is asked whether the source's exchange is there: that it isn't is to be seen within five seconds.
+const FED_EVERY: Duration = Duration::from_secs(3);
 
 /// How often a bank that is being emptied is looked at.
 const EMPTYING_EVERY: Duration = Duration::from_secs(1);
@@ -89,21 +95,26 @@ struct Plan {
     again: Duration,
 }
 
+/// What the last look at the broker has found, and how long that holds.
+struct Looked {
+    lanes: Vec<LaneSpec>,
+    until: Instant,
+}
+
 struct SourceTask {
     shared: Arc<Shared>,
     spec: SourceSpec,
     feed: watch::Receiver<FeedState>,
     spread: Option<Spread>,
+    inflow: Inflow,
+    looked: Option<Looked>,
     running: HashMap<Partition, Running>,
     /// Since when this gateway has been second for a lane that it doesn't run.
     second_since: HashMap<Partition, Instant>,
-    /// Shown in the status without running.
-    shown: Vec<Partition>,
+    shown: Shown,
     /// What has been settled last, so that it is done once by each gateway that starts.
     settled: Option<Layout>,
     emptying: Emptying,
-    /// In a row.
-    failures: u32,
 }
 
 /// Runs a source's lanes until cancelled, then ends them.
@@ -114,18 +125,19 @@ pub(super) async fn run(
     cancel: CancellationToken,
 ) {
     let mut task = SourceTask {
-        spread: spread_of(&shared, &spec),
+        spread: Spread::of(&shared.here.space, &spec),
+        inflow: Inflow::new(&spec.source),
+        shown: Shown::new(Arc::clone(&shared), spec.source.clone()),
+        looked: None,
         shared,
         spec,
         feed,
         running: HashMap::new(),
         second_since: HashMap::new(),
-        shown: Vec::new(),
         settled: None,
         emptying: Emptying::default(),
-        failures: 0,
     };
-    task.opening();
+    task.shown.opening(task.spec.partitions);
     loop {
         let planned = tokio::select! {
             biased;
@@ -135,12 +147,12 @@ pub(super) async fn run(
         let gateways = task.gateways();
         let again = match planned {
             Ok(plan) => {
-                task.mended();
+                task.shown.mended();
                 let sooner = task.reconcile(plan.lanes).await;
                 plan.again.min(sooner)
             }
             Err(cause) => {
-                task.failed(cause);
+                task.shown.failed(cause, task.running.len());
                 RETRY_EVERY
             }
         };
@@ -152,8 +164,9 @@ pub(super) async fn run(
     }
     let all = task.running.drain().map(|(_, lane)| lane).collect();
     end(all).await;
-    task.mended();
-    task.hide();
+    task.inflow.end(&task.shared.status);
+    task.shown.mended();
+    task.shown.hide(|_| false);
 }
 
 impl SourceTask {
@@ -173,29 +186,50 @@ impl SourceTask {
                     again: RETRY_EVERY,
                 });
             }
-            self.away(&control);
+            self.shown.away(&control);
             control.up().await;
+        }
+        if let Some(Looked { lanes, until }) = &self.looked
+            && Instant::now() < *until
+            && self.inflow.flows()
+            && spread.is_fed(&control).await.map_err(|e| e.to_string())?
+        {
+            let (lanes, again) = (lanes.clone(), FED_EVERY);
+            return Ok(Plan { lanes, again });
+        }
+        self.looked = None;
+        // A lane that is down has a queue that isn't there or isn't what it should be: nothing is to flow into that.
+        let direct = self.settled == Some(Layout::Single) && self.has_open_lane();
+        if direct {
+            let flows = spread.flow_directly(&control).await;
+            self.inflow.heard(&self.shared.status, flows);
         }
         let shown = spread.look(&control).await.map_err(|e| e.to_string())?;
         let layout = judge(&shown, spread.wanted);
+        if direct && layout != Layout::Single {
+            let parted = spread.part_directly(&control).await;
+            parted.map_err(|e| e.to_string())?;
+        }
         match layout {
             Layout::Single => {
                 self.settled = Some(layout);
-                Ok(Plan {
-                    lanes: vec![self.lane(Partition(0), self.direct())],
-                    again: LOOK_EVERY,
-                })
+                let lanes = vec![self.lane(Partition(0), self.direct())];
+                Ok(self.looked(lanes))
             }
             Layout::Begin { .. } => {
                 self.settle(layout).await?;
                 Ok(self.look_again())
             }
             Layout::Steady { bank, count } => {
-                if self.settled != Some(layout) {
+                if self.settled == Some(layout) {
+                    let flows = spread.flow(&control).await;
+                    self.inflow.heard(&self.shared.status, flows);
+                } else {
                     self.settle(layout).await?;
                     self.settled = Some(layout);
                 }
-                Ok(self.lanes(bank, count, LOOK_EVERY))
+                let lanes = self.lanes(bank, count, FED_EVERY).lanes;
+                Ok(self.looked(lanes))
             }
             Layout::Outgrown { bank, count } => {
                 // A gateway that can't know the newest rules leaves what others have made of them.
@@ -279,6 +313,17 @@ impl SourceTask {
     fn control(&self) -> Result<Connection, String> {
         let vhost = self.shared.brokers.vhost(self.spec.vhost.as_deref());
         Ok(vhost.map_err(|e| e.to_string())?.control)
+    }
+
+    /// All is as it should be: these lanes are to run.
+    fn looked(&mut self, lanes: Vec<LaneSpec>) -> Plan {
+        let looked = Looked {
+            lanes: lanes.clone(),
+            until: Instant::now() + LOOK_EVERY,
+        };
+        self.looked = Some(looked);
+        let again = FED_EVERY;
+        Plan { lanes, again }
     }
 
     fn look_again(&self) -> Plan {
@@ -382,7 +427,8 @@ impl SourceTask {
         let now = Instant::now();
         self.second_since
             .retain(|p, _| matches!(wanted.get(p), Some((_, Stand::Second))));
-        self.hide();
+        self.shown
+            .hide(|partition| self.running.contains_key(partition));
         let mut sooner = NEVER;
         for (partition, (spec, place)) in wanted {
             if self.running.contains_key(&partition) {
@@ -421,10 +467,18 @@ impl SourceTask {
 
     /// The lanes that have got something since they were opened.
     fn taking(&self) -> Vec<Partition> {
+        self.lanes_in(&[LaneState::Taking, LaneState::Held])
+    }
+
+    fn has_open_lane(&self) -> bool {
+        let open = [LaneState::Waiting, LaneState::Taking, LaneState::Held];
+        !self.lanes_in(&open).is_empty()
+    }
+
+    fn lanes_in(&self, states: &[LaneState]) -> Vec<Partition> {
         let lanes = self.shared.status.snapshot().lanes.into_iter();
         lanes
-            .filter(|lane| lane.source == self.spec.source)
-            .filter(|lane| matches!(lane.facts.state, LaneState::Taking | LaneState::Held))
+            .filter(|lane| lane.source == self.spec.source && states.contains(&lane.facts.state))
             .map(|lane| lane.partition)
             .collect()
     }
@@ -475,67 +529,6 @@ impl SourceTask {
             units.map(|unit| unit.name.clone()).collect()
         })
     }
-
-    fn subject(&self) -> String {
-        format!("source {}", self.spec.source)
-    }
-
-    /// Lanes that aren't known yet are shown, so that the gateway isn't taken for ready.
-    fn opening(&mut self) {
-        self.shown = Bank::A.partitions(self.spec.partitions).collect();
-        for partition in &self.shown {
-            let facts = LaneFacts::of(LaneState::Opening, None);
-            self.shared
-                .status
-                .set_lane(&self.spec.source, *partition, facts);
-        }
-    }
-
-    /// Said at once; the connection goes on trying by itself.
-    fn away(&self, control: &Connection) {
-        let state = control.state();
-        let cause = state
-            .cause()
-            .map(|cause| format!("the broker is away: {cause}"));
-        for partition in &self.shown {
-            let facts = LaneFacts::of(LaneState::Opening, cause.clone());
-            self.shared
-                .status
-                .set_lane(&self.spec.source, *partition, facts);
-        }
-    }
-
-    fn failed(&mut self, cause: String) {
-        self.failures = self.failures.saturating_add(1);
-        // A connection that is just lost fails one look, and the lanes say so themselves.
-        if self.failures == 1 && !self.running.is_empty() {
-            return;
-        }
-        if self.failures <= 2 {
-            tracing::warn!(source = %self.spec.source, %cause, "a source can't be spread as it should");
-        }
-        for partition in &self.shown {
-            let facts = LaneFacts::of(LaneState::Down, Some(cause.clone()));
-            self.shared
-                .status
-                .set_lane(&self.spec.source, *partition, facts);
-        }
-        let mend = "mend what the message names; the gateway tries again by itself";
-        self.shared.status.set_fault(&self.subject(), cause, mend);
-    }
-
-    fn mended(&mut self) {
-        self.failures = 0;
-        self.shared.status.clear_fault(&self.subject());
-    }
-
-    fn hide(&mut self) {
-        for partition in self.shown.drain(..) {
-            if !self.running.contains_key(&partition) {
-                self.shared.status.drop_lane(&self.spec.source, partition);
-            }
-        }
-    }
 }
 
 /// The unit's gateways, as they are, or as they were when etcd was last heard.
@@ -543,28 +536,6 @@ impl SourceTask {
 enum Known {
     Now(Vec<GatewayId>),
     Once(Vec<GatewayId>),
-}
-
-fn spread_of(shared: &Shared, spec: &SourceSpec) -> Option<Spread> {
-    let Take::Exchange { exchange, bindings } = &spec.take else {
-        return None;
-    };
-    let binding = |binding: &crate::rules::Binding| broker::Binding {
-        routing_key: binding.routing_key.clone().into(),
-        arguments: binding.arguments.clone(),
-    };
-    Some(Spread {
-        space: shared.here.space.clone(),
-        source: spec.source.clone(),
-        exchange: exchange.clone(),
-        bindings: bindings.iter().map(binding).collect(),
-        kind: match spec.queue_type {
-            QueueType::Quorum => broker::QueueType::Quorum,
-            QueueType::Classic => broker::QueueType::Classic,
-        },
-        on: spec.on.clone(),
-        wanted: spec.partitions,
-    })
 }
 
 fn done(

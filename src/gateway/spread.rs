@@ -8,11 +8,12 @@
 //! its alternate exchange while it isn't. One binding more or less moves all messages at once. Each bank is a
 //! consistent-hash exchange with its queues.
 
+use super::source_task::SourceSpec;
 use crate::broker::spread::{self, HashOn};
 use crate::broker::{self, Binding, BrokerError, Connection, DeclareError, QueueType};
 use crate::lane::{Bank, Layout, Left, Shown, judge};
 use crate::model::{Partition, SourceName, SpaceId, UnitId, own_queues};
-use crate::rules::PARTITIONS_MAX;
+use crate::rules::{self, PARTITIONS_MAX, Take};
 
 /// A source's place in the broker.
 pub(super) struct Spread {
@@ -27,6 +28,29 @@ pub(super) struct Spread {
 }
 
 impl Spread {
+    /// Of a source that takes from an exchange.
+    pub(super) fn of(space: &SpaceId, spec: &SourceSpec) -> Option<Self> {
+        let Take::Exchange { exchange, bindings } = &spec.take else {
+            return None;
+        };
+        let binding = |binding: &rules::Binding| Binding {
+            routing_key: binding.routing_key.clone().into(),
+            arguments: binding.arguments.clone(),
+        };
+        Some(Self {
+            space: space.clone(),
+            source: spec.source.clone(),
+            exchange: exchange.clone(),
+            bindings: bindings.iter().map(binding).collect(),
+            kind: match spec.queue_type {
+                rules::QueueType::Quorum => QueueType::Quorum,
+                rules::QueueType::Classic => QueueType::Classic,
+            },
+            on: spec.on.clone(),
+            wanted: spec.partitions,
+        })
+    }
+
     /// The exchange that decides between the banks.
     pub(super) fn switch(&self) -> String {
         own_queues::spread(&self.space, &self.source)
@@ -110,7 +134,12 @@ impl Spread {
             Layout::Steady { bank, count } => {
                 self.fill(connection, bank, count).await?;
                 self.lead_to(connection, bank).await?;
-                self.flow(connection).await
+                self.flow(connection).await?;
+                // A gateway that bound the queue just before the source was spread may have died before it parted them.
+                match bank {
+                    Bank::A => self.part_directly(connection).await,
+                    Bank::B => Ok(()),
+                }
             }
             Layout::Outgrown { bank, .. } => {
                 spread::ensure_mark(connection, &self.mark(bank.other())).await?;
@@ -129,10 +158,7 @@ impl Spread {
         spread::ensure_hash_exchange(connection, &self.hash(Bank::B), &self.on).await?;
         self.lead_to(connection, Bank::A).await?;
         self.flow(connection).await?;
-        let first = self.queue(Partition(0));
-        for binding in &self.bindings {
-            spread::unbind_queue(connection, &first, &self.exchange, binding).await?;
-        }
+        self.part_directly(connection).await?;
         tracing::info!(source = %self.source, partitions = count, "a source is spread");
         Ok(())
     }
@@ -165,7 +191,31 @@ impl Spread {
         }
     }
 
-    async fn flow(&self, connection: &Connection) -> Result<(), DeclareError> {
+    /// Whether the source's exchange is there.
+    pub(super) async fn is_fed(&self, connection: &Connection) -> Result<bool, BrokerError> {
+        broker::exchange_exists(connection, self.exchange.as_bytes()).await
+    }
+
+    /// Has the source's exchange fill its only queue, which is there.
+    pub(super) async fn flow_directly(&self, connection: &Connection) -> Result<(), DeclareError> {
+        let queue = self.queue(Partition(0));
+        for binding in &self.bindings {
+            broker::bind_queue(connection, &queue, &self.exchange, binding).await?;
+        }
+        Ok(())
+    }
+
+    /// Undoes that: filled by the switch as well, the queue gets a second copy of everything.
+    pub(super) async fn part_directly(&self, connection: &Connection) -> Result<(), DeclareError> {
+        let queue = self.queue(Partition(0));
+        for binding in &self.bindings {
+            spread::unbind_queue(connection, &queue, &self.exchange, binding).await?;
+        }
+        Ok(())
+    }
+
+    /// Has the source's exchange fill the switch.
+    pub(super) async fn flow(&self, connection: &Connection) -> Result<(), DeclareError> {
         let switch = self.switch();
         for binding in &self.bindings {
             spread::bind_exchange(connection, &switch, &self.exchange, binding).await?;

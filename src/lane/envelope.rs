@@ -19,7 +19,8 @@ pub const PROPERTIES_BYTES_MAX: usize = 131_072 - 8 - 12;
 /// an address (2 × 255), a CC that was wrapped is counted with the headers it came from.
 const MARKS_BYTES: usize = 4_096;
 
-/// The id of a message, by its source's document: a header's string or bytes as they are, an integer as its decimal text.
+/// The id of a message, by its source's document: a header's string or bytes as they are, an integer as its decimal text. An
+/// empty one is none: a client that fills in every property would have all that is alike taken for one message.
 fn id_of(properties: &RawProperties, duplicates: &Duplicates) -> Option<MessageId> {
     let Duplicates::ById { id, .. } = duplicates else {
         return None;
@@ -34,7 +35,7 @@ fn id_of(properties: &RawProperties, duplicates: &Duplicates) -> Option<MessageI
             }
         }
     };
-    Some(MessageId(properties.share(text)))
+    (!text.is_empty()).then(|| MessageId(properties.share(text)))
 }
 
 /// What a lane allows.

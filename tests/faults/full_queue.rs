@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// Has a broker pass what comes for the applications to a queue that nobody consumes and that takes so many.
-async fn bind_small_queue(fabric: &Fabric, broker: &LabBroker, name: &str, most: u32) {
+pub(crate) async fn bind_small_queue(fabric: &Fabric, broker: &LabBroker, name: &str, most: u32) {
     let (at, vhost) = (&broker.management, broker.vhost_encoded());
     let login = operator(broker);
     let arguments = json!({"x-max-length": most, "x-overflow": "reject-publish"});

@@ -10,3 +10,4 @@ mod eventually;
 mod full_queue;
 mod gateways;
 mod harness;
+mod held_too_long;

@@ -118,7 +118,10 @@ impl Broker {
     pub(crate) async fn get(&mut self, queue: &str) -> Received {
         let look = async || match self.try_get(queue) {
             Ok(got) => got,
-            Err(RawError::Closed { code: 404, .. }) => {
+            // It isn't there, or a quorum queue is just being made.
+            Err(RawError::Closed {
+                code: 404 | 541, ..
+            }) => {
                 *self = Self::connect(&self.uri.clone());
                 None
             }

@@ -5,6 +5,7 @@ use crate::broker::{Broker, Received, headers};
 use crate::harness::{BY_OWNER, DEADLINE, ORDERS, World, eventually, world};
 use bytes::Bytes;
 use setgate::amqp::{FieldValue, Properties};
+use setgate::lab::http::{Login, encode};
 use setgate::lab::traffic::{Plan, measure, units_of_lab};
 use setgate::lab::{Await, FabricSpec, Node};
 use setgate::link::receiver::{Entry, Fact, Life, Record};
@@ -155,6 +156,42 @@ async fn of_receivers_killed_under_traffic_nothing_is_lost_and_every_second_copy
     println!("{account:?}");
     assert!(account.is_clean(), "{account:?}");
     assert_eq!(account.delivered, 9_000, "{account:?}");
+    world.end().await;
+}
+
+/// How often whoever follows the journal of a unit has acknowledged, as its broker's management says.
+async fn acknowledged(world: &mut World, unit: &str) -> Option<u64> {
+    let journal = world.own_queue("seen");
+    let broker = world.fabric.lab().unit(unit).unwrap().brokers[0].clone();
+    let login = Login {
+        user: &broker.app_user,
+        password: &broker.app_password,
+    };
+    let (at, vhost) = (&broker.management, broker.vhost_encoded());
+    let http = world.fabric.http();
+    let url = format!("{at}/api/consumers/{vhost}");
+    let consumers = http.get_json(&url, Some(login)).await.unwrap();
+    let mut consumers = consumers.as_array()?.iter();
+    let follower = consumers.find(|one| one["queue"]["name"] == journal.as_str())?;
+    let channel = encode(follower["channel_details"]["name"].as_str()?);
+    let url = format!("{at}/api/channels/{channel}");
+    let channel = http.get_json(&url, Some(login)).await.ok()?;
+    channel["message_stats"]["ack"].as_u64()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_little_that_is_read_of_a_journal_is_acknowledged_before_the_broker_takes_it_for_held()
+{
+    let mut world = start("follower").await;
+    let (mut publisher, mut consumer) = (world.app("sh-1"), world.app("sh-2"));
+    publish(&mut publisher, 60, 1);
+    assert_eq!(consumer.get(QUEUE).await.body_text(), "m1");
+    let look = async || {
+        acknowledged(&mut world, "sh-2")
+            .await
+            .filter(|count| *count > 0)
+    };
+    eventually("the journal is acknowledged", DEADLINE, look).await;
     world.end().await;
 }
 

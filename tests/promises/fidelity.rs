@@ -1,7 +1,7 @@
 //! What is published arrives as it was: every property, every field type, every body.
 
 use crate::broker::Received;
-use crate::harness::{BY_OWNER, ORDERS, World, world};
+use crate::harness::{BY_OWNER, DEADLINE, ORDERS, World, eventually, world};
 use bytes::Bytes;
 use setgate::amqp::{FieldTable, FieldValue, Properties};
 use std::collections::BTreeMap;
@@ -211,5 +211,36 @@ async fn every_property_every_field_type_and_every_body_arrive_as_they_were_publ
         let got = consumer.get("app.orders.local").await;
         assert_eq!(without_marks(&got.properties).0, sent);
     }
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_diverted_arrives_with_all_its_properties_too() {
+    let files = [
+        ("world.yaml", world(&["sh-1", "sh-2"])),
+        ("orders.yaml", format!("{ORDERS}---\n{BY_OWNER}")),
+    ];
+    let files = files.each_ref().map(|(name, text)| (*name, text.as_str()));
+    let mut world = World::start("diverted_whole", &files).await;
+    let not_here = |mut rights: serde_json::Value| {
+        rights["write"] = "^setgate\\..*$".into();
+        rights
+    };
+    let before = world.permit("sh-2", not_here).await;
+    let sent = every_property(60, "diverted");
+    world
+        .app("sh-1")
+        .publish("orders", "order.cn", &sent, "whole");
+    let diverted = async || {
+        let lane = world.lane("sh-1", "orders", &["taking", "held"]).await;
+        lane["targets"][0]["diversion"]["messages"].as_u64()
+    };
+    let (messages, _) = eventually("it is diverted", DEADLINE, diverted).await;
+    assert_eq!(messages, 1);
+    world.permit("sh-2", |_| before.clone()).await;
+    let got = world.app("sh-2").get("app.orders.local").await;
+    assert_same(&sent, &got.properties);
+    assert_marks(&got, "diverted", 60, "sh-1", "sh-2");
+    assert_eq!(got.body_text(), "whole");
     world.end().await;
 }

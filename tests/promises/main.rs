@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)] // tests and their helpers panic at what must hold
 
+mod bad_input;
 mod broker;
 mod diversions;
 mod duplicates;
