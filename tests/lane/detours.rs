@@ -1,6 +1,7 @@
 //! A lane with its queues and targets in a seeded world, where everything may happen at any moment.
 
 use crate::diversions::{as_delivered, id};
+use crate::seeds::seeds;
 use crate::world::{World, here, order, there, unit};
 use setgate::lane::Target;
 use setgate::model::{Answer, Message, Parcel};
@@ -376,21 +377,10 @@ fn id_of(message: &Message) -> Option<u64> {
     std::str::from_utf8(&id[1..]).ok()?.parse().ok()
 }
 
-/// An environment variable's number.
-fn number(name: &str) -> Option<u64> {
-    let (_, said) = std::env::vars().find(|(variable, _)| variable == name)?;
-    let read = said.parse();
-    Some(read.unwrap_or_else(|error| panic!("{name}={said}: {error}")))
-}
-
 /// `SETGATE_SEED` replays one seed, `SETGATE_SEEDS` says how many there are.
 #[test]
 fn whatever_targets_links_lanes_and_drains_do_nothing_is_lost_and_order_holds_through_diversions() {
-    let seeds = match number("SETGATE_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..number("SETGATE_SEEDS").unwrap_or(256),
-    };
-    for seed in seeds {
+    for seed in seeds() {
         Sim::new(seed).run();
     }
 }

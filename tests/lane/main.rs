@@ -6,6 +6,8 @@ mod conservation;
 mod detours;
 mod diversions;
 mod park;
+#[path = "../shared/seeds.rs"]
+mod seeds;
 mod world;
 
 use crate::world::{World, lane, message, order, there};

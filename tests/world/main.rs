@@ -12,29 +12,17 @@ mod facts;
 mod gateway;
 mod journal;
 mod receiving;
+#[path = "../shared/seeds.rs"]
+mod seeds;
 mod sim;
 mod taking;
 mod wire;
 
 use crate::account::Tells;
+use crate::seeds::{number, seeds};
 use crate::sim::World;
-use std::ops::Range;
 use std::panic::catch_unwind;
 use std::sync::atomic::{AtomicU64, Ordering};
-
-/// An environment variable's number.
-fn number(name: &str) -> Option<u64> {
-    let (_, said) = std::env::vars().find(|(variable, _)| variable == name)?;
-    let read = said.parse();
-    Some(read.unwrap_or_else(|error| panic!("{name}={said}: {error}")))
-}
-
-fn seeds() -> Range<u64> {
-    match number("SETGATE_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..number("SETGATE_SEEDS").unwrap_or(256),
-    }
-}
 
 #[test]
 fn whatever_breaks_in_a_world_of_units_nothing_is_lost_or_out_of_order_or_twice_without_a_mark() {
