@@ -298,17 +298,13 @@ impl Cluster {
         ]
     }
 
-    /// Has a node raise its memory alarm, or take it back, which the management API can't do. A call into the node takes
-    /// milliseconds; `rabbitmqctl` takes seconds to start.
-    pub fn set_memory(&self, node: &BrokerNode, memory: Memory) -> tokio::process::Command {
-        let watermark = match memory {
-            Memory::Short => "0.0001",
-            Memory::Enough => "0.4",
-        };
-        let call = format!("vm_memory_monitor set_vm_memory_high_watermark [{watermark}]");
+    /// Calls a function in a node, for what the management API can't do: module, function, and arguments as Erlang writes
+    /// them. It takes milliseconds; `rabbitmqctl` takes seconds to start.
+    pub fn call(&self, node: &BrokerNode, function: &str) -> tokio::process::Command {
         let mut command = tokio::process::Command::new(CALL);
         command
-            .args(["-sname", &node.name, "-timeout", CALL_SECONDS, "-a", &call])
+            .args(["-sname", &node.name, "-timeout", CALL_SECONDS])
+            .args(["-a", function])
             .envs(self.names(node));
         command
     }

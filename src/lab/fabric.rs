@@ -249,10 +249,20 @@ impl Fabric {
 
     /// Has a broker of this lab raise its memory alarm, or take it back.
     pub async fn set_memory(&self, broker: &Node, memory: Memory) -> Result<(), LabError> {
+        let watermark = match memory {
+            Memory::Short => "0.0001",
+            Memory::Enough => "0.4",
+        };
+        let function = format!("vm_memory_monitor set_vm_memory_high_watermark [{watermark}]");
+        self.call(broker, &function).await
+    }
+
+    /// Calls a function in a broker of this lab, such as `application set_env [rabbit, consumer_timeout, 9000]`; it must
+    /// give `ok`.
+    pub async fn call(&self, broker: &Node, function: &str) -> Result<(), LabError> {
         self.own(broker)?;
         let (cluster, node) = find_broker(&self.clusters, broker)?;
-        let shown = format!("erl_call for the memory alarm of {broker}");
-        let said = run(cluster.set_memory(node, memory), shown).await?;
+        let said = run(cluster.call(node, function), format!("erl_call {function}")).await?;
         match said.trim() {
             "ok" => Ok(()),
             other => Err(LabError::Refused(format!("{broker} answered: {other}"))),

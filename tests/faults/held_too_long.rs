@@ -8,8 +8,10 @@ use serde_json::json;
 use setgate::lab::{Await, Fabric, Node};
 
 /// Half an hour by default, and looked at once a minute; for channels to come.
-const SHORT: &str = "application:set_env(rabbit, consumer_timeout, 5000), \
-                     application:set_env(rabbit, channel_tick_interval, 500).";
+const SHORT: [&str; 2] = [
+    "application set_env [rabbit, consumer_timeout, 5000]",
+    "application set_env [rabbit, channel_tick_interval, 500]",
+];
 
 fn broker_log(fabric: &Fabric) -> String {
     let log = fabric.dir().join("units/sh-1/broker-1/rabbitmq.log");
@@ -34,7 +36,9 @@ fn closed(fabric: &Fabric, name: &str) -> usize {
 async fn what_is_held_for_longer_than_the_broker_allows_comes_again_and_is_delivered_once() {
     let mut fabric = own("held-too-long", 1).await;
     let node: Node = "broker/sh-1".parse().unwrap();
-    fabric.rabbitmqctl(&node, &["eval", SHORT]).await.unwrap();
+    for setting in SHORT {
+        fabric.call(&node, setting).await.unwrap();
+    }
     let gateway: Node = "gateway/sh-1-a".parse().unwrap();
     fabric.stop(&gateway).await.unwrap();
     fabric.start(&gateway, Await::Ready).await.unwrap();
