@@ -240,8 +240,8 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         name: "a frame loses what it has when it is closed early",
         file: "link/batcher.rs",
         edits: &[(
-            "        let payload = self.payload.split();\n",
-            "        let payload = self.payload.split();\n if payload.len() > 1_200 {\n return None;\n }\n",
+            "        let mut frame = self.frame.split();\n",
+            "        let mut frame = self.frame.split();\n if frame.len() > 1_200 {\n return None;\n }\n",
         )],
     },
     Mutation {
