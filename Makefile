@@ -71,8 +71,8 @@ held: test-lab ## A target stopped for five minutes; 10,000 messages of 64 KiB a
 		cargo test --locked --release --test promises -- --nocapture --test-threads=1 held:: memory::
 
 .PHONY: mutations
-mutations: ## Deliberate faults of the core, one after the other: the simulated world must catch each
-	SETGATE_MUTATIONS=1000 cargo test --locked --test mutations -- --nocapture --test-threads=1
+mutations: ## Deliberate faults of the core, one after the other: the simulated worlds must catch each (6 minutes)
+	SETGATE_MUTATIONS=all cargo test --locked --test mutations -- --nocapture --test-threads=1
 
 # Labs of their own, on which everything breaks. They print the seed; SEED=n breaks the same in the same order.
 CHAOS := $(TARGET)/release/setgate-lab

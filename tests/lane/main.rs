@@ -87,6 +87,37 @@ fn later_keeps_the_parcel_and_gives_the_stream_up() {
 }
 
 #[test]
+fn what_is_behind_one_that_must_wait_goes_singly_until_that_is_confirmed() {
+    let mut world = World::new("orders", 100);
+    (1..=3).for_each(|tag| world.take(tag, order(70, tag)));
+    world.lane.stream_up(&there(), 1 << 20, 100);
+    let sent: Vec<_> = std::iter::from_fn(|| world.next(&there())).collect();
+    let cause = "the queue is full".to_owned();
+    world.answer(&there(), sent[0].number, Answer::Later { cause });
+    world.lane.stream_down(&there(), "the stream ended".into());
+    world.lane.stream_up(&there(), 1 << 20, 100);
+    let first = world.next(&there()).unwrap();
+    assert_eq!((first.number, world.next(&there())), (sent[0].number, None));
+    world.answer(&there(), first.number, Answer::Accepted);
+    assert_eq!(std::iter::from_fn(|| world.next(&there())).count(), 2);
+}
+
+#[test]
+fn moved_says_nothing_until_the_table_here_is_as_new() {
+    let mut world = World::new("orders", 100);
+    world.take(1, order(70, 1));
+    // More often than a message may go round.
+    for _ in 0..10 {
+        world.lane.stream_up(&there(), 1 << 20, 100);
+        let parcel = world.next(&there()).unwrap();
+        world.answer(&there(), parcel.number, Answer::Moved);
+        world.lane.stream_down(&there(), "the stream ended".into());
+    }
+    assert_eq!((world.settled, world.lane.in_flight()), (0, 1));
+    assert_eq!(world.opened, BTreeSet::from([there()]), "it isn't parked");
+}
+
+#[test]
 fn a_shared_copy_goes_to_every_other_unit_and_not_back() {
     let mut world = World::new("catalog", 100);
     world.take(1, message("catalog", "item.1", &Properties::default()));

@@ -1,9 +1,21 @@
 //! The mutations: each breaks one promise of the core, in one place.
 
+/// Which tests have to catch one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum By {
+    /// The world of units.
+    Units,
+    /// Those of one lane.
+    Lane,
+    /// Those of one receiver.
+    Receiver,
+}
+
 /// One deliberate fault.
 pub(crate) struct Mutation {
     /// What it does.
     pub(crate) name: &'static str,
+    pub(crate) by: By,
     /// Where, under `src`.
     pub(crate) file: &'static str,
     /// What stands there once, and what stands there instead.
@@ -13,6 +25,7 @@ pub(crate) struct Mutation {
 pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "a delivery is acknowledged before its targets have answered",
+        by: By::Units,
         file: "lane/ledger.rs",
         edits: &[(
             "filter(|e| e.closed && e.waiting == 0)",
@@ -21,6 +34,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     },
     Mutation {
         name: "a shared copy that comes back is routed again",
+        by: By::Units,
         file: "lane/envelope.rs",
         edits: &[(
             "&& trail.path.contains(here)\n",
@@ -29,6 +43,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     },
     Mutation {
         name: "the first of what is diverted is dropped",
+        by: By::Units,
         file: "lane/machine/divert.rs",
         edits: &[(
             "for offered in taken_out {\n            self.divert(unit, offered, turn);",
@@ -37,6 +52,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     },
     Mutation {
         name: "what is diverted goes in with the newest first",
+        by: By::Units,
         file: "lane/machine/divert.rs",
         edits: &[(
             "for offered in taken_out {\n            self.divert(unit, offered, turn);",
@@ -45,6 +61,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     },
     Mutation {
         name: "what is new goes directly past a diversion",
+        by: By::Units,
         file: "lane/machine/divert.rs",
         edits: &[(
             "self.is_diverted(&parcel.to).then(|| parcel.to.clone())",
@@ -53,6 +70,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     },
     Mutation {
         name: "the stream of a target that is diverted is not given up",
+        by: By::Units,
         file: "lane/machine/divert.rs",
         edits: &[(
             "if taken_out.iter().any(|offered| offered.parcel.sent_before) && outlet.close(&cause) {",
@@ -61,6 +79,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     },
     Mutation {
         name: "what a lost stream had is not said to be sent again",
+        by: By::Units,
         file: "lane/outlet.rs",
         edits: &[(
             "offered.parcel.sent_before = true;",
@@ -69,11 +88,13 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     },
     Mutation {
         name: "what the broker redelivers is not said to have been sent",
+        by: By::Units,
         file: "lane/stamp.rs",
         edits: &[("sent_before: message.redelivered,", "sent_before: false,")],
     },
     Mutation {
         name: "what was sent before it was diverted is drained as new",
+        by: By::Units,
         file: "lane/machine/drain.rs",
         edits: &[(
             "sent: diverted.sent || message.redelivered || went_otherwise,",
@@ -82,6 +103,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     },
     Mutation {
         name: "the credit is ignored",
+        by: By::Units,
         file: "lane/outlet.rs",
         edits: &[(
             "let room = self.sent_unanswered == 0",
@@ -90,11 +112,13 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     },
     Mutation {
         name: "a lane does not go singly after a nack",
+        by: By::Lane,
         file: "lane/outlet.rs",
         edits: &[("Some(_) => 1,", "Some(_) => credit_parcels,")],
     },
     Mutation {
         name: "later is taken for the last word",
+        by: By::Units,
         file: "lane/outlet.rs",
         edits: &[(
             "                    cause: cause.clone(),\n                };\n                return None;",
@@ -103,6 +127,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     },
     Mutation {
         name: "moved is settled as if it were accepted",
+        by: By::Units,
         file: "lane/machine/finish.rs",
         edits: &[(
             "(Target::Unit(_), Answer::Moved) => self.route_anew(&claim, &parcel, origin, turn),",
@@ -111,6 +136,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     },
     Mutation {
         name: "moved counts before the table here is as new",
+        by: By::Lane,
         file: "lane/machine/finish.rs",
         edits: &[(
             "if routed_by.is_some_and(|revision| turn.routing.table.revision() > revision) {",
@@ -119,6 +145,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     },
     Mutation {
         name: "a found diversion ends without its end marker",
+        by: By::Units,
         file: "lane/diversion.rs",
         edits: &[(
             "self.marker.is_none()\n            && self.messages == 0",
@@ -127,6 +154,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     },
     Mutation {
         name: "a diversion ends while messages lie in it",
+        by: By::Units,
         file: "lane/diversion.rs",
         edits: &[(
             "self.marker.is_none()\n            && self.messages == 0",
@@ -135,11 +163,13 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     },
     Mutation {
         name: "what comes out of a diversion twice counts twice",
+        by: By::Lane,
         file: "lane/diversion.rs",
         edits: &[("if place.number > self.out {", "if place.number > 0 {")],
     },
     Mutation {
         name: "what is drained is acknowledged before it is confirmed",
+        by: By::Units,
         file: "lane/machine/route.rs",
         edits: &[(
             "        if let Some(ledger) = self.ledger_of(&claim.feed) {\n            ledger.wait_for(claim.entry);\n        }\n        let offered = Offered {\n            claim: Some(claim.clone()),\n            detour: None,\n            parcel,\n            taken: turn.at.now,\n            since: turn.at.now,\n            origin: Some(origin),",
@@ -148,11 +178,13 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     },
     Mutation {
         name: "no round is counted in what makes two parcels the same",
+        by: By::Units,
         file: "model/seal.rs",
         edits: &[("who.0.put_u32(parcel.round.0);", "who.0.put_u32(0);")],
     },
     Mutation {
         name: "rounds do not grow",
+        by: By::Units,
         file: "lane/envelope.rs",
         edits: &[(
             "round: Round(round.0.saturating_add(1)),",
@@ -161,6 +193,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     },
     Mutation {
         name: "a receiver answers before the journal has it",
+        by: By::Units,
         file: "link/receiver/mod.rs",
         edits: &[
             (
@@ -175,6 +208,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     },
     Mutation {
         name: "what the journal says of others is forgotten",
+        by: By::Units,
         file: "link/receiver/seen.rs",
         edits: &[(
             "                    for id in ids {\n                        self.confirm(lane, *id, at);\n                    }",
@@ -183,6 +217,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     },
     Mutation {
         name: "a holder that never let go leaves no gap",
+        by: By::Units,
         file: "link/receiver/seen.rs",
         edits: &[(
             "Holder::Somebody(_) | Holder::Unknown => seen.window.gap(at, window),",
@@ -191,6 +226,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     },
     Mutation {
         name: "a change of seats leaves no gap",
+        by: By::Units,
         file: "link/receiver/seen.rs",
         edits: &[(
             "                let window = window_of(&self.windows, lane);\n                seen.window.gap(at, window);\n            }\n        }\n",
@@ -199,6 +235,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     },
     Mutation {
         name: "what a receiver does not know the end of is not in doubt",
+        by: By::Units,
         file: "link/receiver/mod.rs",
         edits: &[(
             "Some(Known::Doubtful) => true,",
@@ -207,6 +244,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     },
     Mutation {
         name: "what is known is published again",
+        by: By::Units,
         file: "link/receiver/mod.rs",
         edits: &[(
             "if known == Some(Known::Confirmed) {",
@@ -215,16 +253,19 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     },
     Mutation {
         name: "two equal parcels are under way at once",
+        by: By::Units,
         file: "link/receiver/mod.rs",
         edits: &[("self.by_identity.insert(id, number);", "let _ = id;")],
     },
     Mutation {
         name: "a receiver that ends goes on publishing",
+        by: By::Receiver,
         file: "link/receiver/mod.rs",
         edits: &[("Stage::Ending => return,", "Stage::Ending => {}")],
     },
     Mutation {
         name: "a receiver lets go before the journal has all",
+        by: By::Receiver,
         file: "link/receiver/mod.rs",
         edits: &[(
             "            && self.doubtful.is_empty()\n            && self.written.is_empty()",
@@ -233,11 +274,13 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     },
     Mutation {
         name: "nobody asks who owns a slot",
+        by: By::Units,
         file: "link/receiver/check.rs",
         edits: &[("    belongs_here(table, here, parcel)?;\n", "")],
     },
     Mutation {
         name: "a frame loses what it has when it is closed early",
+        by: By::Units,
         file: "link/batcher.rs",
         edits: &[(
             "        let mut frame = self.frame.split();\n",
@@ -246,6 +289,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     },
     Mutation {
         name: "what is held goes before what lies in the diversion",
+        by: By::Units,
         file: "lane/diversion.rs",
         edits: &[(
             "            Some(held) => {\n                held.parcels.push_back(offered);\n                None\n            }",

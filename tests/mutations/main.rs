@@ -1,15 +1,15 @@
-//! Each deliberate fault of the core is caught by the simulated world.
+//! Each deliberate fault of the core is caught by the simulated worlds and their tests.
 //!
-//! The pure modules and the world are copied into a package of their own under the target folder; one mutation after the
+//! The pure modules and their tests are copied into a package of their own under the target folder; one mutation after the
 //! other is applied to the copy, built and run. A mutation whose text isn't found exactly once, or whose mutant isn't built,
-//! is a failure: the list follows the code. `SETGATE_MUTATIONS=n` tries that many, from the first on, without it none; `make
-//! mutations` all.
+//! is a failure: the list follows the code. `SETGATE_MUTATIONS=all` tries them all, as `make mutations` does, another word those
+//! that have it in their names; without it none is tried.
 
 #![allow(clippy::unwrap_used)] // tests and their helpers panic at what must hold
 
 mod list;
 
-use crate::list::{MUTATIONS, Mutation};
+use crate::list::{By, MUTATIONS, Mutation};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -39,16 +39,18 @@ fn each_mutation_has_its_place_in_the_core() {
 #[test]
 fn each_mutation_of_the_core_is_caught() {
     let said = std::env::vars().find(|(name, _)| name == "SETGATE_MUTATIONS");
-    let Some((_, tried)) = said else {
+    let Some((_, wanted)) = said else {
         // Each costs a build: that they have their places is all that is looked at without being asked.
         return;
     };
-    let tried = tried.parse().unwrap();
+    let is_wanted = |mutation: &&Mutation| wanted == "all" || mutation.name.contains(&wanted);
     let copy = Copy::make();
-    let whole = copy.run(&copy.build().unwrap(), SEEDS_WHOLE);
-    assert!(whole.status.success(), "the world fails without a mutation");
+    for by in [By::Units, By::Lane, By::Receiver] {
+        let whole = copy.run(by, &copy.build(by).unwrap(), SEEDS_WHOLE);
+        assert!(whole.status.success(), "{by:?} fails without a mutation");
+    }
     let mut escaped = Vec::new();
-    for mutation in MUTATIONS.iter().take(tried) {
+    for mutation in MUTATIONS.iter().filter(is_wanted) {
         match copy.try_out(mutation) {
             Ok(how) => println!("{}: {how}", mutation.name),
             Err(why) => escaped.push(format!("{} ({}): {why}", mutation.name, mutation.file)),
@@ -93,7 +95,7 @@ impl Copy {
             let folder = Path::new("src").join(folder);
             copy_folder(&from.join(&folder), &copy.root.join(&folder));
         }
-        for folder in ["tests/world", "tests/shared"] {
+        for folder in ["tests/world", "tests/lane", "tests/shared"] {
             copy_folder(&from.join(folder), &copy.root.join(folder));
         }
         let modules = PURE.map(|name| format!("pub mod {name};\n"));
@@ -105,8 +107,13 @@ impl Copy {
         copy
     }
 
-    /// Builds the copy as it is: the world's executable.
-    fn build(&self) -> Result<PathBuf, String> {
+    /// Builds the copy as it is: the executable of these tests.
+    fn build(&self, by: By) -> Result<PathBuf, String> {
+        let (target, chosen): (_, &[&str]) = match by {
+            By::Units => ("world", &["--test", "world"]),
+            By::Lane => ("lane", &["--test", "lane"]),
+            By::Receiver => ("setgate", &["--lib"]),
+        };
         let mut cargo = Command::new(env!("CARGO"));
         // What a test is told of its package would have dependencies that look at it built again.
         for (name, _) in std::env::vars().filter(|(name, _)| is_of_package(name)) {
@@ -114,11 +121,8 @@ impl Copy {
         }
         let output = cargo
             .args(["test", "--quiet", "--offline", "--locked", "--no-run"])
-            .args([
-                "--message-format=json-render-diagnostics",
-                "--test",
-                "world",
-            ])
+            .arg("--message-format=json-render-diagnostics")
+            .args(chosen)
             .arg("--manifest-path")
             .arg(self.root.join("Cargo.toml"))
             .arg("--target-dir")
@@ -128,8 +132,8 @@ impl Copy {
         let said = String::from_utf8_lossy(&output.stdout);
         let built = said.lines().find_map(|line| {
             let message: serde_json::Value = serde_json::from_str(line).ok()?;
-            let is_world = message["target"]["name"] == "world";
-            let executable = message["executable"].as_str().filter(|_| is_world)?;
+            let is_it = message["target"]["name"] == target;
+            let executable = message["executable"].as_str().filter(|_| is_it)?;
             Some(PathBuf::from(executable))
         });
         let errors = String::from_utf8_lossy(&output.stderr);
@@ -138,8 +142,13 @@ impl Copy {
             .ok_or_else(|| format!("it isn't built:\n{errors}"))
     }
 
-    fn run(&self, world: &Path, seeds: u32) -> Output {
-        Command::new(world)
+    fn run(&self, by: By, tests: &Path, seeds: u32) -> Output {
+        let filter = match by {
+            By::Units | By::Lane => "",
+            By::Receiver => "link::receiver::",
+        };
+        Command::new(tests)
+            .arg(filter)
             .current_dir(&self.root)
             .env_remove("SETGATE_SEED")
             .env("SETGATE_SEEDS", seeds.to_string())
@@ -154,8 +163,9 @@ impl Copy {
         let file = self.root.join("src").join(mutation.file);
         let text = fs::read_to_string(&file).unwrap();
         write(&file, &mutation.apply(&text)?);
-        let built = self.build();
-        let ran = built.map(|world| self.run(&world, SEEDS));
+        let by = mutation.by;
+        let built = self.build(by);
+        let ran = built.map(|tests| self.run(by, &tests, SEEDS));
         write(&file, &text);
         let ran = ran?;
         let said = String::from_utf8_lossy(&ran.stdout);

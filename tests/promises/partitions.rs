@@ -35,8 +35,11 @@ impl Publisher {
             let mut round = 0;
             while !seen.load(Ordering::Relaxed) {
                 for key in 0..KEYS {
-                    let properties = keyed(key).encode().unwrap();
                     let body = format!("{key} {round}");
+                    // Without an id, what is diverted after it was sent comes twice, on a machine that is slow enough.
+                    let mut properties = keyed(key);
+                    properties.message_id = Some(body.clone().into());
+                    let properties = properties.encode().unwrap();
                     let confirm =
                         client.publish(b"orders", b"order.cn", &properties, body.as_bytes());
                     assert_eq!(confirm.unwrap(), setgate::lab::raw::RawConfirm::Ack);

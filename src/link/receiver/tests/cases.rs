@@ -82,6 +82,7 @@ fn a_parcel_is_accepted_when_the_broker_and_the_journal_have_it() {
     assert!(!stream.receiver.is_done());
     let batch = stream.receiver.to_journal().unwrap();
     assert_eq!(batch.records.len(), 1);
+    assert!(!stream.receiver.is_done(), "it is only on its way there");
     let mut actions = Actions::default();
     stream.receiver.journaled(batch.ticket, &mut actions);
     assert_eq!(answers(&actions), [(1, &Answer::Accepted)]);
