@@ -71,7 +71,7 @@ held: test-lab ## A target stopped for five minutes; 10,000 messages of 64 KiB a
 		cargo test --locked --release --test promises -- --nocapture --test-threads=1 held:: memory::
 
 .PHONY: mutations
-mutations: ## Deliberate faults of the core, one after the other: the simulated worlds must catch each (6 minutes)
+mutations: ## Deliberate faults of the core, one after the other: the simulated worlds must catch each (11 minutes)
 	SETGATE_MUTATIONS=all cargo test --locked --test mutations -- --nocapture --test-threads=1
 
 # Labs of their own, on which everything breaks. They print the seed; SEED=n breaks the same in the same order.

@@ -160,6 +160,7 @@ impl StreamFollower {
             }
         }
     }
+
     fn took(&mut self, tag: u64) {
         let (count, by) = match self.unacknowledged {
             Unacknowledged::Nothing => (1, Instant::now() + ACKNOWLEDGED_WITHIN),

@@ -13,14 +13,16 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fmt;
 use std::time::{Duration, Instant};
 
-/// A target that leaves its oldest parcel unanswered for so long is diverted.
+/// A target is late that leaves its oldest parcel unanswered for so long. One that is late and silent is diverted, or late and
+/// fills half of the lane's budget, or does both of the latter.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
-/// One that fills half of the lane's budget is diverted after so long without a word. Not at once: a target that is far away
-/// and well fills as much, and answers within its round trip; so does one that works off a backlog.
-pub(super) const PATIENCE_HALF: Duration = Duration::from_millis(500);
+/// A target is silent that has said nothing for so long: beyond any round trip, within which one that is far away and well
+/// answers, though it fills half of the budget; so does one that works off a backlog.
+pub(super) const SILENCE: Duration = Duration::from_millis(500);
 
-/// Of a diversion in hand at most: a quarter of a lane's own, so that what is drained leaves room for what is live.
+/// Of a diversion in hand at most. Its rate leaves room for what is live, and so does a bound of half of the lane's bytes; a
+/// quarter of these, on a busy broker that takes a third of a second for each, were a limit of 700 messages a second.
 pub const DRAIN_DELIVERIES: u16 = 1_024;
 
 /// With so many or fewer in a diversion that is drained, what comes new is held for a moment, so that an end is reached

@@ -296,4 +296,46 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
             "            Some(_) => None,",
         )],
     },
+    Mutation {
+        name: "a target that answers is diverted for being late",
+        by: By::Lane,
+        file: "lane/machine/divert.rs",
+        edits: &[(
+            "waited >= PATIENCE && (silent || fills_half || !outlet.is_up())",
+            "waited >= PATIENCE",
+        )],
+    },
+    Mutation {
+        name: "the stream that has what a lost drain brought is kept",
+        by: By::Lane,
+        file: "lane/machine/drain.rs",
+        edits: &[(
+            "&& outlet.close(\"a drain was given up",
+            "&& false && outlet.close(\"a drain was given up",
+        )],
+    },
+    Mutation {
+        name: "an end marker that another has taken is not put again",
+        by: By::Units,
+        file: "lane/machine/drain.rs",
+        edits: &[("if is_in && diversion", "if false && diversion")],
+    },
+    Mutation {
+        name: "a gateway that begins takes its own table's epoch for the journal's",
+        by: By::Receiver,
+        file: "link/receiver/seen.rs",
+        edits: &[(
+            "            self.hear_epoch(epoch, at);\n        }\n",
+            "            self.hear_epoch(epoch, at);\n        } else {\n self.epoch = Some(epoch);\n }\n",
+        )],
+    },
+    Mutation {
+        name: "a lane that is new after a change of seats has no gap",
+        by: By::Receiver,
+        file: "link/receiver/seen.rs",
+        edits: &[(
+            "if let Some(at) = changed {",
+            "if let (true, Some(at)) = (false, changed) {",
+        )],
+    },
 ];

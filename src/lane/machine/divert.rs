@@ -2,7 +2,7 @@
 
 use super::super::action::{Action, LaneSettings, Moment, Note, Routing, Target};
 use super::super::diversion::{
-    Detour, Diversion, DivertReason, PATIENCE, PATIENCE_HALF, Place, follows_its_slot,
+    Detour, Diversion, DivertReason, PATIENCE, Place, SILENCE, follows_its_slot,
 };
 use super::super::outlet::{Feed, Offered, Origin, Outlet};
 use super::super::park::{Diverted, Kept, Stored, wrap};
@@ -143,7 +143,7 @@ impl Lane {
         let under_way = outlet.of_source();
         let fills_half =
             under_way.parcels * 2 >= window.deliveries || under_way.bytes * 2 >= window.bytes;
-        let silent = outlet.silent(now)? >= PATIENCE_HALF;
+        let silent = outlet.silent(now)? >= SILENCE;
         // One that answers and leaves half of the budget to the others hinders nobody, however late it is; a detour would
         // only give the broker more to do when that is what is slow.
         let cause = if waited >= PATIENCE && (silent || fills_half || !outlet.is_up()) {
