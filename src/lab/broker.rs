@@ -5,6 +5,7 @@ use super::lab_file::{LabBroker, write_private};
 use super::ports;
 use super::process::{Launch, Processes};
 use super::profile::Application;
+use super::spec::Nodes;
 use super::{LabError, Node};
 use crate::model::UnitId;
 use serde_json::{Value, json};
@@ -30,8 +31,8 @@ const CALL: &str = "erl_call";
 const CALL_SECONDS: &str = "20";
 /// Five nodes booting on two cores take 40 s.
 const READY: Duration = Duration::from_mins(3);
-/// One scheduler per node and no busy waiting: nodes of a lab share few cores.
-const ERLANG: &str = "+S 1:1 +SDio 8 +sbwt none +sbwtdcpu none +sbwtdio none \
+/// No busy waiting: nodes of a lab share few cores.
+const ERLANG: &str = "+SDio 8 +sbwt none +sbwtdcpu none +sbwtdio none \
     -kernel inet_dist_use_interface {127,0,0,1}";
 
 /// The Erlang port mapper of one lab.
@@ -84,6 +85,7 @@ pub struct Cluster {
     pub unit: UnitId,
     /// Its nodes; at least one.
     pub nodes: Vec<BrokerNode>,
+    kind: Nodes,
     users: Users,
     mapper: u16,
     cookie: String,
@@ -106,6 +108,7 @@ impl Cluster {
     pub fn plan(
         unit: &UnitId,
         count: usize,
+        kind: Nodes,
         mapper: &PortMapper,
         dir: &Path,
     ) -> Result<Self, LabError> {
@@ -122,6 +125,7 @@ impl Cluster {
         Ok(Self {
             unit: unit.clone(),
             nodes: nodes.collect::<Result<_, LabError>>()?,
+            kind,
             users: Users {
                 password: secret()?,
                 app_password: secret()?,
@@ -148,15 +152,29 @@ impl Cluster {
                 &node.dir.join("rabbitmq.conf"),
                 self.config(node).as_bytes(),
             )?;
-            write_private(
-                &node.dir.join("enabled_plugins"),
-                b"[rabbitmq_management,rabbitmq_consistent_hash_exchange].\n",
-            )?;
+            write_private(&node.dir.join("enabled_plugins"), self.plugins().as_bytes())?;
             // An empty one, so that the machine's own in /etc/rabbitmq is not read.
             write_private(&node.dir.join("rabbitmq-env.conf"), b"")?;
             processes.spawn(&self.node(node), self.launch(node))?;
         }
         Ok(())
+    }
+
+    fn plugins(&self) -> &'static str {
+        match self.kind {
+            Nodes::Lean => "[rabbitmq_management,rabbitmq_consistent_hash_exchange].\n",
+            Nodes::Compared => {
+                "[rabbitmq_management,rabbitmq_consistent_hash_exchange,\
+                 rabbitmq_shovel_management,rabbitmq_federation_management].\n"
+            }
+        }
+    }
+
+    fn erlang(&self) -> String {
+        match self.kind {
+            Nodes::Lean => format!("+S 1:1 {ERLANG}"),
+            Nodes::Compared => ERLANG.to_owned(),
+        }
     }
 
     /// A node's name in the lab.
@@ -277,7 +295,7 @@ impl Cluster {
             ("RABBITMQ_LOG", "info,-color".into()),
             ("RABBITMQ_NODE_IP_ADDRESS", "127.0.0.1".into()),
             ("RABBITMQ_DIST_PORT", node.distribution.to_string().into()),
-            ("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", ERLANG.into()),
+            ("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", self.erlang().into()),
         ]);
         Launch {
             program: SERVER.into(),

@@ -1,5 +1,6 @@
 //! The commands of `setgate-lab` that start, change and end a lab.
 
+use super::bench::{self, BenchArgs};
 use super::chaos::{self, ChaosArgs, CutOffArgs, KillsArgs};
 use super::control::{self, Reply, Request, Status};
 use super::demo::{self, DemoArgs};
@@ -51,6 +52,8 @@ pub enum Command {
     Kills(KillsArgs),
     /// Cut one unit off from all others for minutes, and compare what the others feel with the minutes before
     CutOff(CutOffArgs),
+    /// Measure setgate, shovel and federation on the same brokers over distances, and print the figures and ratios
+    Bench(BenchArgs),
 }
 
 /// Which lab.
@@ -213,6 +216,7 @@ pub async fn run(command: Command) -> ExitCode {
         Command::Chaos(args) => return chaos::run(&args).await,
         Command::Kills(args) => return chaos::run_kills(&args).await,
         Command::CutOff(args) => return chaos::run_cut_off(&args).await,
+        Command::Bench(args) => return bench::run(&args).await,
     };
     exit_code(result)
 }

@@ -12,6 +12,7 @@ use super::profile::Profile;
 use super::proxy::{Gate, Proxy};
 pub use super::spec::{FabricSpec, Parts, default_dir, test_lab_dir};
 use super::{LabError, Node, Place, Ways};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::process::Command;
@@ -233,6 +234,34 @@ impl Fabric {
         for named in &self.wires {
             named.proxy.set_delay(rtt / 2);
         }
+    }
+
+    /// Bounds the bandwidth of each wire between units, in bytes per second each way; `None`: what the machine gives.
+    pub fn set_bandwidth(&self, bytes_per_second: Option<u32>) {
+        for named in self.between_units() {
+            named.proxy.set_bandwidth(bytes_per_second);
+        }
+    }
+
+    /// Bytes that the wires between units have carried, both ways.
+    pub fn carried(&self) -> u64 {
+        self.between_units()
+            .map(|named| named.proxy.carried())
+            .sum()
+    }
+
+    fn between_units(&self) -> impl Iterator<Item = &NamedWire> {
+        self.wires.iter().filter(|named| named.to != Place::Etcd)
+    }
+
+    /// A wire of somebody else's, from one site to another.
+    pub async fn wire_to(&self, target: SocketAddr) -> Result<Proxy, LabError> {
+        Proxy::start(target, Duration::ZERO, &self.tasks).await
+    }
+
+    /// The process id while it runs.
+    pub fn pid(&mut self, node: &Node) -> Option<u32> {
+        self.processes.running_pid(node)
     }
 
     /// All processes with their states and logs.

@@ -4,6 +4,7 @@
 //! it started is stopped again, by itself or, after a crash, by the next `up` or `down` in the same folder. Never
 //! touches a broker or an etcd that it did not start: ports, node names, cookies and data folders are its own.
 
+mod bench;
 pub mod broker;
 pub mod ca;
 mod chaos;

@@ -3,12 +3,15 @@
 //! Owns one listening socket and the connections through it. Delays each byte by the one-way time without slowing the
 //! flow: bytes that are on their way wait in a queue, not in a sleep per read. A cut is a black hole, as of a WAN: bytes
 //! of that direction stop, connections stay open, and new ones hang until the wire is healed; then everything that was
-//! on its way arrives, as TCP would send it again. Never drops, changes or reorders a byte.
+//! on its way arrives, as TCP would send it again. Counts what it carries, and can bound the bandwidth. Never drops,
+//! changes or reorders a byte.
 
 use super::LabError;
 use bytes::{Bytes, BytesMut};
+use parking_lot::Mutex;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -21,6 +24,8 @@ use tokio_util::task::TaskTracker;
 const ON_THE_WAY_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Read at once; small enough that a permit for it is soon there.
 const CHUNK_BYTES: usize = 64 * 1024;
+/// On their way where the bandwidth is bounded: what a router's buffer holds. More would only make everybody wait.
+const BUFFER_BYTES: usize = 256 * 1024;
 /// Chunks on their way: a bound on the queue's own memory where chunks are tiny (4 000 frames/s over 500 ms is 2 000).
 const CHUNKS_MAX: usize = 16_384;
 /// Longest wait for the far end of a new connection.
@@ -44,6 +49,26 @@ pub struct Wire {
     pub forward: Gate,
     /// Back.
     pub backward: Gate,
+    /// Each way, over all connections together; `None`: what the machine gives.
+    pub bytes_per_second: Option<u32>,
+}
+
+/// One direction of all connections: what has gone, and when the wire is free again.
+#[derive(Debug, Default)]
+struct Line {
+    bytes: AtomicU64,
+    free: Mutex<Option<Instant>>,
+}
+
+impl Line {
+    /// When so many bytes will have gone, if they go as soon as those before them.
+    fn reserve(&self, length: usize, bytes_per_second: u32) -> Instant {
+        let time = Duration::from_secs_f64(length as f64 / f64::from(bytes_per_second.max(1)));
+        let mut free = self.free.lock();
+        let gone = free.map_or_else(Instant::now, |free| free.max(Instant::now())) + time;
+        *free = Some(gone);
+        gone
+    }
 }
 
 /// A running proxy. Dropping it ends its connections.
@@ -51,6 +76,7 @@ pub struct Wire {
 pub struct Proxy {
     address: SocketAddr,
     wire: watch::Sender<Wire>,
+    lines: [Arc<Line>; 2],
     end: CancellationToken,
 }
 
@@ -74,11 +100,22 @@ impl Proxy {
             delay,
             forward: Gate::Open,
             backward: Gate::Open,
+            bytes_per_second: None,
         });
         let end = CancellationToken::new();
-        let accepting = accept(listener, target, states, end.clone(), tasks.clone());
-        tasks.spawn(accepting);
-        Ok(Self { address, wire, end })
+        let lines = [Arc::default(), Arc::default()];
+        let carry = Carry {
+            target,
+            wire: states,
+            lines: lines.clone(),
+        };
+        tasks.spawn(accept(listener, carry, end.clone(), tasks.clone()));
+        Ok(Self {
+            address,
+            wire,
+            lines,
+            end,
+        })
     }
 
     /// Where it listens.
@@ -101,6 +138,18 @@ impl Proxy {
         self.wire.send_modify(|wire| wire.delay = delay);
     }
 
+    /// Bounds the bandwidth of bytes to come, each way, over all connections together.
+    pub fn set_bandwidth(&self, bytes_per_second: Option<u32>) {
+        self.wire
+            .send_modify(|wire| wire.bytes_per_second = bytes_per_second);
+    }
+
+    /// Bytes that it has carried, both ways.
+    pub fn carried(&self) -> u64 {
+        let lines = self.lines.iter();
+        lines.map(|line| line.bytes.load(Ordering::Relaxed)).sum()
+    }
+
     /// How the wire is now.
     pub fn wire(&self) -> Wire {
         *self.wire.borrow()
@@ -113,13 +162,15 @@ impl Drop for Proxy {
     }
 }
 
-async fn accept(
-    listener: TcpListener,
+/// What a connection is carried with.
+#[derive(Clone)]
+struct Carry {
     target: SocketAddr,
     wire: watch::Receiver<Wire>,
-    end: CancellationToken,
-    tasks: TaskTracker,
-) {
+    lines: [Arc<Line>; 2],
+}
+
+async fn accept(listener: TcpListener, carry: Carry, end: CancellationToken, tasks: TaskTracker) {
     loop {
         let accepted = tokio::select! {
             () = end.cancelled() => return,
@@ -127,11 +178,11 @@ async fn accept(
         };
         match accepted {
             Ok((client, _)) => {
-                let (wire, end) = (wire.clone(), end.clone());
+                let (carry, end) = (carry.clone(), end.clone());
                 tasks.spawn(async move {
                     tokio::select! {
                         () = end.cancelled() => {}
-                        () = carry(client, target, wire) => {}
+                        () = carry.connection(client) => {}
                     }
                 });
             }
@@ -141,27 +192,35 @@ async fn accept(
     }
 }
 
-/// Carries one connection until both directions have ended.
-async fn carry(client: TcpStream, target: SocketAddr, mut wire: watch::Receiver<Wire>) {
-    // A connect is a round trip too: it hangs while either way is cut.
-    if until(&mut wire, |wire| {
-        wire.forward == Gate::Open && wire.backward == Gate::Open
-    })
-    .await
-    .is_err()
-    {
-        return;
+impl Carry {
+    /// Carries one connection until both directions have ended.
+    async fn connection(self, client: TcpStream) {
+        let Self {
+            target,
+            mut wire,
+            lines: [forward, backward],
+        } = self;
+        // A connect is a round trip too: it hangs while either way is cut.
+        if until(&mut wire, |wire| {
+            wire.forward == Gate::Open && wire.backward == Gate::Open
+        })
+        .await
+        .is_err()
+        {
+            return;
+        }
+        let Ok(Ok(server)) = tokio::time::timeout(CONNECT, TcpStream::connect(target)).await else {
+            return; // Dropping the client's socket says as much as a refusal would.
+        };
+        let _ = (client.set_nodelay(true), server.set_nodelay(true));
+        let (client_in, client_out) = client.into_split();
+        let (server_in, server_out) = server.into_split();
+        tokio::join!(
+            one_way(client_in, server_out, wire.clone(), &forward, |wire| wire
+                .forward),
+            one_way(server_in, client_out, wire, &backward, |wire| wire.backward),
+        );
     }
-    let Ok(Ok(server)) = tokio::time::timeout(CONNECT, TcpStream::connect(target)).await else {
-        return; // Dropping the client's socket says as much as a refusal would.
-    };
-    let _ = (client.set_nodelay(true), server.set_nodelay(true));
-    let (client_in, client_out) = client.into_split();
-    let (server_in, server_out) = server.into_split();
-    tokio::join!(
-        one_way(client_in, server_out, wire.clone(), |wire| wire.forward),
-        one_way(server_in, client_out, wire, |wire| wire.backward),
-    );
 }
 
 /// A chunk on its way; its permit is the room that it takes.
@@ -176,11 +235,12 @@ async fn one_way(
     from: impl AsyncRead + Unpin,
     to: impl AsyncWrite + Unpin,
     wire: watch::Receiver<Wire>,
+    line: &Line,
     gate: impl Fn(&Wire) -> Gate,
 ) {
     let (sender, receiver) = mpsc::channel(CHUNKS_MAX);
     let reading = read(from, sender, wire.clone());
-    let writing = write(to, receiver, wire, gate);
+    let writing = write(to, receiver, wire, line, gate);
     // A writer that fails drops the queue, which ends the reader, and the other way round.
     tokio::join!(reading, writing);
 }
@@ -201,8 +261,19 @@ async fn read(
         let Ok(length @ 1..) = read else {
             return;
         };
-        let due = Instant::now() + wire.borrow().delay;
-        let permits = u32::try_from(length).unwrap_or(u32::MAX);
+        let Wire {
+            delay,
+            bytes_per_second,
+            ..
+        } = *wire.borrow();
+        let due = Instant::now() + delay;
+        // Where the bandwidth is bounded, a chunk takes more of the room, so that the same room holds less.
+        let weight = if bytes_per_second.is_some() {
+            ON_THE_WAY_BYTES_MAX / BUFFER_BYTES
+        } else {
+            1
+        };
+        let permits = u32::try_from(length * weight).unwrap_or(u32::MAX);
         let Ok(permit) = Arc::clone(&room).acquire_many_owned(permits).await else {
             return;
         };
@@ -221,12 +292,19 @@ async fn write(
     mut to: impl AsyncWrite + Unpin,
     mut queue: mpsc::Receiver<OnTheWay>,
     mut wire: watch::Receiver<Wire>,
+    line: &Line,
     gate: impl Fn(&Wire) -> Gate,
 ) {
     loop {
         let next = queue.recv().await;
         if let Some(chunk) = &next {
+            let length = chunk.bytes.len();
+            let bandwidth = wire.borrow().bytes_per_second;
+            if let Some(bandwidth) = bandwidth {
+                tokio::time::sleep_until(line.reserve(length, bandwidth)).await;
+            }
             tokio::time::sleep_until(chunk.due).await;
+            line.bytes.fetch_add(length as u64, Ordering::Relaxed);
         }
         if until(&mut wire, |wire| gate(wire) == Gate::Open)
             .await
@@ -324,6 +402,22 @@ mod tests {
         let mut answer = [0; 6];
         stream.read_exact(&mut answer).await.unwrap();
         assert_eq!(&answer, b"during");
+    }
+
+    #[tokio::test]
+    async fn a_bounded_bandwidth_holds_over_all_connections_and_bytes_are_counted() {
+        let (proxy, _tasks) = echo(Duration::ZERO).await;
+        proxy.set_bandwidth(Some(1_000_000));
+        let mut streams = [
+            TcpStream::connect(proxy.address()).await.unwrap(),
+            TcpStream::connect(proxy.address()).await.unwrap(),
+        ];
+        let begin = Instant::now();
+        let [one, other] = &mut streams;
+        let word = vec![7; 150_000];
+        tokio::join!(ask(one, &word), ask(other, &word));
+        assert!(begin.elapsed() >= Duration::from_millis(300));
+        assert_eq!(proxy.carried(), 600_000);
     }
 
     #[tokio::test]

@@ -26,6 +26,8 @@ pub struct FabricSpec {
     pub gateways: usize,
     /// RabbitMQ nodes per unit.
     pub brokers: usize,
+    /// How each node runs.
+    pub nodes: Nodes,
     /// etcd members.
     pub etcd: usize,
     /// Round trip between units, and between a unit and etcd.
@@ -36,6 +38,15 @@ pub struct FabricSpec {
     pub settings: BTreeMap<String, String>,
     /// The `setgate` binary; `None`: the one beside the running program.
     pub binary: Option<PathBuf>,
+}
+
+/// How RabbitMQ nodes run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Nodes {
+    /// One scheduler each: many share few cores.
+    Lean,
+    /// As many schedulers as there are cores, and the plugins that carry messages elsewhere: shovel and federation.
+    Compared,
 }
 
 /// Which parts a lab has.
@@ -65,6 +76,7 @@ impl FabricSpec {
             units: None,
             gateways: 1,
             brokers: 1,
+            nodes: Nodes::Lean,
             etcd: 1,
             rtt: Duration::ZERO,
             parts: Parts::Whole,
@@ -98,6 +110,13 @@ impl FabricSpec {
     #[must_use]
     pub fn brokers(mut self, count: usize) -> Self {
         self.brokers = count;
+        self
+    }
+
+    /// How each node runs.
+    #[must_use]
+    pub fn nodes(mut self, nodes: Nodes) -> Self {
+        self.nodes = nodes;
         self
     }
 

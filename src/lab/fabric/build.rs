@@ -42,7 +42,7 @@ impl Fabric {
             .iter()
             .map(|planned| {
                 let dir = dir.join("units").join(planned.unit.as_str());
-                Cluster::plan(&planned.unit, spec.brokers, &mapper, &dir)
+                Cluster::plan(&planned.unit, spec.brokers, spec.nodes, &mapper, &dir)
             })
             .collect::<Result<Vec<_>, _>>()?;
         let members = EtcdMember::plan(spec.etcd, &dir.join("etcd"))?;

@@ -1,0 +1,129 @@
+//! What is measured: cells, each a way between two brokers and what is carried over it.
+
+use super::body::Body;
+use std::time::Duration;
+
+/// One way and one load. Its fields are those of the JSON report.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub(super) struct Cell {
+    /// Its name, by which targets speak of it.
+    pub name: String,
+    /// Round trip between the sites, in milliseconds.
+    pub rtt_ms: u64,
+    /// Share of packets lost each way, 0.01 for one in a hundred. Anything but 0 needs true packets.
+    pub loss: f64,
+    /// Bandwidth each way in Mbit/s; `None`: what the machine gives.
+    pub mbit: Option<u32>,
+    /// Bytes of a body.
+    pub bytes: usize,
+    /// Queues side by side.
+    pub queues: usize,
+    /// What bodies are made of.
+    pub body: Body,
+    /// Messages that are carried, over all queues.
+    #[serde(skip)]
+    pub messages: u64,
+    /// Whether latency is measured too.
+    #[serde(skip)]
+    pub latency: bool,
+}
+
+impl Cell {
+    fn new(name: &str, rtt_ms: u64, queues: usize, messages: u64) -> Self {
+        Self {
+            name: name.to_owned(),
+            rtt_ms,
+            loss: 0.0,
+            mbit: None,
+            bytes: 1024,
+            queues,
+            body: Body::Json,
+            messages,
+            latency: false,
+        }
+    }
+
+    fn with_latency(mut self) -> Self {
+        self.latency = true;
+        self
+    }
+
+    fn body(mut self, body: Body, bytes: usize) -> Self {
+        (self.body, self.bytes) = (body, bytes);
+        self
+    }
+
+    fn mbit(mut self, mbit: u32) -> Self {
+        self.mbit = Some(mbit);
+        self
+    }
+
+    /// The time of one way.
+    pub(super) fn one_way(&self) -> Duration {
+        Duration::from_millis(self.rtt_ms) / 2
+    }
+}
+
+/// The cells that stand for all: each target, and each axis once around the middle.
+pub(super) fn named() -> Vec<Cell> {
+    let (json, random) = (Body::Json, Body::Random);
+    vec![
+        Cell::new("near", 0, 1, 50_000).with_latency(),
+        Cell::new("near-8-queues", 0, 8, 64_000).with_latency(),
+        Cell::new("10ms", 10, 1, 50_000),
+        Cell::new("50ms", 50, 1, 50_000),
+        Cell::new("100ms", 100, 1, 50_000).with_latency(),
+        Cell::new("200ms", 200, 1, 50_000),
+        Cell::new("100ms-8-queues", 100, 8, 64_000),
+        Cell::new("20mbit", 40, 1, 20_000).body(json, 760).mbit(20),
+        Cell::new("100B", 50, 1, 60_000).body(json, 100),
+        Cell::new("16KiB", 50, 1, 8_000).body(json, 16 * 1024),
+        Cell::new("256KiB", 50, 1, 600).body(json, 256 * 1024),
+        Cell::new("random", 50, 1, 50_000).body(random, 1024),
+    ]
+}
+
+/// What can be seen in five minutes.
+pub(super) fn quick() -> Vec<Cell> {
+    let quick = ["near", "near-8-queues", "100ms", "20mbit"];
+    named()
+        .into_iter()
+        .filter(|cell| quick.contains(&cell.name.as_str()))
+        .collect()
+}
+
+/// The whole product of the axes, besides the named ones.
+pub(super) fn all() -> Vec<Cell> {
+    let mut cells = named();
+    for rtt in [0, 10, 50, 100, 200] {
+        for (size, messages) in [
+            (100, 60_000),
+            (1024, 50_000),
+            (16 * 1024, 8_000),
+            (256 * 1024, 600),
+        ] {
+            for queues in [1, 8] {
+                for body in [Body::Json, Body::Random] {
+                    let kind = if body == Body::Json { "json" } else { "random" };
+                    let name = format!("{rtt}ms-{size}B-{queues}q-{kind}");
+                    cells.push(Cell::new(&name, rtt, queues, messages).body(body, size));
+                }
+            }
+        }
+    }
+    cells
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn a_cells_name_is_its_own() {
+        let cells = all();
+        let names: BTreeSet<&str> = cells.iter().map(|cell| cell.name.as_str()).collect();
+        assert_eq!(names.len(), cells.len());
+        assert_eq!(quick().len(), 4);
+    }
+}

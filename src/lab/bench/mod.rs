@@ -1,0 +1,262 @@
+//! A benchmark of RabbitMQ across distances: setgate, shovel and exchange federation, on the same brokers, in one run.
+//!
+//! Owns the command `bench`: which cells, in which order, and what is made of the figures. Carriers take turns within
+//! each round, so that whatever the machine does meanwhile hits all of them; ratios are those of one run.
+
+mod body;
+mod cell;
+mod ends;
+mod measure;
+mod report;
+mod rig;
+mod usage;
+
+use super::commands::Output;
+use super::fabric::default_dir;
+use super::supervisor::Signals;
+use super::{LabError, Reporter};
+use cell::Cell;
+use clap::Args;
+use ends::Load;
+use measure::{Latency, Sample};
+use report::{Figures, Measured, Report, median};
+use rig::{Carrier, Rig};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Free space that the brokers' data may need.
+const DISK_BYTES: u64 = 4 * 1024 * 1024 * 1024;
+/// Latency is measured at this share of the rate of whoever is slowest in that cell.
+const LATENCY_SHARE: f64 = 0.5;
+
+/// Arguments of `bench`.
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// Four cells and one round, in five minutes
+    #[arg(long, conflicts_with = "cells")]
+    pub quick: bool,
+    /// Which cells: `named`, `all`, or names of some, separated by commas
+    #[arg(long, value_name = "CELLS", default_value = "named")]
+    pub cells: String,
+    /// Rounds in which each carrier has its turn
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=20))]
+    pub rounds: Option<u32>,
+    /// Only these carriers; ratios to the others are missing then
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "CARRIERS")]
+    pub only: Vec<Carrier>,
+    /// json: the report as one document on the last line
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    pub output: Output,
+    /// The folder of its lab
+    #[arg(long, value_name = "DIR", default_value_os_t = default_dir().with_file_name("bench-lab"))]
+    pub dir: PathBuf,
+}
+
+/// Why a benchmark ended early.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BenchError {
+    #[error(transparent)]
+    Lab(#[from] LabError),
+    #[error("an application of the benchmark lost its broker: {0}")]
+    Broker(#[from] lapin::Error),
+    #[error("a broker of the benchmark's lab isn't there; see the logs in its folder")]
+    NoBroker,
+    #[error("a broker refused a message of the benchmark; see its log")]
+    Nacked,
+    #[error("the federation links didn't run within 20 s; see the far broker's log")]
+    NotFederated,
+    #[error("{carrier} didn't carry all messages of cell {cell} within two minutes")]
+    Stuck { carrier: &'static str, cell: String },
+    #[error("{missing} messages of cell {cell} didn't come while latency was measured")]
+    Missing { cell: String, missing: u64 },
+    #[error("no cell {0}; `named`, `all`, or some of: {1}")]
+    NoCell(String, String),
+    #[error("{free} MiB are free where {dir} lies; the brokers' data may need {needed} MiB")]
+    Disk { dir: String, free: u64, needed: u64 },
+    #[error("a latency can't be counted: {0}")]
+    Histogram(String),
+}
+
+impl BenchError {
+    fn histogram(error: impl std::fmt::Display) -> Self {
+        Self::Histogram(error.to_string())
+    }
+}
+
+/// Runs it. What was measured before a fault or Ctrl-C is printed, marked as incomplete. 0 when it is complete.
+pub(super) async fn run(args: &BenchArgs) -> ExitCode {
+    let report = Reporter::lines();
+    let mut found = Report::default();
+    let result = bench(args, report, &mut found).await;
+    found.targets = report::targets(&found.cells);
+    if !found.cells.is_empty() {
+        match args.output {
+            Output::Json => println!("{}", serde_json::to_string(&found).unwrap_or_default()),
+            Output::Text => print!("{}", report::markdown(&found)),
+        }
+    }
+    match result {
+        Ok(()) if found.complete => ExitCode::SUCCESS,
+        Ok(()) => ExitCode::FAILURE,
+        Err(error) => {
+            let text = match &error {
+                BenchError::Lab(error) => error.render(),
+                error => error.to_string(),
+            };
+            eprintln!("setgate-lab bench: {text}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn bench(args: &BenchArgs, report: Reporter, found: &mut Report) -> Result<(), BenchError> {
+    let cells = args.cells()?;
+    let rounds = args.rounds.unwrap_or(if args.quick { 1 } else { 3 });
+    let carriers = args.carriers();
+    enough_disk(args)?;
+    let mut signals = Signals::take()?;
+    let Some(mut rig) = Rig::up(&args.dir, report, &mut signals).await? else {
+        return Ok(());
+    };
+    let result = tokio::select! {
+        measured = all_cells(&mut rig, &cells, &carriers, rounds, report, &mut found.cells) => measured.map(|()| true),
+        () = signals.any() => {
+            report.say("interrupted: what follows is not complete");
+            Ok(false)
+        }
+    };
+    report.say("going down");
+    let ended = rig.down().await;
+    found.complete = result?;
+    Ok(ended?)
+}
+
+async fn all_cells(
+    rig: &mut Rig,
+    cells: &[Cell],
+    carriers: &[Carrier],
+    rounds: u32,
+    report: Reporter,
+    found: &mut Vec<Measured>,
+) -> Result<(), BenchError> {
+    for cell in cells {
+        let load = Load::new(cell.body, cell.bytes);
+        let mut samples: BTreeMap<Carrier, Vec<Sample>> = BTreeMap::new();
+        for round in 1..=rounds {
+            for &carrier in carriers {
+                let sample = measure::throughput(rig, carrier, cell, &load).await?;
+                rig.rest(carrier, cell.queues).await?;
+                report.say(format!(
+                    "{} round {round}: {} {:.0}/s, {:.0} us of CPU and {:.0} bytes on the wire each",
+                    cell.name,
+                    carrier.name(),
+                    sample.rate,
+                    sample.cpu_us,
+                    sample.wire_bytes
+                ));
+                samples.entry(carrier).or_default().push(sample);
+            }
+        }
+        let (late, direct, latency_rate) = if cell.latency {
+            let medians = samples
+                .values()
+                .map(|of| median(of.iter().map(|one| one.rate)));
+            let rate = medians.fold(f64::INFINITY, f64::min) * LATENCY_SHARE;
+            let (late, direct) = latencies(rig, cell, carriers, rounds, rate, report).await?;
+            (late, direct, Some(rate))
+        } else {
+            Default::default()
+        };
+        let carriers = samples.iter().map(|(carrier, samples)| {
+            let late = late.get(carrier).map_or(&[][..], Vec::as_slice);
+            (carrier.name(), Figures::of(samples, late))
+        });
+        found.push(Measured {
+            cell: cell.clone(),
+            latency_rate,
+            direct: Latency::median(&direct),
+            carriers: carriers.collect(),
+        });
+    }
+    Ok(())
+}
+
+/// By carrier, and of a direct publish.
+type Latencies = (BTreeMap<Carrier, Vec<Latency>>, Vec<Latency>);
+
+/// Latency of each carrier and of a direct publish, all at the same rate.
+async fn latencies(
+    rig: &mut Rig,
+    cell: &Cell,
+    carriers: &[Carrier],
+    rounds: u32,
+    rate: f64,
+    report: Reporter,
+) -> Result<Latencies, BenchError> {
+    let load = Load::new(cell.body, cell.bytes);
+    let mut found = Latencies::default();
+    for _ in 0..rounds {
+        found
+            .1
+            .push(measure::latency(rig, None, cell, &load, rate).await?);
+        for &carrier in carriers {
+            rig.go(carrier, cell.queues).await?;
+            let latency = measure::latency(rig, Some(carrier), cell, &load, rate).await?;
+            rig.rest(carrier, cell.queues).await?;
+            report.say(format!(
+                "{} at {rate:.0}/s: {} p50 {:.1} ms, p99 {:.1} ms",
+                cell.name,
+                carrier.name(),
+                latency.p50_ms,
+                latency.p99_ms
+            ));
+            found.0.entry(carrier).or_default().push(latency);
+        }
+    }
+    Ok(found)
+}
+
+fn enough_disk(args: &BenchArgs) -> Result<(), BenchError> {
+    std::fs::create_dir_all(&args.dir).map_err(LabError::file("create", &args.dir))?;
+    let found = rustix::fs::statvfs(&args.dir)
+        .map_err(|error| LabError::file("look at", &args.dir)(error.into()))?;
+    let free = found.f_bavail * found.f_frsize;
+    if free >= DISK_BYTES {
+        return Ok(());
+    }
+    Err(BenchError::Disk {
+        dir: args.dir.display().to_string(),
+        free: free >> 20,
+        needed: DISK_BYTES >> 20,
+    })
+}
+
+impl BenchArgs {
+    fn cells(&self) -> Result<Vec<Cell>, BenchError> {
+        if self.quick {
+            return Ok(cell::quick());
+        }
+        match self.cells.as_str() {
+            "named" => Ok(cell::named()),
+            "all" => Ok(cell::all()),
+            some => some
+                .split(',')
+                .map(|name| {
+                    let all = cell::all();
+                    let names = || {
+                        let names: Vec<&str> = all.iter().map(|cell| cell.name.as_str()).collect();
+                        names.join(", ")
+                    };
+                    let found = all.iter().find(|cell| cell.name == name).cloned();
+                    found.ok_or_else(|| BenchError::NoCell(name.to_owned(), names()))
+                })
+                .collect(),
+        }
+    }
+
+    fn carriers(&self) -> Vec<Carrier> {
+        let wanted = |carrier: &Carrier| self.only.is_empty() || self.only.contains(carrier);
+        Carrier::ALL.into_iter().filter(wanted).collect()
+    }
+}
