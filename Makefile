@@ -96,6 +96,10 @@ cut-off: lab-release ## One unit cut off: 10 minutes of 1,000 msg/s, then 2 minu
 	$(CHAOS) cut-off
 	$(CHAOS) cut-off --before 1 --during 2 --size 65536 --rate 50
 
+.PHONY: bench
+bench: lab-release ## setgate, shovel and federation on the same brokers over distances: rates, CPU, bytes, latency (30 minutes)
+	$(CHAOS) bench
+
 .PHONY: nextest
 nextest:
 	@cargo nextest --version >/dev/null 2>&1 || { \

@@ -160,13 +160,14 @@ fn said_of(target: &TargetLine, diversion: &DiversionLine) -> String {
     } else {
         "waiting"
     };
+    let plural = if *messages == 1 { "" } else { "s" };
     let to = &target.to;
     let why = target
         .cause
         .as_ref()
         .map_or(String::new(), |cause| format!(" ({cause})"));
     format!(
-        "{to} is diverted ({reason}): {messages} messages {what}, the oldest for {oldest_seconds} s{why}"
+        "{to} is diverted ({reason}): {messages} message{plural} {what}, the oldest for {oldest_seconds} s{why}"
     )
 }
 

@@ -339,10 +339,13 @@ mod tests {
         let tasks = TaskTracker::new();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let target = listener.local_addr().unwrap();
+        let each = tasks.clone();
         tasks.spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
-                let (mut read, mut write) = stream.split();
-                let _ = tokio::io::copy(&mut read, &mut write).await;
+                each.spawn(async move {
+                    let (mut read, mut write) = stream.split();
+                    let _ = tokio::io::copy(&mut read, &mut write).await;
+                });
             }
         });
         (Proxy::start(target, delay, &tasks).await.unwrap(), tasks)

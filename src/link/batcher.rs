@@ -3,7 +3,8 @@
 //! Owns the parcels of the frame that is being filled. Promises that a frame leaves once it is full or its first
 //! parcel has waited two milliseconds, that an idle stream sends nothing, and that order is kept. Never reads a clock.
 
-use super::frame::{HEAD_BYTES, Kind, frame_bytes_max, head};
+use super::frame::{HEAD_BYTES, Kind, enclose, frame_bytes_max, head};
+use super::packing::pack;
 use super::parcels::{encode_all_but_body, encode_parcel};
 use crate::model::{Parcel, ParcelNumber, Reason};
 use bytes::{Bytes, BytesMut};
@@ -15,6 +16,15 @@ const FRAME_FULL_BYTES: usize = 32 * 1_024;
 
 /// What a parcel may bring a frame to; a larger one goes in a frame of its own.
 const FRAME_BYTES_MAX: usize = 64 * 1_024;
+
+/// What a packed frame is filled to: the more there is in it, the smaller it becomes.
+const PACKED_FULL_BYTES: usize = 64 * 1_024;
+
+/// A larger body goes as it is: packing copies it.
+const PACKED_BODY_BYTES_MAX: usize = 1_024 * 1_024;
+
+/// After a frame that packing made hardly smaller, so many go as they are.
+const AS_IT_IS: u32 = 15;
 
 /// Where a frame's head will be.
 const ROOM: [u8; HEAD_BYTES + 1] = [0; HEAD_BYTES + 1];
@@ -33,9 +43,21 @@ pub struct Unsendable {
     pub cause: String,
 }
 
+/// Whether frames are made smaller before they leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Packing {
+    /// Bytes are cheap here.
+    Off,
+    /// Where it brings a tenth or more.
+    On,
+}
+
 /// Fills frames for one stream.
 #[derive(Debug)]
 pub struct Batcher {
+    packing: Packing,
+    /// Frames that go as they are before packing is tried again.
+    as_it_is: u32,
     frame_bytes_max: usize,
     /// Room for the frame's head, and the payload behind it.
     frame: BytesMut,
@@ -46,10 +68,17 @@ impl Batcher {
     /// For messages up to this size.
     pub fn new(message_max: usize) -> Self {
         Self {
+            packing: Packing::Off,
+            as_it_is: 0,
             frame_bytes_max: frame_bytes_max(message_max),
             frame: BytesMut::new(),
             since: None,
         }
+    }
+
+    /// Whether the frames to come are packed; one that is being filled too.
+    pub fn set_packing(&mut self, packing: Packing) {
+        self.packing = packing;
     }
 
     /// Adds a parcel; what it completes goes to `out`: whole frames, the last of them perhaps in two pieces, with a body that
@@ -64,6 +93,16 @@ impl Batcher {
         if body_bytes > FRAME_BYTES_MAX {
             out.extend(self.take());
             self.begin();
+            if self.packs() && body_bytes <= PACKED_BODY_BYTES_MAX {
+                encode_parcel(parcel, &mut self.frame);
+                let size = self.frame.len() - ROOM.len();
+                if size >= self.frame_bytes_max {
+                    self.frame.clear();
+                    return Err(self.unsendable(parcel.number, size));
+                }
+                out.extend(self.close(0));
+                return Ok(());
+            }
             encode_all_but_body(parcel, body_bytes, &mut self.frame);
             let size = self.frame.len() - ROOM.len() + body_bytes;
             if size >= self.frame_bytes_max {
@@ -89,7 +128,12 @@ impl Batcher {
             self.frame.extend_from_slice(&last);
         }
         self.since.get_or_insert(now);
-        if self.frame.len() - ROOM.len() >= FRAME_FULL_BYTES {
+        let full_bytes = if self.packs() {
+            PACKED_FULL_BYTES
+        } else {
+            FRAME_FULL_BYTES
+        };
+        if self.frame.len() - ROOM.len() >= full_bytes {
             out.extend(self.take());
         }
         Ok(())
@@ -106,6 +150,10 @@ impl Batcher {
         self.close(0)
     }
 
+    fn packs(&self) -> bool {
+        self.packing == Packing::On && self.as_it_is == 0
+    }
+
     fn begin(&mut self) {
         if self.frame.is_empty() {
             self.frame.extend_from_slice(&ROOM);
@@ -115,6 +163,15 @@ impl Batcher {
     /// What is in it, with a head for as many bytes more.
     fn close(&mut self, more: usize) -> Option<Bytes> {
         let mut frame = self.frame.split();
+        if more == 0 && self.packing == Packing::On {
+            match self.as_it_is.checked_sub(1) {
+                Some(left) => self.as_it_is = left,
+                None => match pack(&frame[ROOM.len()..]) {
+                    Some(packed) => return enclose(Kind::Packed, &packed).ok(),
+                    None => self.as_it_is = AS_IT_IS,
+                },
+            }
+        }
         let head = head(Kind::Batch, frame.len() - ROOM.len() + more);
         // The one error is a length above 4 GiB, which `push` has ruled out.
         debug_assert!(head.is_ok(), "a batch above the frame's bound");

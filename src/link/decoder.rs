@@ -42,7 +42,7 @@ impl Decoder {
         };
         let kind = Kind::from_octet(*octet)?;
         let bytes_max = match kind {
-            Kind::Batch => self.batch_bytes_max,
+            Kind::Batch | Kind::Packed => self.batch_bytes_max,
             Kind::Hello
             | Kind::Welcome
             | Kind::Refusal
@@ -64,7 +64,7 @@ impl Decoder {
         }
         let mut frame = self.buffer.split_to(HEAD_BYTES + length).freeze();
         frame.advance(HEAD_BYTES + 1);
-        Frame::decode(kind, frame).map(Some)
+        Frame::decode(kind, frame, bytes_max).map(Some)
     }
 
     /// Reads everything in a buffer, for tests and tools.
@@ -83,8 +83,8 @@ mod tests {
     use super::*;
     use crate::amqp::{FieldValue, Properties, RawProperties};
     use crate::link::{
-        Arrival, Batcher, Canary, Credit, Hello, Incarnation, PROTOCOL, Refusal, RefusalReason,
-        Welcome,
+        Arrival, Batcher, Canary, Credit, Hello, Incarnation, PROTOCOL, Packing, Refusal,
+        RefusalReason, Welcome,
     };
     use crate::model::{
         Address, Answer, Epoch, Lineage, MessageId, Parcel, ParcelNumber, Partition, Reason, Retry,
@@ -240,7 +240,7 @@ mod tests {
         }
 
         #[test]
-        fn no_bytes_make_it_panic(kind in 1..=8u8, garbage in bytes(2_000)) {
+        fn no_bytes_make_it_panic(kind in 1..=9u8, garbage in bytes(2_000)) {
             let mut decoder = Decoder::new(MESSAGE_MAX);
             let _ = decoder.frames(&garbage);
             let mut framed = u32::try_from(garbage.len() + 1).unwrap().to_be_bytes().to_vec();
@@ -262,9 +262,11 @@ mod tests {
         #[test]
         fn batched_parcels_keep_their_order_and_their_values(
             parcels in proptest::collection::vec(parcel(), 1..60),
+            packing in proptest::sample::select(&[Packing::Off, Packing::On][..]),
         ) {
             let start = start();
             let mut batcher = Batcher::new(MESSAGE_MAX);
+            batcher.set_packing(packing);
             let mut out = Vec::new();
             for parcel in &parcels {
                 batcher.push(parcel, start, &mut out).unwrap();
@@ -352,6 +354,36 @@ mod tests {
         let sent = [parcel_of(1, 100), large];
         let sent = sent.map(|parcel| Frame::Batch(vec![Arrival::Readable(Box::new(parcel))]));
         assert_eq!(arrived, sent);
+    }
+
+    #[test]
+    fn a_packed_stream_is_smaller_and_one_that_gains_nothing_goes_as_it_is() {
+        let start = start();
+        let mut noise = vec![0; 40_000];
+        fastrand::Rng::with_seed(2).fill(&mut noise);
+        let noise = Bytes::from(noise);
+        let mut batcher = Batcher::new(MESSAGE_MAX);
+        batcher.set_packing(Packing::On);
+        let mut decoder = Decoder::new(MESSAGE_MAX);
+        for (body, fewer) in [(Bytes::from(vec![7; 500_000]), true), (noise, false)] {
+            let parcel = Parcel {
+                body: body.clone(),
+                ..parcel_of(1, 0)
+            };
+            let mut out = Vec::new();
+            for _ in 0..5 {
+                batcher.push(&parcel, start, &mut out).unwrap();
+            }
+            out.extend(batcher.take());
+            let sent: usize = out.iter().map(Bytes::len).sum();
+            assert_eq!(sent < 5 * body.len() / 2, fewer, "{sent}");
+            let frames = out.iter().flat_map(|piece| decoder.frames(piece).unwrap());
+            let bodies = frames.map(|frame| match frame {
+                Frame::Batch(arrivals) => arrivals.len(),
+                other => panic!("{other:?}"),
+            });
+            assert_eq!(bodies.sum::<usize>(), 5);
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! kind which is checked before anything is allocated for it, and that no bytes make it panic.
 
 use super::answers::{decode_answers, encode_answers};
+use super::packing::unpack;
 use super::parcels::{decode_batch, encode_parcel};
 use super::refusal::{Refusal, RefusalReason};
 use crate::model::{
@@ -155,6 +156,9 @@ pub enum FrameError {
     /// A value out of its range.
     #[error("{0} is out of range")]
     OutOfRange(&'static str),
+    /// Packed, and not to be unpacked.
+    #[error("a packed batch can't be unpacked: {0}")]
+    Unpackable(String),
     /// More in one frame than a sender of this protocol puts there.
     #[error("more than {max} {what} in one frame")]
     TooMany {
@@ -176,6 +180,8 @@ pub(super) enum Kind {
     Answers = 5,
     Canary = 6,
     CanaryEcho = 7,
+    /// A batch, made smaller.
+    Packed = 8,
 }
 
 impl Kind {
@@ -188,6 +194,7 @@ impl Kind {
             5 => Self::Answers,
             6 => Self::Canary,
             7 => Self::CanaryEcho,
+            8 => Self::Packed,
             other => return Err(FrameError::UnknownKind(other)),
         })
     }
@@ -207,7 +214,7 @@ pub(super) fn head(kind: Kind, payload_bytes: usize) -> Result<[u8; HEAD_BYTES +
 }
 
 /// Puts length and kind before a payload.
-fn enclose(kind: Kind, payload: &[u8]) -> Result<Bytes, FrameError> {
+pub(super) fn enclose(kind: Kind, payload: &[u8]) -> Result<Bytes, FrameError> {
     let head = head(kind, payload.len())?;
     let mut out = BytesMut::with_capacity(head.len() + payload.len());
     out.put_slice(&head);
@@ -248,13 +255,14 @@ impl Frame {
         }
     }
 
-    /// Reads a payload of a kind.
-    pub(super) fn decode(kind: Kind, payload: Bytes) -> Result<Self, FrameError> {
+    /// Reads a payload of a kind; a packed one unpacks to `bytes_max` at most.
+    pub(super) fn decode(kind: Kind, payload: Bytes, bytes_max: usize) -> Result<Self, FrameError> {
         Ok(match kind {
             Kind::Hello => Self::Hello(read::<HelloWire>("hello", payload)?.try_into()?),
             Kind::Welcome => Self::Welcome(read::<WelcomeWire>("welcome", payload)?.try_into()?),
             Kind::Refusal => Self::Refusal(read::<RefusalWire>("refusal", payload)?.into()),
             Kind::Batch => Self::Batch(decode_batch(payload)?),
+            Kind::Packed => Self::Batch(decode_batch(unpack(&payload, bytes_max)?)?),
             Kind::Answers => Self::Answers(decode_answers(payload)?),
             Kind::Canary => Self::Canary(read::<CanaryWire>("canary", payload)?.try_into()?),
             Kind::CanaryEcho => {

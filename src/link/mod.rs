@@ -10,12 +10,13 @@ mod credit;
 mod decoder;
 mod frame;
 mod gate;
+mod packing;
 mod parcels;
 pub mod receiver;
 mod refusal;
 mod state;
 
-pub use batcher::{Batcher, Unsendable};
+pub use batcher::{Batcher, Packing, Unsendable};
 pub use cap::Cap;
 pub use credit::{
     CONNECTION_WINDOW_BYTES, Credit, CreditBreach, CreditGrant, CreditPool, CreditWindow,

@@ -29,6 +29,11 @@ impl LinkCap {
         }
     }
 
+    /// Whether there is one.
+    pub(super) fn is_set(&self) -> bool {
+        self.inner.lock().cap.is_some()
+    }
+
     /// From when on a frame may leave; none: at once.
     pub(super) fn closed_until(&self, now: Instant) -> Option<Instant> {
         let mut inner = self.inner.lock();

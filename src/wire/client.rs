@@ -468,6 +468,7 @@ impl LinkClient {
             message_max: self.settings.message_max,
             bytes: Arc::clone(&self.bytes),
             cap: Arc::clone(&self.settings.cap),
+            status: self.status.subscribe(),
         };
         self.tracker.spawn(stream.run());
         Ok(SenderPipe {

@@ -5,19 +5,23 @@
 
 use super::body::{chain, next_piece};
 use super::cap::LinkCap;
-use super::client::LinkBytes;
+use super::client::{LinkBytes, LinkStatus};
 use super::pipe::StreamEvent;
-use crate::link::{Batcher, Decoder, Frame};
+use crate::link::{Batcher, Decoder, Frame, Packing};
 use crate::model::{Answer, Parcel};
 use bytes::Bytes;
 use hyper::body::Incoming;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use tokio::sync::mpsc;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
 /// Frames that wait for HTTP/2 before no more parcels are taken from the lane.
 const FRAMES_WAITING_MAX: usize = 2;
+
+/// A round trip from which on a link is compressed: another site's.
+const FAR: Duration = Duration::from_millis(5);
 
 /// Both channels of a lane, and both directions of its stream.
 pub(super) struct ClientStream {
@@ -28,6 +32,7 @@ pub(super) struct ClientStream {
     pub(super) message_max: usize,
     pub(super) bytes: Arc<LinkBytes>,
     pub(super) cap: Arc<LinkCap>,
+    pub(super) status: watch::Receiver<LinkStatus>,
 }
 
 #[expect(
@@ -64,6 +69,7 @@ struct State {
     events: mpsc::Sender<StreamEvent>,
     bytes: Arc<LinkBytes>,
     cap: Arc<LinkCap>,
+    status: watch::Receiver<LinkStatus>,
 }
 
 impl ClientStream {
@@ -77,6 +83,7 @@ impl ClientStream {
             message_max,
             bytes,
             cap,
+            status,
         } = self;
         let mut out = Some(out);
         let mut state = State {
@@ -89,6 +96,7 @@ impl ClientStream {
             events: events.clone(),
             bytes,
             cap,
+            status,
         };
         while !state.ended {
             if state.sending == Sending::Closed {
@@ -170,6 +178,9 @@ impl State {
 
     fn send(&mut self, parcel: &Parcel, now: std::time::Instant) {
         let mut full = Vec::new();
+        if self.batcher.deadline().is_none() {
+            self.batcher.set_packing(self.packing());
+        }
         let pushed = self.batcher.push(parcel, now, &mut full);
         self.frames.extend(full);
         if let Err(unsendable) = pushed {
@@ -180,6 +191,16 @@ impl State {
                     cause: unsendable.cause,
                 },
             )]));
+        }
+    }
+
+    /// Within a site, a message's bytes cost less than the time to make them fewer.
+    fn packing(&self) -> Packing {
+        let far = |round_trip| round_trip >= FAR;
+        if self.cap.is_set() || self.status.borrow().round_trip.is_some_and(far) {
+            Packing::On
+        } else {
+            Packing::Off
         }
     }
 

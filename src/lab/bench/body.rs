@@ -11,7 +11,7 @@ use std::fmt::Write as _;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Body {
-    /// Orders of a shop, some 760 bytes each; several in an array where a body is to be longer.
+    /// Orders of a shop, some 760 bytes each; several, and a remark, where a body is to be longer.
     Json,
     /// Noise.
     Random,
@@ -73,8 +73,11 @@ const GOODS: [&str; 14] = [
 ];
 const CHANNELS: [&str; 4] = ["app-ios", "app-android", "mini-program", "web"];
 
-/// The next body of at least `bytes` bytes where it is JSON (one order is never shorter than an order), of exactly
-/// that many where it is noise.
+/// Of one order, at most, give or take a few.
+const ORDER_BYTES: usize = 1000;
+
+/// The next body of about `bytes` bytes: exactly so many of noise; of JSON some tens more or less, and never less than
+/// an event or an order has.
 pub(super) fn body(kind: Body, bytes: usize, rng: &mut Rng) -> Vec<u8> {
     match kind {
         Body::Random => {
@@ -83,20 +86,30 @@ pub(super) fn body(kind: Body, bytes: usize, rng: &mut Rng) -> Vec<u8> {
             noise
         }
         Body::Json if bytes < 200 => small(rng).into_bytes(),
-        Body::Json => {
-            let mut text = String::with_capacity(bytes + 1024);
+        Body::Json if bytes < ORDER_BYTES => {
+            let mut text = String::with_capacity(ORDER_BYTES);
             order(&mut text, rng);
-            if text.len() + 100 < bytes {
-                text.insert(0, '[');
-                while text.len() < bytes {
-                    text.push(',');
-                    order(&mut text, rng);
-                }
-                text.push(']');
-            }
             text.into_bytes()
         }
+        Body::Json => orders(bytes, rng).into_bytes(),
     }
+}
+
+/// Several orders, and a remark that fills what is left.
+fn orders(bytes: usize, rng: &mut Rng) -> String {
+    let mut text = String::with_capacity(bytes + ORDER_BYTES);
+    text.push_str(r#"{"orders":["#);
+    order(&mut text, rng);
+    while text.len() + ORDER_BYTES < bytes {
+        text.push(',');
+        order(&mut text, rng);
+    }
+    text.push_str(r#"],"remark":""#);
+    while text.len() + 40 < bytes {
+        let _ = write!(text, "{}, {}; ", pick(&STREETS, rng), pick(&GOODS, rng));
+    }
+    text.push_str(r#""}"#);
+    text
 }
 
 /// What a small message carries: an event of an order, some 100 bytes.
@@ -192,9 +205,10 @@ mod tests {
         let made = |kind| body(kind, 16 * 1024, &mut Rng::with_seed(7));
         for kind in [Body::Json, Body::Random] {
             assert_eq!(made(kind), made(kind));
-            assert!(made(kind).len() >= 16 * 1024);
-            assert!(made(kind).len() < 18 * 1024);
+            assert!(made(kind).len().abs_diff(16 * 1024) < 100);
         }
+        let read: serde_json::Value = serde_json::from_slice(&made(Body::Json)).unwrap();
+        assert!(read["orders"].as_array().unwrap().len() > 15);
     }
 
     #[test]

@@ -122,7 +122,15 @@ impl Rig {
 
     /// Ends it.
     pub(super) async fn down(self) -> Result<(), LabError> {
-        self.fabric.down().await
+        let Self {
+            fabric,
+            shovel_wire,
+            federation_wire,
+            ..
+        } = self;
+        // A wire's tasks are the fabric's, which waits for them.
+        drop((shovel_wire, federation_wire));
+        fabric.down().await
     }
 
     /// Makes the wires as a cell has them.
