@@ -1,7 +1,8 @@
 //! One measurement: so many messages wait at the near broker, a carrier is let go, and what arrives is watched.
 //!
-//! The rate is that between a tenth and nine tenths of the messages, so that neither a start nor an end counts; so are
-//! processor time and bytes. Then, where a cell wants it, latency at half of the load.
+//! The rate is that between a tenth and nine tenths of the messages, so that neither a start nor an end counts; so is
+//! processor time. Bytes are those of the whole run: what is on the way is not what has arrived. Then, where a cell wants
+//! it, latency at half of the load.
 
 use super::BenchError;
 use super::cell::Cell;
@@ -62,7 +63,6 @@ struct Mark {
     arrived: u64,
     brokers: Duration,
     gateways: Duration,
-    carried: u64,
 }
 
 /// Measures a carrier in a cell.
@@ -72,22 +72,23 @@ pub(super) async fn throughput(
     cell: &Cell,
     load: &Load,
 ) -> Result<Sample, BenchError> {
-    let queues = destinations(cell.queues);
-    rig.far.purge(&queues).await?;
     rig.shape(cell);
     rig.rest(carrier, cell.queues).await?;
+    rig.clear().await?;
     let to = addresses(Some(carrier), cell.queues);
     rig.near.publish(&to, load, cell.messages).await?;
+    let before = rig.carried(carrier);
     rig.go(carrier, cell.queues).await?;
     let pids = rig.pids(carrier)?;
     for pid in pids.gateways.into_iter().flatten() {
         forget_peak(pid);
     }
-    let watched = timeout(PATIENCE, watch(rig, carrier, cell, pids)).await;
+    let watched = timeout(PATIENCE, watch(rig, cell, pids)).await;
     let (first, last) = watched.map_err(|_| BenchError::Stuck {
         carrier: carrier.name(),
         cell: cell.name.clone(),
     })??;
+    let all = rig.carried(carrier).saturating_sub(before);
     let messages = (last.arrived - first.arrived).max(1) as f64;
     let time = (last.at - first.at).as_secs_f64().max(1e-6);
     let per_message = |time: Duration| time.as_secs_f64() * 1e6 / messages;
@@ -101,18 +102,13 @@ pub(super) async fn throughput(
         cpu_us: brokers + gateways,
         gateway_cpu_us: pids.gateways.map(|_| gateways),
         broker_cpu_us: brokers,
-        wire_bytes: (last.carried - first.carried) as f64 / messages,
+        wire_bytes: all as f64 / cell.messages as f64,
         rss_mib: pids.gateways.map(peak),
     })
 }
 
 /// Watches messages arrive, from a tenth of them to nine tenths, and waits for the rest.
-async fn watch(
-    rig: &Rig,
-    carrier: Carrier,
-    cell: &Cell,
-    pids: Pids,
-) -> Result<(Mark, Mark), BenchError> {
+async fn watch(rig: &Rig, cell: &Cell, pids: Pids) -> Result<(Mark, Mark), BenchError> {
     let queues = destinations(cell.queues);
     let (begin, end) = (cell.messages / 10, cell.messages * 9 / 10);
     let mut first = None;
@@ -129,7 +125,6 @@ async fn watch(
                 .flatten()
                 .map(processor_time)
                 .sum(),
-            carried: rig.carried(carrier),
         };
         if first.is_none() && arrived >= begin {
             first = Some(mark());
@@ -153,7 +148,6 @@ pub(super) async fn latency(
     rate: f64,
 ) -> Result<Latency, BenchError> {
     let queues = destinations(cell.queues);
-    rig.far.purge(&queues).await?;
     let to = addresses(carrier, cell.queues);
     let interval = Duration::from_secs_f64(1.0 / rate);
     let (tell, told) = tokio::sync::watch::channel(None);

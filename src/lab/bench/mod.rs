@@ -197,10 +197,12 @@ async fn latencies(
     let load = Load::new(cell.body, cell.bytes);
     let mut found = Latencies::default();
     for _ in 0..rounds {
+        rig.clear().await?;
         found
             .1
             .push(measure::latency(rig, None, cell, &load, rate).await?);
         for &carrier in carriers {
+            rig.clear().await?;
             rig.go(carrier, cell.queues).await?;
             let latency = measure::latency(rig, Some(carrier), cell, &load, rate).await?;
             rig.rest(carrier, cell.queues).await?;

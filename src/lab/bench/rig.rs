@@ -153,6 +153,13 @@ impl Rig {
         }
     }
 
+    /// Empties what earlier carriers have left: at the far broker what they carried, at the near one what a shovel had
+    /// carried and not acknowledged when it was deleted.
+    pub(super) async fn clear(&self) -> Result<(), BenchError> {
+        self.near.purge(&sources(Carrier::Shovel, QUEUES)).await?;
+        self.far.purge(&destinations(QUEUES)).await
+    }
+
     /// Lets a carrier rest, so that what is published waits at the near broker.
     pub(super) async fn rest(&mut self, carrier: Carrier, queues: usize) -> Result<(), BenchError> {
         match carrier {
