@@ -1,8 +1,9 @@
 //! Brokers die, close connections and block publishers under traffic.
 
 use crate::harness::{
-    DEADLINE, account, assert_clean, assert_faultless, borrowed, broker, delivered, eventually,
-    in_flight, more_delivered, operator, own, takes, traffic, unanswered,
+    DEADLINE, account, assert_clean, assert_faultless, borrowed, broker, delivered,
+    delivered_in_all, eventually, in_flight, more_delivered, operator, own, takes, traffic,
+    unanswered,
 };
 use futures_util::future::join_all;
 use serde_json::Value;
@@ -18,7 +19,7 @@ async fn after_a_brokers_crash_lanes_and_receivers_come_back_by_themselves() {
     let [near, far] = ["sh-1-a", "sh-2-a"].map(|name| fabric.gateway(name).unwrap().admin);
     let traffic = traffic(
         fabric.dir(),
-        &["--messages", "3200", "--keys", "400", "--rate", "400"],
+        &["--messages", "4800", "--keys", "400", "--rate", "400"],
     );
     more_delivered(&fabric, &near, "sh-2", 100).await;
     more_delivered(&fabric, &far, "sh-1", 100).await;
@@ -30,12 +31,15 @@ async fn after_a_brokers_crash_lanes_and_receivers_come_back_by_themselves() {
     })
     .await;
     more_delivered(&fabric, &far, "sh-2", 20).await;
+    // Counted from now: by the time that the broker is ready to be managed, it may all have come.
+    let mut awaited = Vec::new();
+    for (admin, to) in [(&far, "sh-1"), (&near, "sh-2"), (&near, "sh-1")] {
+        awaited.push((admin, to, delivered(&fabric, admin, to).await + 100));
+    }
     fabric.start(&node, Await::Ready).await.unwrap();
-    tokio::join!(
-        more_delivered(&fabric, &far, "sh-1", 100),
-        more_delivered(&fabric, &near, "sh-2", 100),
-        more_delivered(&fabric, &near, "sh-1", 100),
-    );
+    for (admin, to, count) in awaited {
+        delivered_in_all(&fabric, admin, to, count).await;
+    }
     assert_faultless(&account(traffic).await);
     fabric.down().await.unwrap();
 }

@@ -136,9 +136,14 @@ pub(crate) async fn delivered(fabric: &Fabric, admin: &str, to: &str) -> u64 {
 /// Waits until so many more have been delivered from a gateway to a unit.
 pub(crate) async fn more_delivered(fabric: &Fabric, admin: &str, to: &str, more: u64) {
     let before = delivered(fabric, admin, to).await;
-    let what = format!("{more} more are delivered to {to}");
+    delivered_in_all(fabric, admin, to, before + more).await;
+}
+
+/// Waits until so many have been delivered from a gateway to a unit since it began.
+pub(crate) async fn delivered_in_all(fabric: &Fabric, admin: &str, to: &str, count: u64) {
+    let what = format!("{count} are delivered to {to}");
     eventually(&what, DEADLINE, || async {
-        delivered(fabric, admin, to).await >= before + more
+        delivered(fabric, admin, to).await >= count
     })
     .await;
 }
