@@ -97,7 +97,7 @@ cut-off: lab-release ## One unit cut off: 10 minutes of 1,000 msg/s, then 2 minu
 	$(CHAOS) cut-off --before 1 --during 2 --size 65536 --rate 50
 
 .PHONY: bench
-bench: lab-release ## setgate, shovel and federation on the same brokers over distances: rates, CPU, bytes, latency (30 minutes)
+bench: lab-release ## setgate, shovel and federation on the same brokers over distances: rates, CPU, bytes, latency (long)
 	$(CHAOS) bench
 
 .PHONY: nextest
@@ -110,7 +110,7 @@ nextest:
 
 .PHONY: clean
 clean: ## End a lab that still runs, and remove what was built
-	@for dir in $(TARGET)/lab $(TEST_LAB) $(TARGET)/demo-lab $(TARGET)/chaos-lab; do \
+	@for dir in $(TARGET)/lab $(TEST_LAB) $(TARGET)/demo-lab $(TARGET)/chaos-lab $(TARGET)/bench-lab/lab; do \
 		if [ -d "$$dir" ] && [ -x $(LAB) ]; then $(LAB) down --dir "$$dir" || true; fi; \
 	done
 	cargo clean

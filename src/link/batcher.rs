@@ -93,21 +93,19 @@ impl Batcher {
         if body_bytes > FRAME_BYTES_MAX {
             out.extend(self.take());
             self.begin();
-            if self.packs() && body_bytes <= PACKED_BODY_BYTES_MAX {
-                encode_parcel(parcel, &mut self.frame);
-                let size = self.frame.len() - ROOM.len();
-                if size >= self.frame_bytes_max {
-                    self.frame.clear();
-                    return Err(self.unsendable(parcel.number, size));
-                }
-                out.extend(self.close(0));
-                return Ok(());
-            }
             encode_all_but_body(parcel, body_bytes, &mut self.frame);
             let size = self.frame.len() - ROOM.len() + body_bytes;
             if size >= self.frame_bytes_max {
                 self.frame.clear();
                 return Err(self.unsendable(parcel.number, size));
+            }
+            if self.packing == Packing::On && body_bytes <= PACKED_BODY_BYTES_MAX {
+                if self.packs() {
+                    self.frame.extend_from_slice(&parcel.body);
+                    out.extend(self.close(0));
+                    return Ok(());
+                }
+                self.as_it_is -= 1;
             }
             out.extend(self.close(body_bytes));
             out.push(parcel.body.clone());

@@ -387,6 +387,33 @@ mod tests {
     }
 
     #[test]
+    fn after_noise_packing_is_tried_again_whatever_the_size_of_bodies() {
+        let start = start();
+        for body_bytes in [40_000, 200_000] {
+            let mut noise = vec![0; body_bytes];
+            fastrand::Rng::with_seed(4).fill(&mut noise);
+            let noise = Parcel {
+                body: noise.into(),
+                ..parcel_of(1, 0)
+            };
+            let mut batcher = Batcher::new(MESSAGE_MAX);
+            batcher.set_packing(Packing::On);
+            let mut out = Vec::new();
+            for _ in 0..16 {
+                batcher.push(&noise, start, &mut out).unwrap();
+                out.extend(batcher.take());
+            }
+            out.clear();
+            batcher
+                .push(&parcel_of(2, body_bytes), start, &mut out)
+                .unwrap();
+            out.extend(batcher.take());
+            let sent: usize = out.iter().map(Bytes::len).sum();
+            assert!(sent < body_bytes / 10, "{sent}");
+        }
+    }
+
+    #[test]
     fn a_frame_above_the_bound_of_its_kind_is_refused_by_its_head() {
         let head = |length: u32, kind: u8| {
             let mut bytes = length.to_be_bytes().to_vec();

@@ -327,11 +327,16 @@ pub(crate) async fn credit(pipe: &mut SenderPipe) -> Credit {
 
 /// Sends parcels within the credit until all are answered; panics unless each is accepted once.
 pub(crate) async fn send_all(pipe: &mut SenderPipe, count: u64, body_bytes: usize) {
+    send_all_of(pipe, count, |number| parcel(number, body_bytes)).await;
+}
+
+/// The same with other parcels.
+pub(crate) async fn send_all_of(pipe: &mut SenderPipe, count: u64, make: impl Fn(u64) -> Parcel) {
     let mut window = CreditWindow::new(credit(pipe).await);
     let mut next = 1;
     let mut answered = 0;
     while answered < count {
-        let parcel = parcel(next, body_bytes);
+        let parcel = make(next);
         let cost = parcel.cost_bytes();
         if next <= count && window.has_room(cost) {
             window.take(parcel.number, cost).unwrap();

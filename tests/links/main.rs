@@ -7,10 +7,11 @@ mod harness;
 
 use harness::{
     Authority, Client, MESSAGE_MAX, Port, Proxy, accept_all, credit, event, hello, parcel,
-    send_all, welcome, within,
+    send_all, send_all_of, welcome, within,
 };
+use setgate::lab;
 use setgate::link::{Credit, LinkState, RefusalReason};
-use setgate::model::{Answer, ParcelNumber, Reason};
+use setgate::model::{Answer, Parcel, ParcelNumber, Reason};
 use setgate::wire::{LinkError, LinkSecurity, StreamEvent, local_pipe};
 use std::num::NonZeroU64;
 use std::time::Duration;
@@ -55,6 +56,49 @@ async fn a_capped_link_carries_its_rate_and_says_so() {
     assert_eq!(status.capped, NonZeroU64::new(512 * 1024));
     drop(pipe);
     within("the receiver's end", receiver).await.unwrap();
+}
+
+/// What a link has sent when 200 parcels of 10,000 equal bytes have been answered.
+async fn bytes_of_what_compresses(client: &Client, port: &mut Port) -> u64 {
+    let mut pipe = client.open(hello("sh-1", "bj-1")).await;
+    let receiver = TaskTracker::new().spawn(accept_all(port.stream().await));
+    send_all_of(&mut pipe, 200, |number| Parcel {
+        body: vec![7; 10_000].into(),
+        ..parcel(number, 0)
+    })
+    .await;
+    // Counts are told with each canary that comes back.
+    let mut status = client.link.status();
+    status.borrow_and_update();
+    for _ in 0..2 {
+        within("a canary", status.changed()).await.unwrap();
+    }
+    drop(pipe);
+    within("the receiver's end", receiver).await.unwrap();
+    client.link.status().borrow().bytes_out
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_far_or_capped_link_is_compressed_and_a_near_one_is_not() {
+    const WHOLE: u64 = 200 * 10_000;
+    let tasks = TaskTracker::new();
+    let mut port = Port::open("bj-1", LinkSecurity::Insecure).await;
+    let wire = lab::proxy::Proxy::start(port.address, Duration::from_millis(10), &tasks);
+    let wire = wire.await.unwrap();
+
+    let near = Client::start("sh-1", "bj-1", port.address, LinkSecurity::Insecure);
+    near.up().await;
+    assert!(bytes_of_what_compresses(&near, &mut port).await > WHOLE);
+
+    near.cap.set(NonZeroU64::new(1 << 30));
+    let before = near.link.status().borrow().bytes_out;
+    assert!(bytes_of_what_compresses(&near, &mut port).await - before < WHOLE / 4);
+
+    let far = Client::start("sh-1", "bj-1", wire.address(), LinkSecurity::Insecure);
+    let mut status = far.link.status();
+    let measured = status.wait_for(|status| status.round_trip.is_some());
+    within("the round trip", measured).await.unwrap();
+    assert!(bytes_of_what_compresses(&far, &mut port).await < WHOLE / 4);
 }
 
 async fn event_or_end(mut events: tokio::sync::mpsc::Receiver<StreamEvent>) -> StreamEvent {

@@ -1,8 +1,8 @@
 //! Bodies that are carried: shop orders, and bytes that nothing compresses.
 //!
 //! Promises the same bodies for the same seed. The orders are made to be as hard to compress as real ones: ids of 18
-//! digits, UUIDs, a signature of 64 hex digits, names and addresses; zstd at level 1 makes 64 KiB of them about 3.8
-//! times smaller. A generator that compresses much better would be too easy.
+//! digits, UUIDs, a signature of 64 hex digits, names and addresses; zstd at level 1 makes 64 KiB of them 3.6
+//! times smaller (the test below). A generator that compresses much better would be too easy.
 
 use fastrand::Rng;
 use std::fmt::Write as _;
@@ -220,6 +220,6 @@ mod tests {
         }
         let packed = zstd::bulk::compress(&text, 1).unwrap();
         let ratio = text.len() as f64 / packed.len() as f64;
-        assert!((2.5..=4.0).contains(&ratio), "{ratio}");
+        assert!((3.2..=4.0).contains(&ratio), "{ratio}");
     }
 }

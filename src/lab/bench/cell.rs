@@ -83,7 +83,7 @@ pub(super) fn named() -> Vec<Cell> {
     ]
 }
 
-/// What can be seen in five minutes.
+/// What can be seen in some minutes.
 pub(super) fn quick() -> Vec<Cell> {
     let quick = ["near", "near-8-queues", "100ms", "20mbit"];
     named()

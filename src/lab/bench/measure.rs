@@ -17,13 +17,13 @@ use tokio::time::{Instant, sleep, timeout};
 
 /// Between two looks at how many have arrived.
 const LOOK: Duration = Duration::from_millis(20);
-/// The slowest cell takes some ten seconds.
+/// The slowest carrier takes half a minute for a cell.
 const PATIENCE: Duration = Duration::from_mins(2);
 /// How long messages are published at a rate for latency.
 const LATENCY: Duration = Duration::from_secs(4);
 
 /// What one measurement gave.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Sample {
     /// Messages per second.
     pub(super) rate: f64,

@@ -33,7 +33,7 @@ const LATENCY_SHARE: f64 = 0.5;
 /// Arguments of `bench`.
 #[derive(Debug, Args)]
 pub struct BenchArgs {
-    /// Four cells and one round, in five minutes
+    /// Four cells and one round: some six minutes on two cores
     #[arg(long, conflicts_with = "cells")]
     pub quick: bool,
     /// Which cells: `named`, `all`, or names of some, separated by commas
