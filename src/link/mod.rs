@@ -8,6 +8,7 @@ mod batcher;
 mod cap;
 mod credit;
 mod decoder;
+mod distance;
 mod frame;
 mod gate;
 mod packing;
@@ -23,6 +24,7 @@ pub use credit::{
     STREAMS_MAX,
 };
 pub use decoder::Decoder;
+pub use distance::Distance;
 pub use frame::{
     Arrival, Canary, Frame, FrameError, Hello, Incarnation, PROTOCOL, SMALL_FRAME_BYTES_MAX,
     Welcome, frame_bytes_max,

@@ -12,7 +12,7 @@ use super::pipe::{PARCELS_CAPACITY, SenderPipe, WORDS_CAPACITY};
 use super::server::{CONTROL_PATH, KEEP_ALIVE, LANE_PATH};
 use super::tls::{LinkSecurity, client_cause};
 use crate::link::{
-    Canary, Decoder, Frame, Hello, Here, LinkEvent, LinkState, STREAMS_MAX, Standing,
+    Canary, Decoder, Distance, Frame, Hello, Here, LinkEvent, LinkState, STREAMS_MAX, Standing,
 };
 use crate::model::{Backoff, Epoch, GatewayId, Lineage, UnitId};
 use bytes::Bytes;
@@ -92,6 +92,8 @@ pub struct LinkStatus {
     pub state: LinkState,
     /// By the last canary that came back.
     pub round_trip: Option<Duration>,
+    /// By the last of them.
+    pub distance: Distance,
     /// Frames' bytes that came, ever.
     pub bytes_in: u64,
     /// Frames' bytes that went, ever.
@@ -144,6 +146,7 @@ impl LinkClient {
         let (status, _) = watch::channel(LinkStatus {
             state: LinkState::new(born.into_std()),
             round_trip: None,
+            distance: Distance::default(),
             bytes_in: 0,
             bytes_out: 0,
             capped: None,
@@ -313,7 +316,9 @@ impl LinkClient {
     fn heard(&self, echo: Canary, now: Instant) {
         let sent = Duration::from_nanos(echo.sent_nanos);
         self.status.send_modify(|status| {
-            status.round_trip = Some(now.duration_since(self.born).saturating_sub(sent));
+            let round_trip = now.duration_since(self.born).saturating_sub(sent);
+            status.round_trip = Some(round_trip);
+            status.distance.measured(round_trip);
             status.peer = Some(PeerStanding {
                 lineage: echo.lineage,
                 epoch: echo.epoch,

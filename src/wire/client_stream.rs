@@ -197,7 +197,8 @@ impl State {
     /// Within a site, a message's bytes cost less than the time to make them fewer.
     fn packing(&self) -> Packing {
         let far = |round_trip| round_trip >= FAR;
-        if self.cap.is_set() || self.status.borrow().round_trip.is_some_and(far) {
+        let distance = self.status.borrow().distance.round_trip();
+        if self.cap.is_set() || distance.is_some_and(far) {
             Packing::On
         } else {
             Packing::Off
