@@ -1,7 +1,8 @@
 //! Parcels coalesced into frames.
 //!
-//! Owns the parcels of the frame that is being filled. Promises that a frame leaves once it is full or its first
-//! parcel has waited two milliseconds, that an idle stream sends nothing, and that order is kept. Never reads a clock.
+//! Owns the parcels of the frame that is being filled. Promises that a frame leaves once it is full, at once on a stream
+//! that was quiet, else a millisecond after the one before it; that an idle stream sends nothing; and that order is kept.
+//! Never reads a clock.
 
 use super::frame::{HEAD_BYTES, Kind, enclose, frame_bytes_max, head};
 use super::packing::pack;
@@ -29,8 +30,11 @@ const AS_IT_IS: u32 = 15;
 /// Where a frame's head will be.
 const ROOM: [u8; HEAD_BYTES + 1] = [0; HEAD_BYTES + 1];
 
-/// How long a parcel waits for company.
-const WAIT_MAX: Duration = Duration::from_millis(2);
+/// A parcel that comes so soon after a frame has left is one of many, and waits for company.
+const QUIET: Duration = Duration::from_micros(500);
+
+/// Until so long after that frame.
+const PACE: Duration = Duration::from_millis(1);
 
 /// A parcel that can't be put on the wire: to be answered as refused, since no receiver would ever see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,7 +65,10 @@ pub struct Batcher {
     frame_bytes_max: usize,
     /// Room for the frame's head, and the payload behind it.
     frame: BytesMut,
-    since: Option<Instant>,
+    /// When it must leave; none when there is nothing in it.
+    due: Option<Instant>,
+    /// When the last one left.
+    left: Option<Instant>,
 }
 
 impl Batcher {
@@ -72,7 +79,8 @@ impl Batcher {
             as_it_is: 0,
             frame_bytes_max: frame_bytes_max(message_max),
             frame: BytesMut::new(),
-            since: None,
+            due: None,
+            left: None,
         }
     }
 
@@ -91,7 +99,7 @@ impl Batcher {
     ) -> Result<(), Unsendable> {
         let body_bytes = parcel.body.len();
         if body_bytes > FRAME_BYTES_MAX {
-            out.extend(self.take());
+            out.extend(self.take(now));
             self.begin();
             encode_all_but_body(parcel, body_bytes, &mut self.frame);
             let size = self.frame.len() - ROOM.len() + body_bytes;
@@ -121,30 +129,33 @@ impl Batcher {
         }
         if before > ROOM.len() && self.frame.len() - ROOM.len() > FRAME_BYTES_MAX {
             let last = self.frame.split_off(before);
-            out.extend(self.take());
+            out.extend(self.take(now));
             self.begin();
             self.frame.extend_from_slice(&last);
         }
-        self.since.get_or_insert(now);
+        let soon = |left: &Instant| now.saturating_duration_since(*left) < QUIET;
+        let due = self.left.filter(soon).map_or(now, |left| left + PACE);
+        self.due.get_or_insert(due);
         let full_bytes = if self.packs() {
             PACKED_FULL_BYTES
         } else {
             FRAME_FULL_BYTES
         };
         if self.frame.len() - ROOM.len() >= full_bytes {
-            out.extend(self.take());
+            out.extend(self.take(now));
         }
         Ok(())
     }
 
     /// When the frame that is being filled must leave; none when there is nothing in it.
     pub fn deadline(&self) -> Option<Instant> {
-        self.since.map(|since| since + WAIT_MAX)
+        self.due
     }
 
     /// Closes the frame that is being filled.
-    pub fn take(&mut self) -> Option<Bytes> {
-        self.since.take()?;
+    pub fn take(&mut self, now: Instant) -> Option<Bytes> {
+        self.due.take()?;
+        self.left = Some(now);
         self.close(0)
     }
 

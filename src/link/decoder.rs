@@ -271,7 +271,7 @@ mod tests {
             for parcel in &parcels {
                 batcher.push(parcel, start, &mut out).unwrap();
             }
-            out.extend(batcher.take());
+            out.extend(batcher.take(start));
             prop_assert!(batcher.deadline().is_none());
             let mut back = Vec::new();
             for frame in &out {
@@ -315,17 +315,24 @@ mod tests {
     }
 
     #[test]
-    fn a_parcel_waits_two_milliseconds_for_company_and_an_idle_batcher_for_nothing() {
+    fn a_parcel_of_a_quiet_stream_leaves_at_once_and_one_of_many_waits_a_millisecond() {
         let mut batcher = Batcher::new(MESSAGE_MAX);
         let (start, mut out) = (start(), Vec::new());
+        let pace = Duration::from_millis(1);
         assert_eq!(batcher.deadline(), None);
         batcher.push(&parcel_of(1, 100), start, &mut out).unwrap();
-        let later = start + Duration::from_millis(1);
-        batcher.push(&parcel_of(2, 100), later, &mut out).unwrap();
+        assert_eq!(batcher.deadline(), Some(start));
+        assert!(batcher.take(start).is_some());
+        assert_eq!((batcher.deadline(), batcher.take(start)), (None, None));
+        let soon = start + pace / 4;
+        batcher.push(&parcel_of(2, 100), soon, &mut out).unwrap();
+        batcher.push(&parcel_of(3, 100), soon, &mut out).unwrap();
         assert!(out.is_empty());
-        assert_eq!(batcher.deadline(), Some(start + Duration::from_millis(2)));
-        assert!(batcher.take().is_some());
-        assert_eq!((batcher.deadline(), batcher.take()), (None, None));
+        assert_eq!(batcher.deadline(), Some(start + pace));
+        assert!(batcher.take(start + pace).is_some());
+        let later = start + pace * 2;
+        batcher.push(&parcel_of(4, 100), later, &mut out).unwrap();
+        assert_eq!(batcher.deadline(), Some(later), "it was quiet");
     }
 
     #[test]
@@ -374,7 +381,7 @@ mod tests {
             for _ in 0..5 {
                 batcher.push(&parcel, start, &mut out).unwrap();
             }
-            out.extend(batcher.take());
+            out.extend(batcher.take(start));
             let sent: usize = out.iter().map(Bytes::len).sum();
             assert_eq!(sent < 5 * body.len() / 2, fewer, "{sent}");
             let frames = out.iter().flat_map(|piece| decoder.frames(piece).unwrap());
@@ -401,13 +408,13 @@ mod tests {
             let mut out = Vec::new();
             for _ in 0..16 {
                 batcher.push(&noise, start, &mut out).unwrap();
-                out.extend(batcher.take());
+                out.extend(batcher.take(start));
             }
             out.clear();
             batcher
                 .push(&parcel_of(2, body_bytes), start, &mut out)
                 .unwrap();
-            out.extend(batcher.take());
+            out.extend(batcher.take(start));
             let sent: usize = out.iter().map(Bytes::len).sum();
             assert!(sent < body_bytes / 10, "{sent}");
         }

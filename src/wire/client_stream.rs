@@ -103,7 +103,9 @@ impl ClientStream {
                 out = None;
             }
             let taking = state.sending == Sending::Open && state.frames.len() < FRAMES_WAITING_MAX;
+            // A timer would be a millisecond late, or two.
             let deadline = state.batcher.deadline().map(Instant::from_std);
+            let due = deadline.is_some_and(|deadline| deadline <= Instant::now());
             // A frame that waits for the cap keeps its place: two of them, and the lane gives no more.
             let closed_until = match state.frames.front() {
                 Some(_) => state.cap.closed_until(Instant::now().into_std()),
@@ -119,8 +121,9 @@ impl ClientStream {
                 () = until(closed_until.map(Instant::from_std)), if closed_until.is_some() => {
                     Event::Uncapped
                 }
-                () = until(deadline) => Event::Due,
                 parcel = parcels.recv(), if taking => Event::Parcel(parcel),
+                () = std::future::ready(()), if due => Event::Due,
+                () = until(deadline) => Event::Due,
             };
             state.handle(event, Instant::now().into_std());
         }
@@ -164,10 +167,10 @@ impl State {
                 self.sending = Sending::Closed;
             }
             Event::Uncapped => {}
-            Event::Due => self.frames.extend(self.batcher.take()),
+            Event::Due => self.frames.extend(self.batcher.take(now)),
             Event::Parcel(Some(parcel)) => self.send(&parcel, now),
             Event::Parcel(None) => {
-                self.frames.extend(self.batcher.take());
+                self.frames.extend(self.batcher.take(now));
                 self.sending = Sending::Flushing;
             }
         }

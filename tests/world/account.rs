@@ -38,6 +38,8 @@ struct Copies {
     parked: u32,
     /// Where, and by which table.
     landed_by: Vec<(usize, usize)>,
+    /// One of them had the mark.
+    landed_in_doubt: bool,
     /// Connections on which others may have overtaken it: it was refused there while they were under way.
     overtaken_on: Vec<u64>,
     is_ordered: bool,
@@ -238,16 +240,21 @@ impl Account {
                 format!("{wish:?} lands in unit {unit}, by table {table} it is {owner}'s")
             });
         }
+        let has_moved = sent.slot.is_some_and(|slot| self.moved.contains(&slot));
         let copies = self.copies(wish);
         // Without a fence, whoever has an older table serves a slot that another unit has been given: neither knows.
         let knows = |(at, by): &(usize, usize)| *at == unit || *by <= table;
         let is_known = copies.landed_by.iter().any(knows);
+        // As messages of such a slot may overtake each other, so may two copies of one: the mark is on the later one, wherever
+        // it comes first.
+        let is_marked = mark == Mark::InDoubt || (has_moved && copies.landed_in_doubt);
+        copies.landed_in_doubt |= mark == Mark::InDoubt;
         copies.landed_by.push((unit, table));
         copies.landed += 1;
         let is_first = copies.landed == 1;
         if !is_first {
             self.in_doubt += 1;
-            self.check(!is_known || mark == Mark::InDoubt, || {
+            self.check(!is_known || is_marked, || {
                 format!("a second copy of {wish:?} has no mark")
             });
             return false;

@@ -421,7 +421,7 @@ const UNITS_DRAINED: usize = crate::facts::UNITS;
 
 impl Stream {
     fn flush(&mut self, at: &mut Surroundings<'_>) {
-        if let Some(frame) = self.batcher.take() {
+        if let Some(frame) = self.batcher.take(at.now) {
             at.wire.say_down(self.id, Piece::Frame(frame), at.now);
         }
     }
