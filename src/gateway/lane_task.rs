@@ -14,7 +14,7 @@ use super::source_task::Feeding;
 use super::status::{LaneFacts, LaneState};
 use crate::broker::{self, Consumer, ConsumerEvent, ConsumerKind};
 use crate::lane::{
-    Action, Feed, Lane, LaneSettings, Prefetch, Ready, Routing, Silence, Target, Window,
+    Action, Feed, Lane, LaneSettings, Prefetch, Reach, Ready, Routing, Silence, Target, Window,
 };
 use crate::model::{Backoff, Parcel, Partition, SourceName};
 use crate::rules::{Divert, Duplicates, QueueType, Take};
@@ -39,9 +39,9 @@ pub(super) struct LaneSpec {
     pub(super) divert: Divert,
 }
 
-/// Deliveries in flight per lane at most. 10,000 a second over a link of 100 ms; each may pin a buffer of 64 KiB that it
-/// was read into, which together is an eighth of the default memory.
-const DELIVERIES_MAX: u16 = 1_024;
+/// Deliveries that a lane asks for: 20,000 a second over a round trip of 200 ms. How many it has in flight is for its rate and
+/// distance to say ([`Reach`]), and for its memory; the others wait in the connection, unread.
+const DELIVERIES_MAX: u16 = 4_096;
 
 /// The broker resets a connection that it couldn't write to for 30 s; a lane that can't go on lets go long before.
 const STALL_MAX: Duration = Duration::from_secs(10);
@@ -126,6 +126,7 @@ pub(super) struct Taking<'a> {
     pub(super) spec: LaneSpec,
     pub(super) lane: Lane,
     prefetch: &'a mut Prefetch,
+    reach: Reach,
     large: Large,
     senders: HashMap<Target, mpsc::Sender<Parcel>>,
     events: mpsc::Sender<OutletEvent>,
@@ -163,13 +164,14 @@ enum Event {
 impl<'a> Taking<'a> {
     fn new(shared: Arc<Shared>, spec: &LaneSpec, prefetch: &'a mut Prefetch) -> Self {
         let incarnation = fastrand::u64(..);
+        let reach = Reach::default();
         let settings = LaneSettings {
             here: shared.here.unit.clone(),
             source: spec.source.clone(),
             partition: spec.partition,
             limits: shared.limits,
             window: Window {
-                deliveries: usize::from(prefetch.get()),
+                deliveries: reach.deliveries(usize::from(prefetch.get())),
                 bytes: bytes_max(&shared),
             },
             duplicates: spec.duplicates.clone(),
@@ -182,6 +184,7 @@ impl<'a> Taking<'a> {
             spec: spec.clone(),
             lane: Lane::new(settings),
             prefetch,
+            reach,
             large: Large::new(spec.vhost.clone()),
             senders: HashMap::new(),
             events,
@@ -318,6 +321,7 @@ impl<'a> Taking<'a> {
                     beats = beats.wrapping_add(1);
                     if beats % BEATS_PER_REPORT == 1 {
                         self.report(kind);
+                        self.measure();
                         grows = self.prefetch.should_grow(Instant::now().into_std());
                         self.listen(takes && in_flight == 0, consumer.queue());
                     }
@@ -345,6 +349,19 @@ impl<'a> Taking<'a> {
             }
             self.pump();
         }
+    }
+
+    /// Once a second: as many in flight as its rate needs.
+    fn measure(&mut self) {
+        let units = self.senders.keys().filter_map(|target| match target {
+            Target::Unit(unit) => self.shared.links.distance(unit),
+            Target::Diversion(_) | Target::Park => None,
+        });
+        let distance = units.max().unwrap_or_default();
+        let now = Instant::now().into_std();
+        self.reach.measure(self.lane.settled(), distance, now);
+        let max = usize::from(self.prefetch.get());
+        self.lane.set_deliveries(self.reach.deliveries(max));
     }
 
     /// Once a second: a lane that hears nothing looks whether its queue has something for it.

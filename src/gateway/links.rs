@@ -161,6 +161,18 @@ impl Links {
             .map_err(|error| error.to_string())
     }
 
+    /// The round trip to the farthest gateway of a unit that is up.
+    pub(super) fn distance(&self, unit: &UnitId) -> Option<Duration> {
+        let running = self.running.lock();
+        let of_unit = running.iter().filter(|((of, _), _)| of == unit);
+        let up = of_unit.filter_map(|(_, link)| {
+            let status = link.client.status();
+            let status = status.borrow();
+            status.state.is_up().then(|| status.distance.round_trip())?
+        });
+        up.max()
+    }
+
     fn choose(&self, unit: &UnitId, attempt: u32) -> Result<Arc<LinkClient>, String> {
         let running = self.running.lock();
         let of_unit = running

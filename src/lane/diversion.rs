@@ -17,9 +17,9 @@ use std::time::{Duration, Instant};
 /// fills half of the lane's budget, or does both of the latter.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
-/// A target is silent that has said nothing for so long: beyond any round trip, within which one that is far away and well
-/// answers, though it fills half of the budget; so does one that works off a backlog.
-pub(super) const SILENCE: Duration = Duration::from_millis(500);
+/// A target is silent that has said nothing for so long: beyond any round trip and the pauses of a loaded broker, within which
+/// one that is far away and well answers, though it fills half of the budget; so does one that works off a backlog.
+pub(super) const SILENCE: Duration = Duration::from_secs(1);
 
 /// Of a diversion in hand at most. Its rate leaves room for what is live, and so does a bound of half of the lane's bytes; a
 /// quarter of these, on a busy broker that takes a third of a second for each, were a limit of 700 messages a second.

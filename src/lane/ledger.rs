@@ -53,6 +53,11 @@ pub struct Ledger {
 }
 
 impl Ledger {
+    /// Deliveries that were settled, ever.
+    pub fn settled(&self) -> u64 {
+        self.first
+    }
+
     /// Takes a delivery in. It stays open, and so unsettled, until [`Ledger::close`].
     pub fn open(&mut self, tag: DeliveryTag, cost_bytes: usize, now: Instant) -> EntryId {
         debug_assert!(

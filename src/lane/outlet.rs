@@ -109,6 +109,10 @@ pub struct Outlet {
     from_source: FromSource,
     /// When the target last said anything.
     heard: Option<Instant>,
+    /// It has said something on this stream.
+    answers: bool,
+    /// When it was last given something of the lane's own queue.
+    offered: Option<Instant>,
     /// Put off by the target: until it is answered, nothing else is under way beside what is being sent.
     put_off: Option<ParcelNumber>,
 }
@@ -141,6 +145,8 @@ impl Outlet {
             sent_bytes: 0,
             from_source: FromSource::default(),
             heard: None,
+            answers: false,
+            offered: None,
             put_off: None,
         }
     }
@@ -149,6 +155,7 @@ impl Outlet {
     pub(super) fn offer(&mut self, mut offered: Offered) {
         offered.parcel.number = ParcelNumber(self.first + self.parcels.len() as u64);
         if offered.is_from(&Feed::Source) {
+            self.offered = Some(offered.since);
             self.from_source.parcels += 1;
             self.from_source.bytes += offered.parcel.cost_bytes();
         }
@@ -159,6 +166,7 @@ impl Outlet {
     /// There is a stream: everything unanswered is to be sent on it.
     pub(super) fn up(&mut self, credit_bytes: usize, credit_parcels: usize) {
         self.rewind();
+        self.answers = false;
         self.stream = Stream::Up {
             credit_bytes,
             credit_parcels,
@@ -317,6 +325,12 @@ impl Outlet {
         self.from_source
     }
 
+    /// Whether the lane's own queue has given something for it within this time.
+    pub(super) fn is_wanted(&self, within: Duration, now: Instant) -> bool {
+        let recent = |offered| now.saturating_duration_since(offered) < within;
+        self.offered.is_some_and(recent)
+    }
+
     /// When the oldest of those was offered.
     pub(super) fn oldest_from_source(&self) -> Option<Instant> {
         self.oldest_of_source().map(|one| one.since)
@@ -325,6 +339,7 @@ impl Outlet {
     /// The target says something.
     pub(super) fn hears(&mut self, now: Instant) {
         self.heard = Some(now);
+        self.answers = true;
     }
 
     /// How long the target has said nothing while that waited, beyond what a body of its size may take on a slow wire.
@@ -375,6 +390,11 @@ impl Outlet {
     pub(super) fn claimed(&self) -> usize {
         let offered = self.parcels.iter().flatten();
         offered.filter(|one| one.claim.is_some()).count()
+    }
+
+    /// Whether there is a stream on which it has answered. One that has only just begun opens a channel and takes a lock first.
+    pub(super) fn answers(&self) -> bool {
+        self.is_up() && self.answers
     }
 
     /// Whether there is a stream that is not being given up.

@@ -9,18 +9,18 @@ use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// The HTTP/2 window of one connection. 16 MiB carry 80 MB/s over 200 ms; hyper's default of 1 MiB would carry 5.
-pub const CONNECTION_WINDOW_BYTES: u32 = 16 * 1_024 * 1_024;
+/// The HTTP/2 window of one connection. 32 MiB carry 160 MB/s over 200 ms; hyper's default of 1 MiB would carry 5.
+pub const CONNECTION_WINDOW_BYTES: u32 = 32 * 1_024 * 1_024;
 
 /// What all streams of one connection are granted together while they are few: below the connection's window, so that
-/// streams that stall can't use it up for the others. 1 MiB is left for frame heads and canaries.
-const POOL_BYTES: usize = 15 * 1_024 * 1_024;
+/// streams that stall can't use it up for the others. 2 MiB are left for frame heads and canaries.
+const POOL_BYTES: usize = 30 * 1_024 * 1_024;
 
-/// The most for one stream. A parcel of 1 KiB counts for 2 KiB, so 4 MiB are 2 000 of them: 20 000 a second over 100 ms.
-const STREAM_BYTES_MAX: usize = 4 * 1_024 * 1_024;
+/// The most for one stream. A parcel of 1 KiB counts for 2 KiB, so 8 MiB are 4 000 of them: 20 000 a second over 200 ms.
+const STREAM_BYTES_MAX: usize = 8 * 1_024 * 1_024;
 
 /// The least for one stream, even when the pool is spent. Streams get a third of what is left, so the floor is reached
-/// with the fifteenth; [`STREAMS_MAX`] of them bring the memory behind one connection to at most 15 + 64 MiB.
+/// with the fifteenth; [`STREAMS_MAX`] of them bring the memory behind one connection to at most 30 + 64 MiB.
 const STREAM_BYTES_MIN: usize = 64 * 1_024;
 
 /// Streams on one connection: lanes times two (an old and a new one while a lane moves), with room.

@@ -92,22 +92,59 @@ fn a_target_that_is_down_holds_no_other_up() {
 }
 
 #[test]
-fn a_target_that_fills_half_of_the_budget_has_half_a_second() {
+fn a_target_that_fills_half_of_the_budget_and_falls_silent_has_a_second() {
+    let mut world = World::new("orders", 4);
+    world.take(1, order(70, 1));
+    world.lane.stream_up(&there(), 1 << 20, 100);
+    assert_eq!(accept(&mut world, &there()).len(), 1);
+    (2..=3).for_each(|tag| world.take(tag, order(70, tag)));
+    assert_eq!(all(&mut world, &there()).len(), 2);
+    world.pass(SECOND / 2);
+    assert!(!world.opened.contains(&detour()), "it may be far away");
+    world.pass(SECOND / 2);
+    assert!(world.opened.contains(&detour()));
+}
+
+#[test]
+fn a_stream_that_has_only_just_begun_has_two_seconds() {
     let mut world = World::new("orders", 4);
     (1..=2).for_each(|tag| world.take(tag, order(70, tag)));
     world.lane.stream_up(&there(), 1 << 20, 100);
     assert_eq!(all(&mut world, &there()).len(), 2);
-    world.pass(SECOND / 4);
-    assert!(!world.opened.contains(&detour()), "it may be far away");
-    world.pass(SECOND / 4);
+    world.pass(3 * SECOND / 2);
+    assert!(
+        !world.opened.contains(&detour()),
+        "its receiver takes a lock"
+    );
+    world.pass(SECOND / 2);
     assert!(world.opened.contains(&detour()));
+}
+
+#[test]
+fn a_target_that_answers_late_keeps_a_lane_without_any_other_direct() {
+    let mut world = World::new("orders", 4);
+    (1..=4).for_each(|tag| world.take(tag, order(70, tag)));
+    world.lane.stream_up(&there(), 1 << 20, 100);
+    let under_way = all(&mut world, &there());
+    for (tag, parcel) in (5..).zip(&under_way) {
+        world.pass(3 * SECOND / 4);
+        world.answer(&there(), parcel.number, Answer::Accepted);
+        world.take(tag, order(70, tag));
+    }
+    assert!(!world.opened.contains(&detour()), "nobody waits behind it");
+    world.take(9, order(20, 9));
+    world.pass(Duration::ZERO);
+    assert!(world.opened.contains(&detour()), "now somebody does");
 }
 
 #[test]
 fn a_target_that_answers_late_is_diverted_once_it_fills_half_of_the_budget() {
     let mut world = World::new("orders", 20);
-    (1..=9).for_each(|tag| world.take(tag, order(70, tag)));
+    world.take(1, order(20, 1));
+    (2..=10).for_each(|tag| world.take(tag, order(70, tag)));
     world.lane.stream_up(&there(), 1 << 20, 100);
+    world.lane.stream_up(&here(), 1 << 20, 100);
+    assert_eq!(accept(&mut world, &here()).len(), 1);
     let under_way = all(&mut world, &there());
     for parcel in &under_way[..8] {
         world.pass(2 * SECOND / 5);
@@ -118,7 +155,7 @@ fn a_target_that_answers_late_is_diverted_once_it_fills_half_of_the_budget() {
         !world.opened.contains(&detour()),
         "it leaves room for others"
     );
-    (10..=18).for_each(|tag| world.take(tag, order(70, tag)));
+    (11..=19).for_each(|tag| world.take(tag, order(70, tag)));
     world.pass(Duration::ZERO);
     assert!(world.opened.contains(&detour()));
 }

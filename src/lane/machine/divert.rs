@@ -13,6 +13,9 @@ use crate::model::{Parcel, UnitId, own_queues};
 use bytes::Bytes;
 use std::time::{Duration, Instant};
 
+/// A lane that has had nothing for any other target for so long keeps nobody waiting behind a late one.
+const OTHERS: Duration = Duration::from_mins(1);
+
 /// After a diversion took nothing, no target is diverted for being slow alone.
 const NO_DETOUR: Duration = Duration::from_secs(30);
 
@@ -25,7 +28,7 @@ impl Lane {
             .iter()
             .filter_map(|(target, outlet)| match target {
                 Target::Unit(unit) if !self.is_diverted(unit) => {
-                    let (reason, cause) = self.impatience(outlet, at.now)?;
+                    let (reason, cause) = self.impatience(unit, outlet, at.now)?;
                     Some((unit.clone(), reason, cause))
                 }
                 Target::Unit(_) | Target::Diversion(_) | Target::Park => None,
@@ -137,18 +140,24 @@ impl Lane {
     }
 
     /// Why a target is to be diverted, if it is.
-    fn impatience(&self, outlet: &Outlet, now: Instant) -> Option<(DivertReason, String)> {
+    fn impatience(
+        &self,
+        unit: &UnitId,
+        outlet: &Outlet,
+        now: Instant,
+    ) -> Option<(DivertReason, String)> {
         let waited = outlet.overdue(now)?;
         let window = self.settings.window;
         let under_way = outlet.of_source();
         let fills_half =
             under_way.parcels * 2 >= window.deliveries || under_way.bytes * 2 >= window.bytes;
         let silent = outlet.silent(now)? >= SILENCE;
+        let hinders = || fills_half && self.has_others(unit, now);
         // One that answers and leaves half of the budget to the others hinders nobody, however late it is; a detour would
         // only give the broker more to do when that is what is slow.
-        let cause = if waited >= PATIENCE && (silent || fills_half || !outlet.is_up()) {
+        let cause = if waited >= PATIENCE && (silent || !outlet.is_up() || hinders()) {
             format!("its oldest message waits for {} ms", waited.as_millis())
-        } else if outlet.is_up() && fills_half && silent {
+        } else if outlet.answers() && fills_half && silent {
             format!(
                 "it is silent, and its {} messages fill half of the lane's budget",
                 under_way.parcels
@@ -162,6 +171,14 @@ impl Lane {
             None if self.no_detour_until.is_some_and(|until| now < until) => None,
             None => Some((DivertReason::Slow, cause)),
         }
+    }
+
+    /// Whether the lane has had something for another unit lately.
+    fn has_others(&self, unit: &UnitId, now: Instant) -> bool {
+        self.outlets.iter().any(|(target, outlet)| match target {
+            Target::Unit(other) => other != unit && outlet.is_wanted(OTHERS, now),
+            Target::Diversion(_) | Target::Park => false,
+        })
     }
 
     /// Takes back what is on its way into a diversion that takes nothing, though there is a way to its unit: it is held

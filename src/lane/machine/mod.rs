@@ -80,6 +80,16 @@ impl Lane {
                 && self.ledger.cost_bytes() < self.settings.window.bytes)
     }
 
+    /// From now on so many deliveries may be in flight; what is beyond it stays.
+    pub fn set_deliveries(&mut self, deliveries: usize) {
+        self.settings.window.deliveries = deliveries;
+    }
+
+    /// Deliveries that were settled, ever, of the queue that it takes.
+    pub fn settled(&self) -> u64 {
+        self.ledger.settled()
+    }
+
     /// Deliveries that are not settled, of the queue that it takes.
     pub fn in_flight(&self) -> usize {
         self.ledger.len()
