@@ -83,6 +83,16 @@ pub enum LabError {
         #[source]
         source: std::io::Error,
     },
+    /// A way of true packets.
+    #[error(
+        "{doing} failed: {cause}; packets are lost for true in a TUN device and a network namespace, for which it needs root and /dev/net/tun"
+    )]
+    Packets {
+        /// What was being done.
+        doing: &'static str,
+        /// The system's words.
+        cause: String,
+    },
     /// A request over HTTP.
     #[error("{method} {url} failed: {cause}")]
     Http {

@@ -7,6 +7,7 @@ use super::etcd::EtcdMember;
 use super::gateway::GatewayPlan;
 use super::http::HttpClient;
 use super::lab_file::{LabBroker, LabFile, LabGateway};
+use super::packets::Packets;
 use super::process::{ProcessState, Processes, Stop, describe};
 use super::profile::Profile;
 use super::proxy::{Gate, Proxy};
@@ -241,6 +242,24 @@ impl Fabric {
         for named in self.between_units() {
             named.proxy.set_bandwidth(bytes_per_second);
         }
+    }
+
+    /// Leads the wires between units another way, each to the near end of the one to its target; connections end.
+    pub(super) fn set_via(&self, near_end: impl Fn(SocketAddr) -> Option<SocketAddr>) {
+        for named in self.between_units() {
+            named.proxy.set_via(near_end(named.proxy.target()));
+        }
+    }
+
+    /// Where the wires between units lead.
+    pub(super) fn targets(&self) -> Vec<SocketAddr> {
+        let wires = self.between_units();
+        wires.map(|named| named.proxy.target()).collect()
+    }
+
+    /// Ways of true packets to such targets, on loopback.
+    pub(super) async fn packets_to(&self, targets: &[SocketAddr]) -> Result<Packets, LabError> {
+        Packets::lay(targets, &self.tasks).await
     }
 
     /// Bytes that the wires between units have carried, both ways.

@@ -20,6 +20,7 @@ pub mod gateway;
 pub mod http;
 mod lab_file;
 mod node;
+mod packets;
 mod ports;
 pub mod process;
 pub mod profile;

@@ -4,7 +4,7 @@
 //! flow: bytes that are on their way wait in a queue, not in a sleep per read. A cut is a black hole, as of a WAN: bytes
 //! of that direction stop, connections stay open, and new ones hang until the wire is healed; then everything that was
 //! on its way arrives, as TCP would send it again. Counts what it carries, and can bound the bandwidth. Never drops,
-//! changes or reorders a byte.
+//! changes or reorders a byte. Where packets are to be lost for true, it goes by way of [`super::packets`].
 
 use super::LabError;
 use bytes::{Bytes, BytesMut};
@@ -51,6 +51,8 @@ pub struct Wire {
     pub backward: Gate,
     /// Each way, over all connections together; `None`: what the machine gives.
     pub bytes_per_second: Option<u32>,
+    /// Where it connects to instead of its target: the near end of another way there.
+    pub via: Option<SocketAddr>,
 }
 
 /// One direction of all connections: what has gone, and when the wire is free again.
@@ -75,6 +77,7 @@ impl Line {
 #[derive(Debug)]
 pub struct Proxy {
     address: SocketAddr,
+    target: SocketAddr,
     wire: watch::Sender<Wire>,
     lines: [Arc<Line>; 2],
     end: CancellationToken,
@@ -95,12 +98,23 @@ impl Proxy {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
             .await
             .map_err(describe)?;
-        let address = listener.local_addr().map_err(describe)?;
+        Self::serve(listener, target, delay, tasks).map_err(describe)
+    }
+
+    /// Carries what comes to `listener`.
+    pub(super) fn serve(
+        listener: TcpListener,
+        target: SocketAddr,
+        delay: Duration,
+        tasks: &TaskTracker,
+    ) -> std::io::Result<Self> {
+        let address = listener.local_addr()?;
         let (wire, states) = watch::channel(Wire {
             delay,
             forward: Gate::Open,
             backward: Gate::Open,
             bytes_per_second: None,
+            via: None,
         });
         let end = CancellationToken::new();
         let lines = [Arc::default(), Arc::default()];
@@ -112,6 +126,7 @@ impl Proxy {
         tasks.spawn(accept(listener, carry, end.clone(), tasks.clone()));
         Ok(Self {
             address,
+            target,
             wire,
             lines,
             end,
@@ -142,6 +157,19 @@ impl Proxy {
     pub fn set_bandwidth(&self, bytes_per_second: Option<u32>) {
         self.wire
             .send_modify(|wire| wire.bytes_per_second = bytes_per_second);
+    }
+
+    /// Leads new connections another way; those that there are end.
+    pub fn set_via(&self, via: Option<SocketAddr>) {
+        self.wire.send_if_modified(|wire| {
+            let old = std::mem::replace(&mut wire.via, via);
+            old != via
+        });
+    }
+
+    /// Where it carries to.
+    pub(super) fn target(&self) -> SocketAddr {
+        self.target
     }
 
     /// Bytes that it has carried, both ways.
@@ -209,17 +237,26 @@ impl Carry {
         {
             return;
         }
+        let via = wire.borrow().via;
+        let target = via.unwrap_or(target);
         let Ok(Ok(server)) = tokio::time::timeout(CONNECT, TcpStream::connect(target)).await else {
             return; // Dropping the client's socket says as much as a refusal would.
         };
         let _ = (client.set_nodelay(true), server.set_nodelay(true));
         let (client_in, client_out) = client.into_split();
         let (server_in, server_out) = server.into_split();
-        tokio::join!(
-            one_way(client_in, server_out, wire.clone(), &forward, |wire| wire
-                .forward),
-            one_way(server_in, client_out, wire, &backward, |wire| wire.backward),
-        );
+        let mut ways = wire.clone();
+        let carried = async {
+            tokio::join!(
+                one_way(client_in, server_out, wire.clone(), &forward, |wire| wire
+                    .forward),
+                one_way(server_in, client_out, wire, &backward, |wire| wire.backward),
+            )
+        };
+        tokio::select! {
+            _ = carried => {}
+            _ = until(&mut ways, |wire| wire.via != via) => {}
+        }
     }
 }
 
@@ -301,9 +338,9 @@ async fn write(
             let length = chunk.bytes.len();
             let bandwidth = wire.borrow().bytes_per_second;
             if let Some(bandwidth) = bandwidth {
-                tokio::time::sleep_until(line.reserve(length, bandwidth)).await;
+                until_due(line.reserve(length, bandwidth)).await;
             }
-            tokio::time::sleep_until(chunk.due).await;
+            until_due(chunk.due).await;
             line.bytes.fetch_add(length as u64, Ordering::Relaxed);
         }
         if until(&mut wire, |wire| gate(wire) == Gate::Open)
@@ -319,6 +356,13 @@ async fn write(
         if to.write_all(&chunk.bytes).await.is_err() {
             return;
         }
+    }
+}
+
+/// Waits for a time. For one that has come a timer would take a millisecond, which no wire has.
+pub(super) async fn until_due(due: Instant) {
+    if due > Instant::now() {
+        tokio::time::sleep_until(due).await;
     }
 }
 

@@ -53,6 +53,11 @@ impl Cell {
         self
     }
 
+    fn loss(mut self, loss: f64) -> Self {
+        self.loss = loss;
+        self
+    }
+
     fn mbit(mut self, mbit: u32) -> Self {
         self.mbit = Some(mbit);
         self
@@ -75,6 +80,7 @@ pub(super) fn named() -> Vec<Cell> {
         Cell::new("100ms", 100, 1, 50_000).with_latency(),
         Cell::new("200ms", 200, 1, 50_000),
         Cell::new("100ms-8-queues", 100, 8, 64_000),
+        Cell::new("100ms-1%", 100, 1, 30_000).loss(0.01),
         Cell::new("20mbit", 40, 1, 20_000).body(json, 760).mbit(20),
         Cell::new("100B", 50, 1, 60_000).body(json, 100),
         Cell::new("16KiB", 50, 1, 8_000).body(json, 16 * 1024),

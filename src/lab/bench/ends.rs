@@ -138,25 +138,31 @@ impl End {
     }
 
     /// Publishes at a rate, each message with the time at which it was due: what waits for a slow publisher counts too.
+    /// Those of the warm-up have none.
     pub(super) async fn publish_at_rate(
         &self,
         to: &[Address],
         load: &Load,
         interval: Duration,
+        warm_up: Duration,
         time: Duration,
     ) -> Result<u64, BenchError> {
         let channel = self.connection.create_channel().await?;
         channel
             .confirm_select(ConfirmSelectOptions::default())
             .await?;
-        let messages =
-            u32::try_from(time.as_nanos() / interval.as_nanos().max(1)).unwrap_or(u32::MAX);
+        let messages = u32::try_from((warm_up + time).as_nanos() / interval.as_nanos().max(1))
+            .unwrap_or(u32::MAX);
         let (begun, begun_micros) = (Instant::now(), micros());
         let mut open = FuturesUnordered::new();
         for (number, address) in (0..messages).zip(to.iter().cycle()) {
             let after = interval * number;
             let due = begun + after;
-            let due_micros = begun_micros + u64::try_from(after.as_micros()).unwrap_or(0);
+            let due_micros = if after < warm_up {
+                0
+            } else {
+                begun_micros + u64::try_from(after.as_micros()).unwrap_or(0)
+            };
             loop {
                 tokio::select! {
                     biased;
@@ -174,13 +180,13 @@ impl End {
         Ok(messages.into())
     }
 
-    /// Consumes so many messages from the queues and notes how long each took from its publish, in microseconds. Ends
-    /// early when nothing comes any more.
+    /// Consumes so many messages from the queues and notes how long each took from its publish, in microseconds, where it
+    /// says when that was. Gives how many came too; ends early when nothing comes any more.
     pub(super) async fn latencies(
         uri: String,
         queues: Vec<String>,
         mut messages: tokio::sync::watch::Receiver<Option<u64>>,
-    ) -> Result<Histogram<u64>, BenchError> {
+    ) -> Result<(Histogram<u64>, u64), BenchError> {
         let end = Self::open(&uri).await?;
         let mut streams = Vec::new();
         for queue in &queues {
@@ -200,17 +206,20 @@ impl End {
             streams.push(consumer);
         }
         let mut all = futures_util::stream::select_all(streams);
+        let mut came = 0;
         let mut histogram = Histogram::new(3).map_err(BenchError::histogram)?;
         loop {
             let expected = *messages.borrow_and_update();
-            if expected.is_some_and(|expected| histogram.len() >= expected) {
+            if expected.is_some_and(|expected| came >= expected) {
                 break;
             }
             tokio::select! {
                 next = timeout(STRAGGLERS, all.next()) => match next {
                     Ok(Some(delivery)) => {
-                        let took = latency(&delivery?.properties);
-                        histogram.record(took.max(1)).map_err(BenchError::histogram)?;
+                        came += 1;
+                        if let Some(took) = latency(&delivery?.properties) {
+                            histogram.record(took.max(1)).map_err(BenchError::histogram)?;
+                        }
                     }
                     Ok(None) => break,
                     Err(_) if expected.is_some() => break,
@@ -219,7 +228,7 @@ impl End {
                 Ok(()) = messages.changed() => {}
             }
         }
-        Ok(histogram)
+        Ok((histogram, came))
     }
 }
 
@@ -258,14 +267,16 @@ fn confirmed(answer: Option<lapin::Result<lapin::Confirmation>>) -> Result<(), B
     }
 }
 
-fn latency(properties: &BasicProperties) -> u64 {
+/// None of a message of the warm-up.
+fn latency(properties: &BasicProperties) -> Option<u64> {
     let sent = properties
         .headers()
         .as_ref()
         .and_then(|headers| headers.inner().get(SENT))
         .and_then(AMQPValue::as_long_long_int)
         .and_then(|sent| u64::try_from(sent).ok());
-    sent.map_or(0, |sent| micros().saturating_sub(sent))
+    let sent = sent.filter(|&sent| sent > 0)?;
+    Some(micros().saturating_sub(sent))
 }
 
 /// Microseconds since the first call: publishers and consumers are of one process, so one clock times both.

@@ -1,8 +1,8 @@
 //! One measurement: so many messages wait at the near broker, a carrier is let go, and what arrives is watched.
 //!
-//! The rate is that between a tenth and nine tenths of the messages, so that neither a start nor an end counts; so is
-//! processor time. Bytes are those of the whole run: what is on the way is not what has arrived. Then, where a cell wants
-//! it, latency at half of the load.
+//! The rate is that between a tenth and nine tenths of the messages, so that neither a start nor an end counts. Processor
+//! time and bytes are those of the whole run: one broker may be done long before the other begins. Then, where a cell
+//! wants it, latency at half of the load.
 
 use super::BenchError;
 use super::cell::Cell;
@@ -19,8 +19,10 @@ use tokio::time::{Instant, sleep, timeout};
 const LOOK: Duration = Duration::from_millis(20);
 /// The slowest carrier takes half a minute for a cell.
 const PATIENCE: Duration = Duration::from_mins(2);
-/// How long messages are published at a rate for latency.
+/// How long messages are published at a rate for latency, and for how long before, since a carrier that has only just
+/// begun isn't what is measured.
 const LATENCY: Duration = Duration::from_secs(4);
+const WARM_UP: Duration = Duration::from_secs(2);
 
 /// What one measurement gave.
 #[derive(Debug, Clone, Default)]
@@ -31,8 +33,8 @@ pub(super) struct Sample {
     pub(super) cpu_us: f64,
     /// Of the gateways at both ends alone.
     pub(super) gateway_cpu_us: Option<f64>,
-    /// Of the two brokers alone.
-    pub(super) broker_cpu_us: f64,
+    /// Of the near and of the far broker alone.
+    pub(super) broker_cpu_us: [f64; 2],
     /// Bytes on the wire per message, both ways.
     pub(super) wire_bytes: f64,
     /// The larger gateway's peak.
@@ -61,8 +63,16 @@ impl Latency {
 struct Mark {
     at: Instant,
     arrived: u64,
-    brokers: Duration,
+    brokers: [Duration; 2],
     gateways: Duration,
+}
+
+/// Of one run: when the first look was taken, and when so many messages had arrived.
+struct Marks {
+    begin: Mark,
+    tenth: Mark,
+    nine_tenths: Mark,
+    end: Mark,
 }
 
 /// Measures a carrier in a cell.
@@ -72,7 +82,7 @@ pub(super) async fn throughput(
     cell: &Cell,
     load: &Load,
 ) -> Result<Sample, BenchError> {
-    rig.shape(cell);
+    rig.shape(cell).await?;
     rig.rest(carrier, cell.queues).await?;
     rig.clear().await?;
     let to = addresses(Some(carrier), cell.queues);
@@ -84,22 +94,30 @@ pub(super) async fn throughput(
         forget_peak(pid);
     }
     let watched = timeout(PATIENCE, watch(rig, cell, pids)).await;
-    let (first, last) = watched.map_err(|_| BenchError::Stuck {
+    let marks = watched.map_err(|_| BenchError::Stuck {
         carrier: carrier.name(),
         cell: cell.name.clone(),
     })??;
     let all = rig.carried(carrier).saturating_sub(before);
-    let messages = (last.arrived - first.arrived).max(1) as f64;
-    let time = (last.at - first.at).as_secs_f64().max(1e-6);
-    let per_message = |time: Duration| time.as_secs_f64() * 1e6 / messages;
-    let (brokers, gateways) = (
-        per_message(last.brokers.saturating_sub(first.brokers)),
-        per_message(last.gateways.saturating_sub(first.gateways)),
-    );
+    let Marks {
+        begin,
+        tenth,
+        nine_tenths,
+        end,
+    } = marks;
+    let timed = (nine_tenths.arrived - tenth.arrived) as f64;
+    let time = (nine_tenths.at - tenth.at).as_secs_f64().max(1e-6);
+    let messages = (end.arrived - begin.arrived).max(1) as f64;
+    let per_message = |before: Duration, after: Duration| {
+        after.saturating_sub(before).as_secs_f64() * 1e6 / messages
+    };
+    let of_broker = |number: usize| per_message(begin.brokers[number], end.brokers[number]);
+    let brokers = [of_broker(0), of_broker(1)];
+    let gateways = per_message(begin.gateways, end.gateways);
     let peak = |pids: [u32; 2]| pids.into_iter().map(peak_mib).fold(0.0, f64::max);
     Ok(Sample {
-        rate: messages / time,
-        cpu_us: brokers + gateways,
+        rate: timed / time,
+        cpu_us: brokers[0] + brokers[1] + gateways,
         gateway_cpu_us: pids.gateways.map(|_| gateways),
         broker_cpu_us: brokers,
         wire_bytes: all as f64 / cell.messages as f64,
@@ -107,18 +125,16 @@ pub(super) async fn throughput(
     })
 }
 
-/// Watches messages arrive, from a tenth of them to nine tenths, and waits for the rest.
-async fn watch(rig: &Rig, cell: &Cell, pids: Pids) -> Result<(Mark, Mark), BenchError> {
+/// Watches all messages arrive.
+async fn watch(rig: &Rig, cell: &Cell, pids: Pids) -> Result<Marks, BenchError> {
     let queues = destinations(cell.queues);
-    let (begin, end) = (cell.messages / 10, cell.messages * 9 / 10);
-    let mut first = None;
-    let mut last = None;
+    let (mut first, mut tenth, mut nine_tenths) = (None, None, None);
     loop {
         let arrived = rig.far.ready(&queues).await?;
         let mark = || Mark {
             at: Instant::now(),
             arrived,
-            brokers: pids.brokers.into_iter().map(processor_time).sum(),
+            brokers: pids.brokers.map(processor_time),
             gateways: pids
                 .gateways
                 .into_iter()
@@ -126,14 +142,22 @@ async fn watch(rig: &Rig, cell: &Cell, pids: Pids) -> Result<(Mark, Mark), Bench
                 .map(processor_time)
                 .sum(),
         };
-        if first.is_none() && arrived >= begin {
-            first = Some(mark());
+        let begin = *first.get_or_insert_with(mark);
+        if tenth.is_none() && arrived >= cell.messages / 10 {
+            tenth = Some(mark());
         }
-        if last.is_none() && arrived >= end {
-            last = Some(mark());
+        if nine_tenths.is_none() && arrived >= cell.messages * 9 / 10 {
+            nine_tenths = Some(mark());
         }
-        if let (Some(first), Some(last), true) = (first, last, arrived >= cell.messages) {
-            return Ok((first, last));
+        if let (Some(tenth), Some(nine_tenths), true) =
+            (tenth, nine_tenths, arrived >= cell.messages)
+        {
+            return Ok(Marks {
+                begin,
+                tenth,
+                nine_tenths,
+                end: mark(),
+            });
         }
         sleep(LOOK).await;
     }
@@ -158,17 +182,19 @@ pub(super) async fn latency(
         &rig.far
     };
     let publishing = async {
-        let sent = end.publish_at_rate(&to, load, interval, LATENCY).await;
+        let sent = end
+            .publish_at_rate(&to, load, interval, WARM_UP, LATENCY)
+            .await;
         // The consumer ends, whatever became of the publisher.
         tell.send_replace(Some(*sent.as_ref().unwrap_or(&0)));
         sent
     };
-    let (histogram, sent) = tokio::join!(consuming, publishing);
-    let (histogram, sent) = (histogram?, sent?);
-    if histogram.len() < sent {
+    let (consumed, sent) = tokio::join!(consuming, publishing);
+    let ((histogram, came), sent) = (consumed?, sent?);
+    if came < sent {
         return Err(BenchError::Missing {
             cell: cell.name.clone(),
-            missing: sent - histogram.len(),
+            missing: sent - came,
         });
     }
     Ok(read(&histogram))

@@ -148,11 +148,13 @@ async fn all_cells(
                 let sample = measure::throughput(rig, carrier, cell, &load).await?;
                 rig.rest(carrier, cell.queues).await?;
                 report.say(format!(
-                    "{} round {round}: {} {:.0}/s, {:.0} us of CPU and {:.0} bytes on the wire each",
+                    "{} round {round}: {} {:.0}/s, {:.0} us of CPU (brokers {:.0} and {:.0}) and {:.0} bytes on the wire each",
                     cell.name,
                     carrier.name(),
                     sample.rate,
                     sample.cpu_us,
+                    sample.broker_cpu_us[0],
+                    sample.broker_cpu_us[1],
                     sample.wire_bytes
                 ));
                 samples.entry(carrier).or_default().push(sample);

@@ -8,6 +8,7 @@ use super::cell::Cell;
 use super::ends::{Address, End};
 use crate::lab::fabric::FabricSpec;
 use crate::lab::http::{Login, encode};
+use crate::lab::packets::{Packets, Shape};
 use crate::lab::proxy::{Gate, Proxy};
 use crate::lab::spec::Nodes;
 use crate::lab::supervisor::{Signals, start};
@@ -69,6 +70,8 @@ pub(super) struct Rig {
     shovel_wire: Proxy,
     /// From the far broker's federation links to the near broker.
     federation_wire: Proxy,
+    /// For cells in which packets get lost.
+    packets: Option<Packets>,
 }
 
 /// The processes of the rig.
@@ -114,6 +117,7 @@ impl Rig {
             far_broker,
             shovel_wire,
             federation_wire,
+            packets: None,
         };
         rig.fabric.stop(&gateway("near")?).await?;
         rig.federate().await?;
@@ -126,22 +130,51 @@ impl Rig {
             fabric,
             shovel_wire,
             federation_wire,
+            packets,
             ..
         } = self;
         // A wire's tasks are the fabric's, which waits for them.
-        drop((shovel_wire, federation_wire));
+        drop((shovel_wire, federation_wire, packets));
         fabric.down().await
     }
 
-    /// Makes the wires as a cell has them.
-    pub(super) fn shape(&self, cell: &Cell) {
+    /// Makes the wires as a cell has them. Where packets get lost, all of it is done to packets.
+    pub(super) async fn shape(&mut self, cell: &Cell) -> Result<(), BenchError> {
         let bandwidth = cell.mbit.map(|mbit| mbit * 1_000_000 / 8);
-        self.fabric.set_rtt(cell.one_way() * 2);
-        self.fabric.set_bandwidth(bandwidth);
-        for wire in [&self.shovel_wire, &self.federation_wire] {
-            wire.set_delay(cell.one_way());
-            wire.set_bandwidth(bandwidth);
+        let lossy = cell.loss > 0.0;
+        let mut targets = self.fabric.targets();
+        targets.extend(self.wires().map(Proxy::target));
+        if lossy && self.packets.is_none() {
+            self.packets = Some(self.fabric.packets_to(&targets).await?);
         }
+        let packets = self.packets.as_ref().filter(|_| lossy);
+        if let Some(packets) = packets {
+            packets.set(Shape {
+                delay: cell.one_way(),
+                loss: cell.loss,
+                bandwidth,
+            });
+        }
+        let near_end = |target| packets.and_then(|packets| packets.near_end(target));
+        let (delay, bandwidth) = if lossy {
+            (Duration::ZERO, None)
+        } else {
+            (cell.one_way(), bandwidth)
+        };
+        self.fabric.set_rtt(delay * 2);
+        self.fabric.set_bandwidth(bandwidth);
+        self.fabric.set_via(near_end);
+        for wire in self.wires() {
+            wire.set_delay(delay);
+            wire.set_bandwidth(bandwidth);
+            wire.set_via(near_end(wire.target()));
+        }
+        Ok(())
+    }
+
+    /// Those that aren't the fabric's own.
+    fn wires(&self) -> impl Iterator<Item = &Proxy> {
+        [&self.shovel_wire, &self.federation_wire].into_iter()
     }
 
     /// Bytes that have crossed between the sites for a carrier, both ways.
@@ -202,6 +235,8 @@ impl Rig {
             Carrier::Federation => {
                 self.federation_wire.set_forward(Gate::Open);
                 self.federation_wire.set_backward(Gate::Open);
+                // They may have lost their connections meanwhile.
+                self.until_federated().await?;
             }
         }
         Ok(())
@@ -237,7 +272,9 @@ impl Rig {
     async fn federate(&self) -> Result<(), BenchError> {
         let http = self.fabric.http();
         let far = login(&self.far_broker);
-        let upstream = json!({"value": {"uri": through(&self.federation_wire, &self.near_broker)}});
+        let uri = through(&self.federation_wire, &self.near_broker);
+        // A connection that is lost between measurements comes back before the next one.
+        let upstream = json!({"value": {"uri": uri, "reconnect-delay": 1}});
         let url = api(&self.far_broker, "parameters/federation-upstream/%2f/near");
         http.put(&url, far, &upstream).await?;
         for (broker, bound) in [(&self.near_broker, false), (&self.far_broker, true)] {
