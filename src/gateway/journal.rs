@@ -21,8 +21,8 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, sleep};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 /// Kept for a day, and no more than a gigabyte: an hour and a half of 10,000 identities a second, where a default window
@@ -42,6 +42,9 @@ const ENTRIES_MAX: usize = 4;
 /// Writes in one entry: of the largest, of 4,096 identities, they would be 4 MB, the limit of a reader; in fact receivers'
 /// shares of some hundred make some 100 KB.
 const ENTRY_WRITES_MAX: usize = 64;
+
+/// A journal that has nothing more to give for so long has been read.
+const QUIET: Duration = Duration::from_millis(300);
 
 /// Something to be written.
 #[derive(Debug)]
@@ -65,6 +68,8 @@ struct Inner {
     /// Who waits for which mark.
     marks: Mutex<HashMap<u64, oneshot::Sender<()>>>,
     next_mark: AtomicU64,
+    /// Whether it has been read once, up to what was new then.
+    read: watch::Sender<bool>,
     /// Streams that are being received, which another gateway may ask for.
     serving: Mutex<HashMap<LaneId, CancellationToken>>,
     /// The wall clock at the start, which isn't looked at again: it may jump.
@@ -94,6 +99,7 @@ impl Journal {
             writes,
             marks: Mutex::default(),
             next_mark: AtomicU64::new(0),
+            read: watch::Sender::new(false),
             serving: Mutex::default(),
             begun: Duration::from_millis(begun),
             since: Instant::now(),
@@ -114,6 +120,13 @@ impl Journal {
     /// Hands a write over. When the gateway ends, nobody takes it, and it is never done.
     pub(super) async fn write(&self, write: Write) {
         let _ = self.0.writes.send(write).await;
+    }
+
+    /// Whether the journal has been read, or is within this time. A gateway that has only just begun had better leave lanes
+    /// to its siblings, who know it.
+    pub(super) async fn is_read(&self, within: Duration) -> bool {
+        let mut read = self.0.read.subscribe();
+        timeout(within, read.wait_for(|read| *read)).await.is_ok()
     }
 
     /// Writes that this gateway has taken a lane, and returns when the journal has been read up to there.
@@ -192,6 +205,7 @@ pub(super) async fn follow(shared: Arc<Shared>, cancel: CancellationToken) {
     let journal = shared.journal.clone();
     let foreign = shared.metrics.journal_foreign();
     let stream = own_queues::seen(&shared.here.space);
+    let begun = journal.now();
     let mut from = None;
     let backoff = Backoff::new(fastrand::u64(..));
     let mut attempt = 0;
@@ -204,7 +218,15 @@ pub(super) async fn follow(shared: Arc<Shared>, cancel: CancellationToken) {
             let cause = match open_follower(&shared, &stream, begin).await {
                 Err(cause) => cause,
                 Ok(mut follower) => loop {
-                    match follower.next().await {
+                    let next = if *journal.0.read.borrow() {
+                        follower.next().await
+                    } else if let Ok(next) = timeout(QUIET, follower.next()).await {
+                        next
+                    } else {
+                        journal.0.read.send_replace(true);
+                        continue;
+                    };
+                    match next {
                         Ok(followed) => {
                             attempt = 0;
                             from = Some(StreamFrom::Behind(followed.offset));
@@ -212,7 +234,12 @@ pub(super) async fn follow(shared: Arc<Shared>, cancel: CancellationToken) {
                                 journal.seen().lock().begins();
                             }
                             match Entry::decode(followed.body) {
-                                Ok(entry) => journal.apply(&entry),
+                                Ok(entry) => {
+                                    journal.apply(&entry);
+                                    if entry.at >= begun {
+                                        journal.0.read.send_replace(true);
+                                    }
+                                }
                                 Err(error) => {
                                     // Whoever puts one there may put many: they are counted.
                                     if foreign.get() == 0 {

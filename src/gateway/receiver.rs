@@ -35,6 +35,9 @@ const LOCK_RETRY: Duration = Duration::from_millis(100);
 /// A holder that has only just taken the lane can't hear what was asked before.
 const ASK_EVERY: Duration = Duration::from_secs(1);
 
+/// How long a stream waits for a journal that hasn't been read at all, before its sender tries another gateway.
+const READ_PATIENCE: Duration = Duration::from_secs(1);
+
 /// How long the journal may take to be read up to a lane's mark: 600,000 entries were read in less than ten seconds, and a
 /// window's worth is some 100,000.
 const TAKE_PATIENCE: Duration = Duration::from_secs(30);
@@ -84,6 +87,18 @@ pub(super) async fn receive(shared: &Shared, pipe: ReceiverPipe, end: Cancellati
             return refuse(&pipe.words, RefusalReason::BrokerAway, error.to_string()).await;
         }
     };
+    // Before the lock: whoever has it knows what was received, and goes on until this gateway does.
+    let is_read = tokio::select! {
+        () = end.cancelled() => return,
+        is_read = shared.journal.is_read(READ_PATIENCE) => is_read,
+    };
+    if !is_read {
+        let cause = format!(
+            "{} is still reading the journal of {}",
+            shared.here.gateway, shared.here.unit
+        );
+        return refuse(&pipe.words, RefusalReason::NotReady, cause).await;
+    }
     let publisher = tokio::select! {
         () = end.cancelled() => return,
         publisher = open_under_lock(shared, &vhost.dialer, &lane, &lock) => publisher,
