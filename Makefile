@@ -13,7 +13,7 @@ help: ## What there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 .PHONY: setup
-setup: ## Install what is missing: RabbitMQ, etcd, protoc, promtool, a C compiler (by apt-get, where it is there)
+setup: ## Install what is missing: RabbitMQ, etcd, protoc, promtool, valgrind, a C compiler (by apt-get, where it is there)
 	@scripts/setup
 
 .PHONY: build
@@ -97,8 +97,8 @@ cut-off: lab-release ## One unit cut off: 10 minutes of 1,000 msg/s, then 2 minu
 	$(CHAOS) cut-off --before 1 --during 2 --size 65536 --rate 50
 
 .PHONY: bench
-bench: lab-release ## setgate, shovel and federation on the same brokers over distances: rates, CPU, bytes, latency (long)
-	$(CHAOS) bench
+bench: lab-release ## setgate, shovel and federation on the same brokers over distances: rates, CPU, bytes, latency, into docs/benchmarks.md (half an hour)
+	$(CHAOS) bench --docs docs
 
 .PHONY: nextest
 nextest:

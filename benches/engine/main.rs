@@ -11,6 +11,8 @@
 
 mod machine;
 mod ours;
+#[path = "../../tests/shared/scripted.rs"]
+mod scripted;
 mod template;
 mod theirs;
 
@@ -45,9 +47,6 @@ const LEAN_MICROS: f64 = 7.0;
 
 /// Durable, classic; made and deleted here.
 const QUEUE: &str = "setgate.bench.engine";
-
-/// The name of a message: in the header that pairs returns, in every message of either client.
-const TOKEN_HEADER: &str = "x-set-parcel";
 
 /// One way of one client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! A message's properties as bytes, made once: only its number differs from the next one's.
 
-use super::TOKEN_HEADER;
+use super::scripted::TOKEN_HEADER;
 use bytes::{Bytes, BytesMut};
 use setgate::amqp::{FieldValue, Properties, RawProperties};
 

@@ -1,8 +1,9 @@
 //! lapin, driven as it likes best: each publish polled once and its future kept, acknowledgements by many.
 
+use super::scripted::TOKEN_HEADER;
 use super::{
     ACKNOWLEDGED_AT_ONCE, ACKNOWLEDGED_EVERY, BODY_BYTES, Cost, IN_FLIGHT_MAX, Meter, PREFETCH,
-    QUEUE, TOKEN_HEADER,
+    QUEUE,
 };
 use futures_util::{StreamExt, poll};
 use lapin::options::{
