@@ -1,6 +1,7 @@
 //! What is measured: cells, each a way between two brokers and what is carried over it.
 
 use super::body::Body;
+use super::rig::Carrier;
 use std::time::Duration;
 
 /// One way and one load. Its fields are those of the JSON report.
@@ -63,6 +64,14 @@ impl Cell {
         self
     }
 
+    /// How many a carrier has to carry: federation takes three times as long for each, and everybody the same time.
+    pub(super) fn messages(&self, carrier: Carrier) -> u64 {
+        match carrier {
+            Carrier::Setgate | Carrier::Shovel | Carrier::ShovelTuned => self.messages,
+            Carrier::Federation => self.messages / 3,
+        }
+    }
+
     /// The time of one way.
     pub(super) fn one_way(&self) -> Duration {
         Duration::from_millis(self.rtt_ms) / 2
@@ -73,19 +82,19 @@ impl Cell {
 pub(super) fn named() -> Vec<Cell> {
     let (json, random) = (Body::Json, Body::Random);
     vec![
-        Cell::new("near", 0, 1, 50_000).with_latency(),
-        Cell::new("near-8-queues", 0, 8, 64_000).with_latency(),
-        Cell::new("10ms", 10, 1, 50_000),
-        Cell::new("50ms", 50, 1, 50_000),
-        Cell::new("100ms", 100, 1, 50_000).with_latency(),
-        Cell::new("200ms", 200, 1, 50_000),
-        Cell::new("100ms-8-queues", 100, 8, 64_000),
+        Cell::new("near", 0, 1, 30_000).with_latency(),
+        Cell::new("near-8-queues", 0, 8, 40_000).with_latency(),
+        Cell::new("10ms", 10, 1, 30_000),
+        Cell::new("50ms", 50, 1, 30_000),
+        Cell::new("100ms", 100, 1, 30_000).with_latency(),
+        Cell::new("200ms", 200, 1, 30_000),
+        Cell::new("100ms-8-queues", 100, 8, 40_000),
         Cell::new("100ms-1%", 100, 1, 30_000).loss(0.01),
-        Cell::new("20mbit", 40, 1, 20_000).body(json, 760).mbit(20),
-        Cell::new("100B", 50, 1, 60_000).body(json, 100),
+        Cell::new("20mbit", 40, 1, 15_000).body(json, 760).mbit(20),
+        Cell::new("100B", 50, 1, 30_000).body(json, 100),
         Cell::new("16KiB", 50, 1, 8_000).body(json, 16 * 1024),
         Cell::new("256KiB", 50, 1, 600).body(json, 256 * 1024),
-        Cell::new("random", 50, 1, 50_000).body(random, 1024),
+        Cell::new("random", 50, 1, 30_000).body(random, 1024),
     ]
 }
 

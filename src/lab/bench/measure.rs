@@ -8,7 +8,7 @@ use super::BenchError;
 use super::cell::Cell;
 use super::ends::{End, Load};
 use super::report::median;
-use super::rig::{Carrier, Pids, Rig, addresses, destinations};
+use super::rig::{Carrier, Pids, QUEUES, Rig, addresses, destinations};
 use super::usage::{forget_peak, peak_mib, processor_time};
 use hdrhistogram::Histogram;
 use serde::Serialize;
@@ -23,6 +23,10 @@ const PATIENCE: Duration = Duration::from_mins(2);
 /// begun isn't what is measured.
 const LATENCY: Duration = Duration::from_secs(4);
 const WARM_UP: Duration = Duration::from_secs(2);
+
+/// How long an idle gateway is watched, and how long after its start.
+const IDLE: Duration = Duration::from_secs(10);
+const SETTLE: Duration = Duration::from_secs(3);
 
 /// What one measurement gave.
 #[derive(Debug, Clone, Default)]
@@ -75,6 +79,32 @@ struct Marks {
     end: Mark,
 }
 
+/// A gateway with eight lanes and nothing to do.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(super) struct Idle {
+    /// The larger one's memory.
+    pub(super) rss_mib: f64,
+    /// The busier one's processor time, in percent of a core.
+    pub(super) cpu_percent: f64,
+}
+
+/// Lets both gateways run without any message.
+pub(super) async fn idle(rig: &mut Rig) -> Result<Idle, BenchError> {
+    rig.go(Carrier::Setgate, QUEUES).await?;
+    let pids = rig.pids(Carrier::Setgate)?.gateways.unwrap_or_default();
+    sleep(SETTLE).await;
+    let before = pids.map(processor_time);
+    sleep(IDLE).await;
+    let after = pids.map(processor_time);
+    let used = |number: usize| after[number].saturating_sub(before[number]).as_secs_f64();
+    let found = Idle {
+        rss_mib: pids.into_iter().map(peak_mib).fold(0.0, f64::max),
+        cpu_percent: used(0).max(used(1)) / IDLE.as_secs_f64() * 100.0,
+    };
+    rig.rest(Carrier::Setgate, QUEUES).await?;
+    Ok(found)
+}
+
 /// Measures a carrier in a cell.
 pub(super) async fn throughput(
     rig: &mut Rig,
@@ -86,14 +116,15 @@ pub(super) async fn throughput(
     rig.rest(carrier, cell.queues).await?;
     rig.clear().await?;
     let to = addresses(Some(carrier), cell.queues);
-    rig.near.publish(&to, load, cell.messages).await?;
+    let messages = cell.messages(carrier);
+    rig.near.publish(&to, load, messages).await?;
     let before = rig.carried(carrier);
     rig.go(carrier, cell.queues).await?;
     let pids = rig.pids(carrier)?;
     for pid in pids.gateways.into_iter().flatten() {
         forget_peak(pid);
     }
-    let watched = timeout(PATIENCE, watch(rig, cell, pids)).await;
+    let watched = timeout(PATIENCE, watch(rig, cell.queues, messages, pids)).await;
     let marks = watched.map_err(|_| BenchError::Stuck {
         carrier: carrier.name(),
         cell: cell.name.clone(),
@@ -107,9 +138,9 @@ pub(super) async fn throughput(
     } = marks;
     let timed = (nine_tenths.arrived - tenth.arrived) as f64;
     let time = (nine_tenths.at - tenth.at).as_secs_f64().max(1e-6);
-    let messages = (end.arrived - begin.arrived).max(1) as f64;
+    let watched = (end.arrived - begin.arrived).max(1) as f64;
     let per_message = |before: Duration, after: Duration| {
-        after.saturating_sub(before).as_secs_f64() * 1e6 / messages
+        after.saturating_sub(before).as_secs_f64() * 1e6 / watched
     };
     let of_broker = |number: usize| per_message(begin.brokers[number], end.brokers[number]);
     let brokers = [of_broker(0), of_broker(1)];
@@ -120,14 +151,14 @@ pub(super) async fn throughput(
         cpu_us: brokers[0] + brokers[1] + gateways,
         gateway_cpu_us: pids.gateways.map(|_| gateways),
         broker_cpu_us: brokers,
-        wire_bytes: all as f64 / cell.messages as f64,
+        wire_bytes: all as f64 / messages as f64,
         rss_mib: pids.gateways.map(peak),
     })
 }
 
 /// Watches all messages arrive.
-async fn watch(rig: &Rig, cell: &Cell, pids: Pids) -> Result<Marks, BenchError> {
-    let queues = destinations(cell.queues);
+async fn watch(rig: &Rig, queues: usize, messages: u64, pids: Pids) -> Result<Marks, BenchError> {
+    let queues = destinations(queues);
     let (mut first, mut tenth, mut nine_tenths) = (None, None, None);
     loop {
         let arrived = rig.far.ready(&queues).await?;
@@ -143,15 +174,13 @@ async fn watch(rig: &Rig, cell: &Cell, pids: Pids) -> Result<Marks, BenchError> 
                 .sum(),
         };
         let begin = *first.get_or_insert_with(mark);
-        if tenth.is_none() && arrived >= cell.messages / 10 {
+        if tenth.is_none() && arrived >= messages / 10 {
             tenth = Some(mark());
         }
-        if nine_tenths.is_none() && arrived >= cell.messages * 9 / 10 {
+        if nine_tenths.is_none() && arrived >= messages * 9 / 10 {
             nine_tenths = Some(mark());
         }
-        if let (Some(tenth), Some(nine_tenths), true) =
-            (tenth, nine_tenths, arrived >= cell.messages)
-        {
+        if let (Some(tenth), Some(nine_tenths), true) = (tenth, nine_tenths, arrived >= messages) {
             return Ok(Marks {
                 begin,
                 tenth,

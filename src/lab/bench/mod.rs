@@ -6,7 +6,9 @@
 mod body;
 mod cell;
 mod ends;
+mod machine;
 mod measure;
+mod plot;
 mod report;
 mod rig;
 mod usage;
@@ -45,6 +47,9 @@ pub struct BenchArgs {
     /// Only these carriers; ratios to the others are missing then
     #[arg(long, value_enum, value_delimiter = ',', value_name = "CARRIERS")]
     pub only: Vec<Carrier>,
+    /// Write benchmarks.md and its plots into this folder
+    #[arg(long, value_name = "DIR")]
+    pub docs: Option<PathBuf>,
     /// json: the report as one document on the last line
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     pub output: Output,
@@ -89,13 +94,20 @@ pub(super) async fn run(args: &BenchArgs) -> ExitCode {
     let report = Reporter::lines();
     let mut found = Report::default();
     let result = bench(args, report, &mut found).await;
-    found.targets = report::targets(&found.cells);
+    found.targets = report::targets(&found.cells, found.idle);
+    found.machine = machine::about();
     if !found.cells.is_empty() {
         match args.output {
             Output::Json => println!("{}", serde_json::to_string(&found).unwrap_or_default()),
             Output::Text => print!("{}", report::markdown(&found)),
         }
     }
+    let result = match &args.docs {
+        Some(folder) if !found.cells.is_empty() => {
+            result.and(plot::write(&found, folder).map_err(BenchError::from))
+        }
+        Some(_) | None => result,
+    };
     match result {
         Ok(()) if found.complete => ExitCode::SUCCESS,
         Ok(()) => ExitCode::FAILURE,
@@ -119,8 +131,27 @@ async fn bench(args: &BenchArgs, report: Reporter, found: &mut Report) -> Result
     let Some(mut rig) = Rig::up(&args.dir, report, &mut signals).await? else {
         return Ok(());
     };
+    let measured = async {
+        if carriers.contains(&Carrier::Setgate) {
+            let idle = measure::idle(&mut rig).await?;
+            report.say(format!(
+                "an idle gateway: {:.0} MiB, {:.2} % of a core",
+                idle.rss_mib, idle.cpu_percent
+            ));
+            found.idle = Some(idle);
+        }
+        all_cells(
+            &mut rig,
+            &cells,
+            &carriers,
+            rounds,
+            report,
+            &mut found.cells,
+        )
+        .await
+    };
     let result = tokio::select! {
-        measured = all_cells(&mut rig, &cells, &carriers, rounds, report, &mut found.cells) => measured.map(|()| true),
+        measured = measured => measured.map(|()| true),
         () = signals.any() => {
             report.say("interrupted: what follows is not complete");
             Ok(false)

@@ -1,7 +1,7 @@
 //! What a benchmark found: medians of its rounds, ratios, and which targets were met.
 
 use super::cell::Cell;
-use super::measure::{Latency, Sample};
+use super::measure::{Idle, Latency, Sample};
 use super::rig::Carrier;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -14,6 +14,9 @@ pub(super) struct Report {
     pub(super) complete: bool,
     /// The machine and the versions.
     pub(super) machine: BTreeMap<String, String>,
+    /// A gateway with nothing to do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) idle: Option<Idle>,
     /// In the order of measurement.
     pub(super) cells: Vec<Measured>,
     /// What was to be reached.
@@ -113,7 +116,7 @@ enum Goal {
 }
 
 /// What is to be reached, from the cells that were measured.
-pub(super) fn targets(cells: &[Measured]) -> Vec<Target> {
+pub(super) fn targets(cells: &[Measured], idle: Option<Idle>) -> Vec<Target> {
     let shovel = Carrier::Shovel.name();
     let tuned = Carrier::ShovelTuned.name();
     let rate = |figures: &Figures| figures.rate;
@@ -212,6 +215,16 @@ pub(super) fn targets(cells: &[Measured]) -> Vec<Target> {
             added(cell, |figures| figures.p99_ms, |direct| direct.p99_ms),
         );
     }
+    add(
+        "an idle gateway with eight lanes: MiB".to_owned(),
+        Goal::AtMost(50.0),
+        idle.map(|idle| idle.rss_mib),
+    );
+    add(
+        "an idle gateway with eight lanes: % of a core".to_owned(),
+        Goal::AtMost(0.5),
+        idle.map(|idle| idle.cpu_percent),
+    );
     targets
 }
 
@@ -300,7 +313,7 @@ mod tests {
             measured("near-8-queues", 13_000.0, 10_000.0),
             measured("near", 9_000.0, 10_000.0),
         ];
-        let targets = targets(&cells);
+        let targets = targets(&cells, None);
         let find = |name: &str| targets.iter().find(|target| target.name == name).unwrap();
         let rate = find("8 queues, near: rate / shovel");
         assert_eq!((rate.value, rate.met), (Some(1.3), true));
