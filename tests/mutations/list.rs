@@ -301,8 +301,26 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         by: By::Lane,
         file: "lane/machine/divert.rs",
         edits: &[(
-            "waited >= PATIENCE && (silent || fills_half || !outlet.is_up())",
+            "waited >= PATIENCE && (silent || !outlet.is_up() || hinders())",
             "waited >= PATIENCE",
+        )],
+    },
+    Mutation {
+        name: "a late target is diverted though nobody waits behind it",
+        by: By::Lane,
+        file: "lane/machine/divert.rs",
+        edits: &[(
+            "fills_half && self.has_others(unit, now)",
+            "fills_half && (true || self.has_others(unit, now))",
+        )],
+    },
+    Mutation {
+        name: "a stream that has only just begun counts as silent",
+        by: By::Lane,
+        file: "lane/machine/divert.rs",
+        edits: &[(
+            "outlet.answers() && fills_half && silent",
+            "(outlet.answers() || outlet.is_up()) && fills_half && silent",
         )],
     },
     Mutation {
