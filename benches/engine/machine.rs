@@ -1,7 +1,7 @@
 //! The pure machine alone: bytes prepared beforehand go in, bytes that nobody writes come out.
 
 use super::scripted::{
-    CHANNEL, CONSUMER_TAG, answer, command, method_frame, opened, output, put_frame,
+    CHANNEL, CONSUMER_TAG, answer, command, method_frame, opened, output, put_delivery,
 };
 use super::template::Template;
 use super::{ACKNOWLEDGED_AT_ONCE, BODY_BYTES, IN_FLIGHT_MAX, PREFETCH, QUEUE};
@@ -168,19 +168,15 @@ fn deliveries() -> Vec<Bytes> {
     let template = Template::new();
     let mut stream = BytesMut::new();
     for number in 0..MESSAGES {
-        let mut deliver = BytesMut::from(CONSUMER_TAG);
-        deliver.put_u64(number + 1);
-        deliver.put_slice(&[0, 0]);
-        deliver.put_u8(u8::try_from(QUEUE.len()).unwrap());
-        deliver.put_slice(QUEUE.as_bytes());
-        stream.put_slice(&method_frame(CHANNEL.0, (60, 60), &deliver));
-        let mut header = BytesMut::new();
-        header.put_u16(60);
-        header.put_u16(0);
-        header.put_u64(BODY_BYTES as u64);
-        header.put_slice(template.of(number).as_bytes());
-        put_frame(&mut stream, 2, CHANNEL.0, &header);
-        put_frame(&mut stream, 3, CHANNEL.0, &[b'x'; BODY_BYTES]);
+        let to = ("", QUEUE);
+        let properties = template.of(number);
+        put_delivery(
+            &mut stream,
+            number + 1,
+            to,
+            &properties,
+            &[b'x'; BODY_BYTES],
+        );
     }
     stream
         .chunks(READ_BYTES)

@@ -236,13 +236,11 @@ pub(super) async fn follow(shared: Arc<Shared>, cancel: CancellationToken) {
                             if followed.offset == 0 {
                                 journal.seen().lock().begins();
                             }
+                            let mut is_new = false;
                             match Entry::decode(followed.body) {
                                 Ok(entry) => {
                                     journal.apply(&entry);
-                                    let took = journal.now().saturating_sub(begun);
-                                    if entry.at >= begun || took >= READ_MAX {
-                                        journal.0.read.send_replace(true);
-                                    }
+                                    is_new = entry.at >= begun;
                                 }
                                 Err(error) => {
                                     // Whoever puts one there may put many: they are counted.
@@ -251,6 +249,11 @@ pub(super) async fn follow(shared: Arc<Shared>, cancel: CancellationToken) {
                                     }
                                     foreign.inc();
                                 }
+                            }
+                            // Whatever it is that comes, it can't keep this gateway from receiving for ever.
+                            let took = journal.now().saturating_sub(begun);
+                            if is_new || took >= READ_MAX {
+                                journal.0.read.send_replace(true);
                             }
                         }
                         Err(end @ FollowEnd::Deleted) => {

@@ -326,7 +326,10 @@ impl<'a> Taking<'a> {
                         self.listen(takes && in_flight == 0, consumer.queue());
                     }
                     match consumer.stalled_since() {
-                        Some(since) if since.elapsed() >= STALL_MAX => Err(self.stalled()),
+                        Some(since) if since.elapsed() >= STALL_MAX => {
+                            self.prefetch.stalled(in_flight);
+                            Err(self.stalled())
+                        }
                         Some(_) | None => {
                             let at = Shared::moment();
                             self.routed(|lane, routing| lane.tick(routing, at))

@@ -94,7 +94,7 @@ pub(super) async fn receive(shared: &Shared, pipe: ReceiverPipe, end: Cancellati
     };
     if !is_read {
         let cause = format!(
-            "{} is still reading the journal of {}",
+            "{} has not read the journal of {} yet; if it stays so, see the state of its broker",
             shared.here.gateway, shared.here.unit
         );
         return refuse(&pipe.words, RefusalReason::NotReady, cause).await;

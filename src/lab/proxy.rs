@@ -468,6 +468,19 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn another_way_ends_what_went_the_old_one_and_carries_what_comes() {
+        let (proxy, _tasks) = echo(Duration::ZERO).await;
+        let (other, _others) = echo(Duration::ZERO).await;
+        let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
+        assert_eq!(ask(&mut stream, b"old").await, b"old");
+        proxy.set_via(Some(other.address()));
+        assert!(!matches!(stream.read(&mut [0]).await, Ok(1..)));
+        let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
+        assert_eq!(ask(&mut stream, b"new").await, b"new");
+        assert_eq!(other.carried(), 6);
+    }
+
+    #[tokio::test]
     async fn an_end_of_one_side_reaches_the_other() {
         let (proxy, _tasks) = echo(Duration::from_millis(5)).await;
         let mut stream = TcpStream::connect(proxy.address()).await.unwrap();

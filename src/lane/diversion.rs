@@ -13,8 +13,8 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fmt;
 use std::time::{Duration, Instant};
 
-/// A target is late that leaves its oldest parcel unanswered for so long. One that is late and silent is diverted, or late and
-/// fills half of the lane's budget, or does both of the latter.
+/// A target is late that leaves its oldest parcel unanswered for so long. One is diverted that is late and silent; that is late
+/// and fills half of the budget of a lane that has others; or that is silent and fills half of it.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A target is silent that has said nothing for so long: beyond any round trip and the pauses of a loaded broker, within which

@@ -71,6 +71,14 @@ impl Prefetch {
         self.watch_anew();
     }
 
+    /// The lane's channel is given up with so many in flight, all that it may have: the next one asks for no more, since what
+    /// is beyond them would only lie in the socket and bring it to this again.
+    pub fn stalled(&mut self, in_flight: usize) {
+        self.shrink();
+        let held = u16::try_from(in_flight).unwrap_or(self.max);
+        self.now = self.now.min(held).max(1);
+    }
+
     fn watch_anew(&mut self) {
         self.largest = 0;
         self.watched_from = None;
@@ -133,6 +141,16 @@ mod tests {
         prefetch.saw(1_024);
         assert!(!prefetch.should_grow(after(61, start)));
         assert_eq!(prefetch.get(), 1);
+    }
+
+    #[test]
+    fn a_lane_that_stalled_on_small_messages_asks_for_those_that_it_may_hold() {
+        let mut prefetch = Prefetch::new(4_096, 64 * MIB);
+        prefetch.saw(1_024);
+        prefetch.stalled(1_024);
+        assert_eq!(prefetch.get(), 1_024);
+        prefetch.stalled(0);
+        assert_eq!(prefetch.get(), 1, "one always fits");
     }
 
     #[test]

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 /// A lane may have so many whatever its rate: a target near by needs no more for 10,000 a second.
 const LEAST: usize = 1_024;
 
-/// What an answer takes besides the way: publish, confirm and journal of a loaded broker. Seen: 10 to 40 ms.
+/// What an answer takes besides the way: publish, confirm and journal. On average some 20 ms were seen (ADR 14); a loaded
+/// broker takes longer.
 const ANSWER: Duration = Duration::from_millis(50);
 
 /// How much more than its rate needs a lane may have, so that its rate can grow.
@@ -80,7 +81,7 @@ mod tests {
     #[test]
     fn a_lane_near_by_has_the_least_and_a_far_one_twice_what_its_rate_needs() {
         assert_eq!(Reach::default().deliveries(MAX), LEAST);
-        assert_eq!(reach(10_000, 1), 1_020_usize.max(LEAST));
+        assert_eq!(reach(10_000, 1), LEAST);
         assert_eq!(reach(10_000, 100), 3_000);
         assert_eq!(reach(10_000, 200), MAX, "no more than it may");
         assert_eq!(reach(500, 200), LEAST, "a slow lane needs no more");

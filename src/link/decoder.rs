@@ -330,7 +330,7 @@ mod tests {
         assert!(out.is_empty());
         assert_eq!(batcher.deadline(), Some(start + pace));
         assert!(batcher.take(start + pace).is_some());
-        let later = start + pace * 2;
+        let later = start + pace * 3;
         batcher.push(&parcel_of(4, 100), later, &mut out).unwrap();
         assert_eq!(batcher.deadline(), Some(later), "it was quiet");
     }

@@ -1,7 +1,8 @@
 //! One message's way through everything that is pure.
 
 use crate::scripted::{
-    CHANNEL, CONSUMER_TAG, TOKEN_HEADER, answer, command, method_frame, opened, output, put_frame,
+    CHANNEL, CONSUMER_TAG, TOKEN_HEADER, answer, command, method_frame, opened, output,
+    put_delivery,
 };
 use crate::world::{World, there, unit};
 use bytes::{BufMut, Bytes, BytesMut};
@@ -245,21 +246,8 @@ fn deliveries(messages: usize, body_bytes: usize) -> Vec<Bytes> {
         };
         properties.headers_mut().set("uid", FieldValue::I32(70));
         let properties = RawProperties::of(&properties).unwrap();
-        let mut deliver = BytesMut::from(CONSUMER_TAG);
-        deliver.put_u64(number as u64);
-        deliver.put_u8(0);
-        for text in ["orders", "order.created"] {
-            deliver.put_u8(u8::try_from(text.len()).unwrap());
-            deliver.put_slice(text.as_bytes());
-        }
-        read.put_slice(&method_frame(CHANNEL.0, (60, 60), &deliver));
-        let mut header = BytesMut::new();
-        header.put_u16(60);
-        header.put_u16(0);
-        header.put_u64(body_bytes as u64);
-        header.put_slice(properties.as_bytes());
-        put_frame(&mut read, 2, CHANNEL.0, &header);
-        put_frame(&mut read, 3, CHANNEL.0, &body);
+        let to = ("orders", "order.created");
+        put_delivery(&mut read, number as u64, to, &properties, &body);
         if number % AT_ONCE == 0 || number == messages {
             reads.push(read.split().freeze());
         }

@@ -1,10 +1,10 @@
 //! An engine with one open channel, and a broker whose words are bytes that were prepared.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use setgate::amqp::FieldTable;
 use setgate::amqp::engine::{
     ChannelId, Command, Credentials, Engine, EngineSettings, Event, Input,
 };
+use setgate::amqp::{FieldTable, RawProperties};
 use std::io::IoSlice;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -81,7 +81,7 @@ pub(crate) fn opened(now: std::time::Instant) -> Engine {
     engine
 }
 
-pub(crate) fn put_frame(out: &mut BytesMut, kind: u8, channel: u16, payload: &[u8]) {
+fn put_frame(out: &mut BytesMut, kind: u8, channel: u16, payload: &[u8]) {
     out.put_u8(kind);
     out.put_u16(channel);
     out.put_u32(u32::try_from(payload.len()).unwrap());
@@ -97,6 +97,31 @@ pub(crate) fn method_frame(channel: u16, (class, method): (u16, u16), arguments:
     let mut out = BytesMut::new();
     put_frame(&mut out, 1, channel, &payload);
     out.freeze()
+}
+
+/// Appends a delivery: method, header and body.
+pub(crate) fn put_delivery(
+    out: &mut BytesMut,
+    tag: u64,
+    (exchange, routing_key): (&str, &str),
+    properties: &RawProperties,
+    body: &[u8],
+) {
+    let mut deliver = BytesMut::from(CONSUMER_TAG);
+    deliver.put_u64(tag);
+    deliver.put_u8(0);
+    for text in [exchange, routing_key] {
+        deliver.put_u8(u8::try_from(text.len()).unwrap());
+        deliver.put_slice(text.as_bytes());
+    }
+    out.put_slice(&method_frame(CHANNEL.0, (60, 60), &deliver));
+    let mut header = BytesMut::new();
+    header.put_u16(60);
+    header.put_u16(0);
+    header.put_u64(body.len() as u64);
+    header.put_slice(properties.as_bytes());
+    put_frame(out, 2, CHANNEL.0, &header);
+    put_frame(out, 3, CHANNEL.0, body);
 }
 
 /// As RabbitMQ names consumers, with its length.

@@ -21,6 +21,16 @@ struct Plot {
     file: &'static str,
     title: &'static str,
     value: fn(&Figures) -> Option<f64>,
+    unit: Unit,
+}
+
+/// What bars are measured in.
+#[derive(Clone, Copy)]
+enum Unit {
+    /// The figure itself.
+    Figure,
+    /// The shovel's figure of the same cell.
+    Shovel,
 }
 
 const PLOTS: [Plot; 4] = [
@@ -28,21 +38,25 @@ const PLOTS: [Plot; 4] = [
         file: "benchmark-rate.svg",
         title: "Messages a second (more is better)",
         value: |figures| Some(figures.rate),
+        unit: Unit::Figure,
     },
     Plot {
         file: "benchmark-cpu.svg",
         title: "CPU of brokers and gateways, us per message (less is better)",
         value: |figures| Some(figures.cpu_us),
+        unit: Unit::Figure,
     },
     Plot {
         file: "benchmark-wire.svg",
         title: "Bytes on the wire per message, as a share of a shovel's (less is better)",
         value: |figures| Some(figures.wire_bytes),
+        unit: Unit::Shovel,
     },
     Plot {
         file: "benchmark-latency.svg",
         title: "Latency at half load, p50 in ms (less is better)",
         value: |figures| figures.p50_ms,
+        unit: Unit::Figure,
     },
 ];
 
@@ -79,16 +93,14 @@ medians of the rounds of one run, and only their ratios say anything about anoth
 
 /// Bars, side by side for each cell; none where no cell has such a figure.
 fn draw(report: &Report, plot: &Plot) -> Option<String> {
-    let is_share = plot.file.contains("wire");
     let cells: Vec<(&str, Vec<(usize, f64)>)> = report
         .cells
         .iter()
         .filter_map(|measured| {
             let of = |name: &str| (plot.value)(measured.carriers.get(name)?);
-            let unit = if is_share {
-                of(Carrier::Shovel.name())?
-            } else {
-                1.0
+            let unit = match plot.unit {
+                Unit::Figure => 1.0,
+                Unit::Shovel => of(Carrier::Shovel.name())?,
             };
             let bars: Vec<_> = (0..)
                 .zip(Carrier::ALL)
