@@ -8,6 +8,7 @@ use super::fabric::{FabricSpec, Parts, default_dir};
 use super::lab_file::LabFile;
 use super::process::ProcessState;
 use super::profile::RulesFrom;
+use super::scale::{self, ScaleArgs};
 use super::supervisor::{down, up, up_detached};
 use super::{LabError, Node, Place, Ways, traffic};
 use clap::{Args, Subcommand, ValueEnum};
@@ -54,6 +55,8 @@ pub enum Command {
     CutOff(CutOffArgs),
     /// Measure setgate, shovel and federation on the same brokers over distances, and print the figures and ratios
     Bench(BenchArgs),
+    /// Let a space grow from three units to fifty, and print what tables, etcd, links and gateways take
+    Scale(ScaleArgs),
 }
 
 /// Which lab.
@@ -217,6 +220,7 @@ pub async fn run(command: Command) -> ExitCode {
         Command::Kills(args) => return chaos::run_kills(&args).await,
         Command::CutOff(args) => return chaos::run_cut_off(&args).await,
         Command::Bench(args) => return bench::run(&args).await,
+        Command::Scale(args) => return scale::run(&args).await,
     };
     exit_code(result)
 }

@@ -3,6 +3,7 @@
 //! Owns all of it; dropping it ends all of it. The command line, the demonstration and the tests use it alike.
 
 use super::broker::{BrokerNode, Cluster, Memory, delete_user, delete_vhost};
+use super::ca::Authority;
 use super::etcd::EtcdMember;
 use super::gateway::GatewayPlan;
 use super::http::HttpClient;
@@ -44,6 +45,8 @@ pub struct Fabric {
     wires: Vec<NamedWire>,
     clusters: Vec<Cluster>,
     members: Vec<EtcdMember>,
+    /// Signs the certificates of links; none in a bare lab.
+    authority: Option<Authority>,
     /// Vhosts of this test on brokers that others own, to be deleted at the end.
     borrowed: Vec<(LabBroker, String)>,
     binary: PathBuf,
@@ -267,6 +270,11 @@ impl Fabric {
         self.between_units()
             .map(|named| named.proxy.carried())
             .sum()
+    }
+
+    /// What signs the certificates of its links.
+    pub(super) fn authority(&self) -> Option<&Authority> {
+        self.authority.as_ref()
     }
 
     fn between_units(&self) -> impl Iterator<Item = &NamedWire> {

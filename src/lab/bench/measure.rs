@@ -9,7 +9,7 @@ use super::cell::Cell;
 use super::ends::{End, Load};
 use super::report::median;
 use super::rig::{Carrier, Pids, QUEUES, Rig, addresses, destinations};
-use super::usage::{forget_peak, peak_mib, processor_time};
+use crate::lab::usage::{forget_peak, peak_mib, processor_time};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 use std::time::Duration;

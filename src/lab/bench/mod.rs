@@ -6,17 +6,15 @@
 mod body;
 mod cell;
 mod ends;
-mod machine;
 mod measure;
 mod plot;
 mod report;
 mod rig;
-mod usage;
 
 use super::commands::Output;
 use super::fabric::default_dir;
 use super::supervisor::Signals;
-use super::{LabError, Reporter};
+use super::{LabError, Reporter, machine};
 use cell::Cell;
 use clap::Args;
 use ends::Load;

@@ -3,18 +3,14 @@
 use super::report::{Figures, Report, markdown};
 use super::rig::Carrier;
 use crate::lab::LabError;
+use crate::lab::svg::{COLOURS, Frame, LEFT};
 use std::fmt::Write as _;
 use std::path::Path;
 
-/// In pixels: of the bars of one cell, and of all that is around them.
+/// In pixels: of the bars of one cell, and of what is between cells and below them.
 const BAR: f64 = 14.0;
 const GAP: f64 = 18.0;
-const HEIGHT: f64 = 220.0;
-const LEFT: f64 = 70.0;
-const TOP: f64 = 56.0;
-const BOTTOM: f64 = 92.0;
-/// Told apart by people who see no red or green too, on light and dark pages.
-const COLOURS: [&str; 4] = ["#0072b2", "#e69f00", "#cc79a7", "#999999"];
+const BELOW: f64 = 92.0;
 
 /// One plot.
 struct Plot {
@@ -116,84 +112,27 @@ fn draw(report: &Report, plot: &Plot) -> Option<String> {
     if most <= 0.0 {
         return None;
     }
-    let step = step(most);
-    let top = (most / step).ceil() * step;
     let cell_width = BAR * Carrier::ALL.len() as f64 + GAP;
-    let width = LEFT + cell_width * cells.len() as f64 + GAP;
-    let height = TOP + HEIGHT + BOTTOM;
-    let y = |value: f64| TOP + HEIGHT - value / top * HEIGHT;
-    let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width:.0}\" height=\"{height:.0}\" \
-         font-family=\"sans-serif\" font-size=\"11\">\n\
-         <rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n\
-         <text x=\"{GAP}\" y=\"20\" font-size=\"14\">{}</text>\n",
-        plot.title
-    );
-    for (number, carrier) in Carrier::ALL.into_iter().enumerate() {
-        let x = GAP + 110.0 * number as f64;
-        let _ = writeln!(
-            svg,
-            "<rect x=\"{x}\" y=\"30\" width=\"10\" height=\"10\" fill=\"{}\"/><text x=\"{}\" y=\"39\">{}</text>",
-            COLOURS[number],
-            x + 14.0,
-            carrier.name()
-        );
-    }
-    let lines = (0_u32..).map(|number| f64::from(number) * step);
-    for value in lines.take_while(|value| *value <= top * 1.001) {
-        let digits = usize::from(step < 1.0);
-        let _ = writeln!(
-            svg,
-            "<line x1=\"{LEFT}\" x2=\"{width:.0}\" y1=\"{0:.1}\" y2=\"{0:.1}\" stroke=\"#dddddd\"/>\
-             <text x=\"{1}\" y=\"{2:.1}\" text-anchor=\"end\">{value:.digits$}</text>",
-            y(value),
-            LEFT - 6.0,
-            y(value) + 4.0
-        );
-    }
+    let width = cell_width * cells.len() as f64 + GAP;
+    let names = Carrier::ALL.map(Carrier::name);
+    let mut frame = Frame::new(plot.title, &names, (width, BELOW), most);
+    let floor = frame.floor();
     for (place, (name, bars)) in cells.iter().enumerate() {
         let left = LEFT + GAP / 2.0 + cell_width * place as f64;
         for (number, value) in bars {
-            let _ = writeln!(
-                svg,
-                "<rect x=\"{:.1}\" y=\"{:.1}\" width=\"{:.1}\" height=\"{:.1}\" fill=\"{}\"/>",
+            let y = frame.y(*value);
+            frame.draw(format_args!(
+                "<rect x=\"{:.1}\" y=\"{y:.1}\" width=\"{:.1}\" height=\"{:.1}\" fill=\"{}\"/>",
                 left + BAR * *number as f64,
-                y(*value),
                 BAR - 2.0,
-                value / top * HEIGHT,
+                floor - y,
                 COLOURS[*number]
-            );
+            ));
         }
-        let (x, below) = (left + cell_width / 2.0, TOP + HEIGHT + 14.0);
-        let _ = writeln!(
-            svg,
+        let (x, below) = (left + cell_width / 2.0, floor + 14.0);
+        frame.draw(format_args!(
             "<text x=\"{x:.1}\" y=\"{below:.1}\" text-anchor=\"end\" transform=\"rotate(-35 {x:.1} {below:.1})\">{name}</text>"
-        );
+        ));
     }
-    svg.push_str("</svg>\n");
-    Some(svg)
-}
-
-/// Between two lines: 1, 2 or 5 times a power of ten, so that there are four to ten of them.
-fn step(most: f64) -> f64 {
-    let power = 10_f64.powf((most / 4.0).log10().floor());
-    let of = |times: f64| times * power;
-    [5.0, 2.0]
-        .into_iter()
-        .map(of)
-        .find(|step| most / step >= 4.0)
-        .unwrap_or(power)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_scale_has_four_to_eleven_lines() {
-        for most in [0.4, 1.0, 3.7, 13_516.0, 99_999.0] {
-            let lines = most / step(most);
-            assert!((4.0..=10.1).contains(&lines), "{most}: {lines}");
-        }
-    }
+    Some(frame.finish())
 }

@@ -11,6 +11,7 @@ use crate::lab::checker::{Account, UnitIndex};
 use crate::lab::commands::Output;
 use crate::lab::supervisor::{Signals, start};
 use crate::lab::traffic::{self, Window, Windows};
+use crate::lab::usage::resident_bytes;
 use crate::lab::{Fabric, LabError, Place, Reporter, Ways};
 use crate::model::UnitId;
 use clap::Args;
@@ -258,14 +259,6 @@ impl Resident {
     }
 }
 
-/// `VmRSS:   12345 kB` in `/proc/PID/status`.
-fn resident_bytes(pid: u32) -> Option<u64> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kibibytes: u64 = line.split_whitespace().next()?.parse().ok()?;
-    Some(kibibytes * 1_024)
-}
-
 fn mebibytes(bytes: u64) -> u64 {
     bytes / (1_024 * 1_024)
 }
@@ -350,10 +343,5 @@ mod tests {
     fn a_gateway_beyond_its_memory_is_named() {
         let complaints = outcome(9.0, MEMORY_BYTES + 1).complaints();
         assert_eq!(complaints, ["sh-1-a took 256 MiB"]);
-    }
-
-    #[test]
-    fn this_process_is_resident() {
-        assert!(resident_bytes(std::process::id()).unwrap() > 1_024);
     }
 }

@@ -89,6 +89,7 @@ impl Fabric {
             wires: Vec::new(),
             clusters,
             members,
+            authority: None,
             borrowed: Vec::new(),
             binary,
             http,
@@ -156,6 +157,7 @@ impl Fabric {
             wires: Vec::new(),
             clusters: Vec::new(),
             members: Vec::new(),
+            authority: None,
             borrowed,
             binary,
             http,
@@ -183,6 +185,7 @@ impl Fabric {
         for plan in &self.gateways {
             plan.write(&self.world(plan, &spec.settings), &authority)?;
         }
+        self.authority = Some(authority);
         let rules = self.profile.dir.clone();
         self.apply(&rules, "lab").await?;
         report.say(format!("the rules of {} are in force", rules.display()));

@@ -1,4 +1,4 @@
-//! What processes take, by `/proc`: processor time and resident memory.
+//! What processes take, by `/proc`: processor time, resident memory, open descriptors.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -6,6 +6,7 @@ use std::time::Duration;
 
 /// A second in `/proc/PID/stat`, which Linux shows in hundredths on every machine.
 const TICKS_PER_SECOND: f64 = 100.0;
+const MEBIBYTE: f64 = 1_048_576.0;
 
 /// Processor time of a process and of all its children that run, user and system.
 pub(super) fn processor_time(pid: u32) -> Duration {
@@ -31,12 +32,25 @@ pub(super) fn forget_peak(pid: u32) {
 
 /// Largest resident memory since [`forget_peak`], in MiB.
 pub(super) fn peak_mib(pid: u32) -> f64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let kib: f64 = line
-        .and_then(|text| text.split_whitespace().next()?.parse().ok())
-        .unwrap_or(0.0);
-    kib / 1024.0
+    memory_bytes(pid, "VmHWM:").unwrap_or(0) as f64 / MEBIBYTE
+}
+
+/// Resident memory now; `None` when the process is gone.
+pub(super) fn resident_bytes(pid: u32) -> Option<u64> {
+    memory_bytes(pid, "VmRSS:")
+}
+
+/// `VmRSS:   12345 kB` in `/proc/PID/status`.
+fn memory_bytes(pid: u32, field: &str) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(field))?;
+    let kibibytes: u64 = line.split_whitespace().next()?.parse().ok()?;
+    Some(kibibytes * 1_024)
+}
+
+/// Files and sockets that are open.
+pub(super) fn descriptors(pid: u32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
 }
 
 struct Stat {
@@ -87,5 +101,7 @@ mod tests {
         }
         assert!(processor_time(own) > begun);
         assert!(peak_mib(own) > 1.0);
+        assert!(resident_bytes(own).unwrap() > 1_024);
+        assert!(descriptors(own) > 2);
     }
 }
