@@ -27,6 +27,8 @@ const BODY_BYTES_MAX: usize = 4 << 20;
 pub enum StreamFrom {
     /// With the piece that was being written then, so with something older; since 1970.
     Since(Duration),
+    /// With this offset, or with the next that is there.
+    At(u64),
     /// Behind this offset.
     Behind(u64),
 }
@@ -85,9 +87,8 @@ impl StreamFollower {
         let queue = short_name(stream, &doing)?;
         let offset = match from {
             StreamFrom::Since(since) => FieldValue::Timestamp(since.as_secs()),
-            StreamFrom::Behind(offset) => {
-                FieldValue::I64(i64::try_from(offset.saturating_add(1)).unwrap_or(i64::MAX))
-            }
+            StreamFrom::At(offset) => position(offset),
+            StreamFrom::Behind(offset) => position(offset.saturating_add(1)),
         };
         let mut arguments = FieldTable::new();
         arguments.set("x-stream-offset", offset);
@@ -185,6 +186,10 @@ impl StreamFollower {
             }
         }
     }
+}
+
+fn position(offset: u64) -> FieldValue {
+    FieldValue::I64(i64::try_from(offset).unwrap_or(i64::MAX))
 }
 
 /// Never, without a time.

@@ -6,7 +6,7 @@
 use super::{load_config, rules};
 use crate::admin::{self, AdminError, AdminState};
 use crate::gateway::config::{Config, LogFormat, LogPart};
-use crate::gateway::{Gateway, RunError};
+use crate::gateway::{Gateway, RunError, raise_descriptor_limit};
 use anstream::eprintln;
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
@@ -48,6 +48,7 @@ pub(super) fn run(args: &Args) -> ExitCode {
     for warning in &config.warnings {
         tracing::warn!(warning, "the configuration can be read, but look at this");
     }
+    raise_descriptor_limit();
     let ended = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

@@ -31,4 +31,4 @@ mod source_shown;
 mod source_task;
 mod spread;
 
-pub use run::{Gateway, RunError, broker_settings, security};
+pub use run::{Gateway, RunError, broker_settings, raise_descriptor_limit, security};

@@ -20,6 +20,7 @@ use crate::lane::Limits;
 use crate::link::{Here, Standing};
 use crate::model::{Epoch, Revision};
 use crate::wire::{LinkError, LinkSecurity, LinkServer, ServerSettings, TlsFiles, TlsIdentity};
+use rustix::process::{Resource, getrlimit, setrlimit};
 use secrecy::SecretString;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,8 +30,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// Connections on the link port: two from each gateway of every other unit and as many while they reconnect; fifty
-/// units of five gateways make a thousand.
-const LINK_CONNECTIONS_MAX: usize = 1_024;
+/// units of ten gateways make 1,960.
+const LINK_CONNECTIONS_MAX: usize = 2_048;
 
 /// Streams that wait to be taken over: they are taken at once, so this is burst room alone.
 const INCOMING_MAX: usize = 64;
@@ -191,6 +192,7 @@ impl Gateway {
     /// Runs until cancelled. Then lanes stop taking and settle what they have, within `drain:`; then all else ends.
     pub async fn run(self, cancel: CancellationToken) {
         let Self {
+            config,
             shared,
             incoming,
             to_journal,
@@ -202,7 +204,6 @@ impl Gateway {
             own,
             security,
             connections,
-            ..
         } = self;
         let tracker = shared.tracker.clone();
         let states = handle.watch();
@@ -235,7 +236,11 @@ impl Gateway {
             under_lanes.clone(),
         ));
         // Receivers end by writing into it.
-        tracker.spawn(journal::follow(Arc::clone(&shared), connections.clone()));
+        tracker.spawn(journal::follow(
+            Arc::clone(&shared),
+            config.state_dir,
+            connections.clone(),
+        ));
         tracker.spawn(journal::write(
             Arc::clone(&shared),
             to_journal,
@@ -256,6 +261,21 @@ impl Gateway {
             tracing::warn!(left = tracker.len(), "some tasks did not end in time");
         }
     }
+}
+
+/// Raises this process's limit of open files to what it may have: a gateway has four sockets for each gateway of another
+/// unit, and the usual soft limit is 1,024. The limit that holds then.
+pub fn raise_descriptor_limit() -> Option<u64> {
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        let before = limit.current;
+        limit.current = limit.maximum;
+        if let Err(error) = setrlimit(Resource::Nofile, limit) {
+            tracing::warn!(%error, "the limit of open files stays as it is");
+            return before;
+        }
+    }
+    limit.current
 }
 
 /// The broker's part of the configuration, as the broker's shell wants it.
@@ -320,4 +340,18 @@ fn feed_settings(config: &Config) -> FeedSettings {
 
 fn bytes(size: config::ByteSize) -> usize {
     usize::try_from(size.0).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gateway_may_open_as_many_files_as_the_system_allows_it() {
+        let mut limit = getrlimit(Resource::Nofile);
+        limit.current = Some(512);
+        setrlimit(Resource::Nofile, limit).unwrap();
+        assert_eq!(raise_descriptor_limit(), limit.maximum);
+        assert_eq!(getrlimit(Resource::Nofile).current, limit.maximum);
+    }
 }

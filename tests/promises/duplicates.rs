@@ -10,6 +10,7 @@ use setgate::lab::traffic::{Plan, measure, units_of_lab};
 use setgate::lab::{Await, FabricSpec, Node};
 use setgate::link::receiver::{Entry, Fact, Life, Record};
 use setgate::model::{Epoch, LaneId, Partition};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// The same, of the units of a slot each.
@@ -108,23 +109,66 @@ async fn one_id_under_two_routing_keys_or_two_bodies_is_two_messages_and_counted
     world.end().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_restarted_receiver_knows_from_the_journal_what_was_delivered() {
-    let mut world = start("journal").await;
+/// The state folder of a unit's gateway.
+fn state(world: &World, unit: &str) -> PathBuf {
+    let dir = world.fabric.dir().join("units").join(unit);
+    dir.join(format!("{unit}-a")).join("state")
+}
+
+/// Kills the receiver after fifty messages, changes what it has on disk, and sends those again and one more: the one must
+/// come, and nothing else. Whether it then began with its copy of the journal.
+async fn restarted(test: &str, change: impl FnOnce(&World)) -> bool {
+    let mut world = start(test).await;
     let (mut publisher, mut consumer) = (world.app("sh-1"), world.app("sh-2"));
+    publish(&mut publisher, 10, 0);
+    assert_eq!(world.app("sh-1").get(QUEUE).await.body_text(), "m0");
     for number in 0..50 {
         publish(&mut publisher, 60, number);
         assert_eq!(consumer.get(QUEUE).await.body_text(), format!("m{number}"));
     }
+    for unit in ["sh-1", "sh-2"] {
+        let copy = state(&world, unit).join("journal.newer");
+        let copied = async || {
+            let bytes = std::fs::metadata(&copy).ok()?.len();
+            (bytes > 0).then_some(())
+        };
+        eventually("the journal is copied", DEADLINE, copied).await;
+    }
     let receiver: Node = "gateway/sh-2-a".parse().unwrap();
     world.fabric.kill(&receiver).await.unwrap();
+    change(&world);
     world.fabric.start(&receiver, Await::Ready).await.unwrap();
     for number in 0..=50 {
         publish(&mut publisher, 60, number);
     }
     assert_eq!(consumer.get(QUEUE).await.body_text(), "m50");
     duplicates(&mut world, "sh-2", 50).await;
+    let log = world.fabric.dir().join("units/sh-2/sh-2-a/gateway.log");
+    let log = std::fs::read_to_string(&log).unwrap();
     world.end().await;
+    log.contains("read the journal from its copy")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restarted_receiver_knows_from_its_disk_what_was_delivered() {
+    assert!(restarted("journal_copy", |_| ()).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_receiver_without_its_disk_knows_from_the_journal_what_was_delivered() {
+    let lose = |world: &World| {
+        std::fs::remove_file(state(world, "sh-2").join("journal.newer")).unwrap();
+    };
+    assert!(!restarted("journal", lose).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_of_another_journal_is_not_believed() {
+    let change = |world: &World| {
+        let [from, to] = ["sh-1", "sh-2"].map(|unit| state(world, unit).join("journal.newer"));
+        std::fs::copy(from, to).unwrap();
+    };
+    assert!(!restarted("journal_foreign", change).await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
