@@ -96,9 +96,28 @@ cut-off: lab-release ## One unit cut off: 10 minutes of 1,000 msg/s, then 2 minu
 	$(CHAOS) cut-off
 	$(CHAOS) cut-off --before 1 --during 2 --size 65536 --rate 50
 
+.PHONY: soak
+soak: lab-release ## Hours of traffic with restarts and reconnects; memory, descriptors and latency must stay flat (MINUTES=120)
+	$(CHAOS) soak --minutes $(or $(MINUTES),120) $(SEEDED)
+
+.PHONY: scale
+scale: lab-release ## A space grows from 3 units to 50 of 10 gateways: tables, etcd, links, into docs/scale.md (5 minutes)
+	$(CHAOS) scale --docs docs
+
 .PHONY: bench
 bench: lab-release ## setgate, shovel and federation on the same brokers over distances: rates, CPU, bytes, latency, into docs/benchmarks.md (half an hour)
 	$(CHAOS) bench --docs docs
+
+.PHONY: bench-memory
+bench-memory: lab-release ## A backlog of 1,000,000, messages of 1 MiB, 200 lanes: a gateway's memory, into docs/benchmarks-memory.md (10 minutes)
+	$(CHAOS) bench --cells memory --docs docs
+
+.PHONY: nightly
+nightly: ## What a night should see: ten minutes of soak and of chaos, every deliberate fault caught, a short benchmark
+	$(MAKE) soak MINUTES=10
+	$(MAKE) chaos MINUTES=10
+	$(MAKE) mutations
+	$(CHAOS) bench --quick
 
 .PHONY: nextest
 nextest:
@@ -110,7 +129,7 @@ nextest:
 
 .PHONY: clean
 clean: ## End a lab that still runs, and remove what was built
-	@for dir in $(TARGET)/lab $(TEST_LAB) $(TARGET)/demo-lab $(TARGET)/chaos-lab $(TARGET)/bench-lab/lab; do \
+	@for dir in $(TARGET)/lab $(TEST_LAB) $(TARGET)/demo-lab $(TARGET)/chaos-lab $(TARGET)/bench-lab/lab $(TARGET)/scale-lab/one $(TARGET)/scale-lab/real; do \
 		if [ -d "$$dir" ] && [ -x $(LAB) ]; then $(LAB) down --dir "$$dir" || true; fi; \
 	done
 	cargo clean

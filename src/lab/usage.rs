@@ -1,5 +1,7 @@
 //! What processes take, by `/proc`: processor time, resident memory, open descriptors.
 
+use rustix::process::Pid;
+use rustix::thread::{CpuSet, sched_setaffinity};
 use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
@@ -51,6 +53,20 @@ fn memory_bytes(pid: u32, field: &str) -> Option<u64> {
 /// Files and sockets that are open.
 pub(super) fn descriptors(pid: u32) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
+}
+
+/// Lets a process run on the first so many cores alone: all threads that it has.
+pub(super) fn pin(pid: u32, cores: u32) {
+    let mut set = CpuSet::new();
+    for core in 0..cores as usize {
+        set.set(core);
+    }
+    let threads = fs::read_dir(format!("/proc/{pid}/task"));
+    for thread in threads.into_iter().flatten().flatten() {
+        let id = thread.file_name().to_str().and_then(|id| id.parse().ok());
+        // One that has ended meanwhile runs nowhere.
+        let _ = sched_setaffinity(id.and_then(Pid::from_raw), &set);
+    }
 }
 
 struct Stat {

@@ -98,14 +98,30 @@ pub(super) fn named() -> Vec<Cell> {
     ]
 }
 
-/// What can be seen in some minutes.
+/// What can be seen in some minutes: fewer messages in fewer cells.
 pub(super) fn quick() -> Vec<Cell> {
     let quick = ["near", "near-8-queues", "100ms", "20mbit"];
-    named()
-        .into_iter()
+    let cells = named().into_iter();
+    cells
         .filter(|cell| quick.contains(&cell.name.as_str()))
+        .map(|cell| Cell {
+            messages: cell.messages * 2 / 3,
+            ..cell
+        })
         .collect()
 }
+
+/// What could take a gateway beyond its memory, all of it at two hundred lanes: [`MEMORY_PARTITIONS`] of each queue.
+pub(super) fn memory() -> Vec<Cell> {
+    vec![
+        Cell::new("200-lanes", 50, 8, 40_000),
+        Cell::new("1MiB", 50, 8, 600).body(Body::Random, 1024 * 1024),
+        Cell::new("backlog", 50, 8, 1_000_000),
+    ]
+}
+
+/// Of eight queues: two hundred lanes.
+pub(super) const MEMORY_PARTITIONS: u32 = 25;
 
 /// The whole product of the axes, besides the named ones.
 pub(super) fn all() -> Vec<Cell> {

@@ -17,8 +17,9 @@ use tokio::time::{Instant, sleep, timeout};
 
 /// Between two looks at how many have arrived.
 const LOOK: Duration = Duration::from_millis(20);
-/// The slowest carrier takes half a minute for a cell.
+/// The slowest carrier takes half a minute for a cell of 40,000 messages, and no cell's rate is below this, a second.
 const PATIENCE: Duration = Duration::from_mins(2);
+const RATE_MIN: u64 = 2_000;
 /// How long messages are published at a rate for latency, and for how long before, since a carrier that has only just
 /// begun isn't what is measured.
 const LATENCY: Duration = Duration::from_secs(4);
@@ -124,7 +125,8 @@ pub(super) async fn throughput(
     for pid in pids.gateways.into_iter().flatten() {
         forget_peak(pid);
     }
-    let watched = timeout(PATIENCE, watch(rig, cell.queues, messages, pids)).await;
+    let patience = PATIENCE + Duration::from_secs(messages / RATE_MIN);
+    let watched = timeout(patience, watch(rig, cell.queues, messages, pids)).await;
     let marks = watched.map_err(|_| BenchError::Stuck {
         carrier: carrier.name(),
         cell: cell.name.clone(),

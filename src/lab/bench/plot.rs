@@ -56,12 +56,37 @@ const PLOTS: [Plot; 4] = [
     },
 ];
 
+fn write_file(folder: &Path, name: &str, text: &str) -> Result<(), LabError> {
+    let file = folder.join(name);
+    std::fs::write(&file, text).map_err(LabError::file("write", &file))
+}
+
+/// Writes benchmarks-memory.md.
+pub(super) fn write_memory(report: &Report, folder: &Path) -> Result<(), LabError> {
+    let mut page = "\
+# Memory of a gateway
+
+Made by `setgate-lab bench --cells memory` (`make bench-memory`): the rig of [benchmarks.md](benchmarks.md), with 25 partitions
+for each of its eight queues, so that each gateway has two hundred lanes or as many streams; 50 ms between the sites. A gateway
+is given 256 MiB by its `memory:`. MiB are the most that either gateway had resident while the cell's messages were carried.
+
+"
+    .to_owned();
+    list(&mut page, report);
+    page.push_str(&markdown(report));
+    write_file(folder, "benchmarks-memory.md", &page)
+}
+
+/// The machine.
+fn list(page: &mut String, report: &Report) {
+    for (name, fact) in &report.machine {
+        let _ = writeln!(page, "- {name}: {fact}");
+    }
+    page.push('\n');
+}
+
 /// Writes benchmarks.md and its plots into a folder.
 pub(super) fn write(report: &Report, folder: &Path) -> Result<(), LabError> {
-    let write = |name: &str, text: &str| {
-        let file = folder.join(name);
-        std::fs::write(&file, text).map_err(LabError::file("write", &file))
-    };
     let mut page = "\
 # Benchmarks
 
@@ -69,22 +94,20 @@ Made by `setgate-lab bench` (`make bench`): two RabbitMQ nodes with a wire betwe
 queues (a quorum queue at the near end, a classic one at the far end), persistent messages, confirmed. setgate runs with its
 defaults: journal, quorum lanes, TLS. The rate is that between a tenth and nine tenths of the messages; CPU is that of both
 brokers and both gateways over the whole run; latency is measured at half of the slowest carrier's rate. All figures are
-medians of the rounds of one run, and only their ratios say anything about another machine.
+medians of the rounds of one run, and only their ratios say anything about another machine. What a gateway takes of memory
+is in [benchmarks-memory.md](benchmarks-memory.md).
 
 "
     .to_owned();
-    for (name, fact) in &report.machine {
-        let _ = writeln!(page, "- {name}: {fact}");
-    }
-    page.push('\n');
+    list(&mut page, report);
     for plot in &PLOTS {
         if let Some(svg) = draw(report, plot) {
-            write(plot.file, &svg)?;
+            write_file(folder, plot.file, &svg)?;
             let _ = writeln!(page, "![{}]({})\n", plot.title, plot.file);
         }
     }
     page.push_str(&markdown(report));
-    write("benchmarks.md", &page)
+    write_file(folder, "benchmarks.md", &page)
 }
 
 /// Bars, side by side for each cell; none where no cell has such a figure.

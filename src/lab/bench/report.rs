@@ -108,6 +108,9 @@ pub(super) fn median(values: impl Iterator<Item = f64>) -> f64 {
     }
 }
 
+/// What a lab's gateways are given: `memory:` in their gateway.yaml.
+const MEMORY_MIB: f64 = 256.0;
+
 /// How a value is compared with its goal.
 #[derive(Debug, Clone, Copy)]
 enum Goal {
@@ -226,6 +229,20 @@ pub(super) fn targets(cells: &[Measured], idle: Option<Idle>) -> Vec<Target> {
         idle.map(|idle| idle.cpu_percent),
     );
     targets
+}
+
+/// What a gateway may take of memory in the cells that are about that.
+pub(super) fn memory_targets(cells: &[Measured]) -> Vec<Target> {
+    let target = |measured: &Measured| {
+        let value = measured.carriers.get("setgate")?.rss_mib;
+        Some(Target {
+            name: format!("{}: most memory of a gateway, MiB", measured.cell.name),
+            goal: format!("<= {MEMORY_MIB}"),
+            value,
+            met: value.is_some_and(|value| value <= MEMORY_MIB),
+        })
+    };
+    cells.iter().filter_map(target).collect()
 }
 
 /// For people: a table of the cells and one of the targets.

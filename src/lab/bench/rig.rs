@@ -12,6 +12,7 @@ use crate::lab::packets::{Packets, Shape};
 use crate::lab::proxy::{Gate, Proxy};
 use crate::lab::spec::Nodes;
 use crate::lab::supervisor::{Signals, start};
+use crate::lab::usage::pin;
 use crate::lab::{Await, Fabric, LabBroker, LabError, Node, Reporter};
 use crate::model::UnitId;
 use serde_json::json;
@@ -72,6 +73,7 @@ pub(super) struct Rig {
     federation_wire: Proxy,
     /// For cells in which packets get lost.
     packets: Option<Packets>,
+    gateway_cores: Option<u32>,
 }
 
 /// The processes of the rig.
@@ -82,14 +84,24 @@ pub(super) struct Pids {
     pub(super) gateways: Option<[u32; 2]>,
 }
 
+/// What a rig differs in from another.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Setup {
+    /// Lanes of each queue.
+    pub(super) partitions: u32,
+    /// Cores that gateways may use; `None`: all.
+    pub(super) gateway_cores: Option<u32>,
+}
+
 impl Rig {
     /// Starts it; `None` when a signal came first.
     pub(super) async fn up(
         dir: &Path,
+        setup: Setup,
         report: Reporter,
         signals: &mut Signals,
     ) -> Result<Option<Self>, BenchError> {
-        let rules = rules(dir)?;
+        let rules = rules(dir, setup.partitions)?;
         let spec = FabricSpec::folder(rules)
             .dir(dir.join("lab"))
             .nodes(Nodes::Compared);
@@ -118,6 +130,7 @@ impl Rig {
             shovel_wire,
             federation_wire,
             packets: None,
+            gateway_cores: setup.gateway_cores,
         };
         rig.fabric.stop(&gateway("near")?).await?;
         rig.federate().await?;
@@ -229,6 +242,11 @@ impl Rig {
         match carrier {
             Carrier::Setgate => {
                 self.fabric.start(&gateway("near")?, Await::Ready).await?;
+                if let Some(cores) = self.gateway_cores {
+                    for pid in self.pids(carrier)?.gateways.into_iter().flatten() {
+                        pin(pid, cores);
+                    }
+                }
             }
             Carrier::Shovel => self.shovel(queues, None).await?,
             Carrier::ShovelTuned => self.shovel(queues, Some(TUNED_PREFETCH)).await?,
@@ -409,7 +427,7 @@ fn through(wire: &Proxy, broker: &LabBroker) -> String {
 }
 
 /// Rules for two units: sources `bench.0` to `bench.7` are taken at `near` and belong to `far`.
-fn rules(dir: &Path) -> Result<PathBuf, BenchError> {
+fn rules(dir: &Path, partitions: u32) -> Result<PathBuf, BenchError> {
     use std::fmt::Write as _;
     let mut text = "\
 kind: topology
@@ -434,6 +452,7 @@ units: [near]
 take: {{exchange: bench.{number}, bindings: [{{routing_key: \"#\"}}]}}
 deliver: {{exchange: bench.{number}.out}}
 key: {{from: [{{header: uid}}], map: hash}}
+partitions: {partitions}
 ---
 kind: rule
 name: bench-{number}

@@ -1,6 +1,6 @@
 //! Everything breaks in turn, under traffic, and the account must come out clean.
 //!
-//! Owns the commands `chaos`, `kills` and `cut-off`: a lab of their own with two gateways in each of three units and three etcd
+//! Owns the commands `chaos`, `kills`, `cut-off` and `soak`: a lab of their own with two gateways in each of three units and three etcd
 //! members, all links through the proxy, traffic throughout. Promises that a run says what was broken and when, so that a
 //! broken promise can be sought there; that the same seed breaks the same in the same order; and that it ends in bounded
 //! time, with the lab. Never claims a fault that did not strike.
@@ -12,6 +12,7 @@ mod inflict;
 mod parked;
 mod report;
 mod run;
+mod soak;
 
 use super::commands::{Output, ProfileName, exit_code};
 use super::fabric::{FabricSpec, default_dir};
@@ -20,6 +21,7 @@ use clap::Args;
 pub(super) use cut_off::{CutOffArgs, run as run_cut_off};
 use fault::{Deck, FaultKind, Role, World, kills};
 use run::{Ends, Setting, perform};
+pub(super) use soak::{SoakArgs, run as run_soak};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;

@@ -17,6 +17,7 @@ use super::traffic::{self, Plan};
 use super::usage::resident_bytes;
 use super::{Fabric, LabError, Node, Reporter, machine};
 use crate::etcd::{EtcdConfig, EtcdError};
+use crate::gateway::raise_descriptor_limit;
 use crate::lab::checker::Account;
 use crate::wire::LinkError;
 use clap::Args;
@@ -31,6 +32,8 @@ use std::process::ExitCode;
 use table::TablePoint;
 use tokio::time::Instant;
 
+/// Both ends of the links of five hundred gateways, and their connections to etcd.
+const DESCRIPTORS: u64 = 4_096;
 /// Members of the lab's etcd.
 const MEMBERS: usize = 3;
 /// Units that run for real.
@@ -75,6 +78,8 @@ pub(super) enum ScaleError {
     },
     #[error("the gateway of this measurement isn't there; see the logs in its folder")]
     NoGateway,
+    #[error("this needs {DESCRIPTORS} open files; raise the hard limit (`ulimit -Hn`)")]
+    Descriptors,
     #[error("interrupted")]
     Interrupted,
 }
@@ -141,6 +146,9 @@ pub(super) async fn run(args: &ScaleArgs) -> ExitCode {
 }
 
 async fn measure(args: &ScaleArgs, report: Reporter, found: &mut Report) -> Result<(), ScaleError> {
+    if raise_descriptor_limit().is_some_and(|limit| limit < DESCRIPTORS) {
+        return Err(ScaleError::Descriptors);
+    }
     for size in SIZES {
         found.tables.push(table::measure(size)?);
     }

@@ -1,7 +1,7 @@
 //! Latencies by the minute in which their messages were published.
 //!
-//! Owns a histogram for each window, of the messages that have nothing to do with one unit: what others may feel of its
-//! trouble. By the time of publishing, not of arrival: a message that was held is slow in the minute that held it, not in
+//! Owns a histogram for each window, of all messages or of those that have nothing to do with one unit: what others may
+//! feel of its trouble. By the time of publishing, not of arrival: a message that was held is slow in the minute that held it, not in
 //! the one that let it go.
 
 use crate::lab::checker::UnitIndex;
@@ -18,7 +18,7 @@ const LATENCY_MICROS_MAX: u64 = 600_000_000;
 /// The windows of one run; a clone is the same windows.
 #[derive(Debug, Clone)]
 pub struct Windows {
-    apart: UnitIndex,
+    apart: Option<UnitIndex>,
     length: Duration,
     histograms: Arc<Mutex<Vec<Histogram<u64>>>>,
 }
@@ -38,7 +38,15 @@ impl Windows {
     /// Windows of this length, of all that is neither published nor delivered in the unit `apart`.
     pub fn without(apart: UnitIndex, length: Duration) -> Self {
         Self {
-            apart,
+            apart: Some(apart),
+            ..Self::of_all(length)
+        }
+    }
+
+    /// Windows of this length, of everything.
+    pub fn of_all(length: Duration) -> Self {
+        Self {
+            apart: None,
             length,
             histograms: Arc::default(),
         }
@@ -56,7 +64,7 @@ impl Windows {
         let Some(window) = usize::try_from(window).ok().filter(|at| *at < WINDOWS_MAX) else {
             return;
         };
-        if publisher == self.apart || unit == self.apart {
+        if [publisher, unit].map(Some).contains(&self.apart) {
             return;
         }
         let mut histograms = self.histograms.lock();

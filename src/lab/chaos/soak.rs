@@ -1,0 +1,352 @@
+//! Hours of traffic with restarts and reconnects: memory, descriptors and latency must not grow.
+//!
+//! Owns the command `soak`. One unit's gateways are left alone and watched, for what grows only shows in a process that
+//! lives; those of the others are restarted, their connections closed, their links cut. Promises to compare the first
+//! quarter of the time with the last, by medians: what a disturbance costs in its minute is not what is sought.
+
+use super::fault::{Deck, FaultKind, World};
+use super::health::wait_healthy;
+use super::inflict::inflict;
+use super::run::{SOURCE, Traffic};
+use super::{Load, seed};
+use crate::lab::checker::Account;
+use crate::lab::commands::Output;
+use crate::lab::supervisor::{Signals, start};
+use crate::lab::traffic::{self, Plan, Windows, measure};
+use crate::lab::usage::{descriptors, resident_bytes};
+use crate::lab::{Fabric, LabError, Reporter};
+use crate::model::UnitId;
+use clap::Args;
+use serde::Serialize;
+use std::fmt::Write as _;
+use std::process::ExitCode;
+use std::time::Duration;
+use tokio::time::{Instant, sleep, sleep_until};
+
+/// Of a window: two hours have 120.
+const WINDOW: Duration = Duration::from_mins(1);
+/// How often gateways are looked at.
+const LOOK: Duration = Duration::from_secs(5);
+/// Messages that show how many the fabric carries a second.
+const CALIBRATION: u64 = 40_000;
+/// What may grow from the first quarter to the last: this many times what it was, or so much more.
+const MEMORY: (f64, f64) = (1.1, 8.0);
+const DESCRIPTORS: (f64, f64) = (1.0, 8.0);
+const LATENCY: (f64, f64) = (1.2, 5.0);
+
+/// Disturbances that heal within seconds.
+const KINDS: [FaultKind; 3] = [
+    FaultKind::GatewayRestarted,
+    FaultKind::ConnectionsClosed,
+    FaultKind::LinkCut,
+];
+
+/// Arguments of `soak`.
+#[derive(Debug, Args)]
+pub struct SoakArgs {
+    /// How long
+    #[arg(long, value_name = "M", default_value_t = 120, value_parser = clap::value_parser!(u32).range(5..=120))]
+    pub minutes: u32,
+    /// Of what the fabric carries a second, in percent
+    #[arg(long, value_name = "P", default_value_t = 70, value_parser = clap::value_parser!(u32).range(1..=95))]
+    pub percent: u32,
+    /// Seconds from one disturbance to the next
+    #[arg(long, value_name = "SECS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(10..=3_600))]
+    pub every: u64,
+    /// The unit that is left alone and watched
+    #[arg(long, value_name = "UNIT", default_value = "bj-1")]
+    pub unit: UnitId,
+    /// Which disturbances in which order; any number [default: one of chance, which is said]
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// What is published; its rate is found out
+    #[command(flatten)]
+    pub load: Load,
+}
+
+/// What it came to.
+#[derive(Debug, Serialize)]
+struct Outcome {
+    #[serde(flatten)]
+    account: Account,
+    seed: u64,
+    /// Messages a second: that percentage of what the fabric carried.
+    rate: u32,
+    /// Whole minutes, the first one left out.
+    minutes: Vec<Minute>,
+    disturbances: u32,
+    /// Of first quarter and last.
+    compared: Vec<Compared>,
+}
+
+/// One minute.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+struct Minute {
+    p50_ms: f64,
+    p99_ms: f64,
+    /// The most that a gateway of the watched unit had.
+    resident_mib: f64,
+    descriptors: usize,
+}
+
+/// A figure at the begin and at the end, by medians.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Compared {
+    figure: &'static str,
+    first: f64,
+    last: f64,
+    allowed: f64,
+}
+
+impl Compared {
+    fn is_flat(&self) -> bool {
+        self.last <= self.allowed
+    }
+}
+
+impl Outcome {
+    fn is_good(&self) -> bool {
+        self.account.is_clean() && self.compared.iter().all(Compared::is_flat)
+    }
+}
+
+/// Runs it: 0 when nothing grew and no promise was broken.
+pub(in crate::lab) async fn run(args: &SoakArgs) -> ExitCode {
+    match Box::pin(perform(args)).await {
+        Ok(outcome) => {
+            print(&outcome, args.load.output);
+            ExitCode::from(u8::from(!outcome.is_good()))
+        }
+        Err(error) => crate::lab::commands::exit_code(Err(error)),
+    }
+}
+
+async fn perform(args: &SoakArgs) -> Result<Outcome, LabError> {
+    let report = Reporter::lines();
+    let mut signals = Signals::take()?;
+    let started = start(args.load.spec(), report, &mut signals).await?;
+    let interrupted = || LabError::Refused("interrupted".to_owned());
+    let mut fabric = started.ok_or_else(interrupted)?;
+    let outcome = tokio::select! {
+        outcome = soak(args, &mut fabric, report) => outcome,
+        () = signals.any() => Err(interrupted()),
+    };
+    report.say("going down");
+    fabric.down().await?;
+    outcome
+}
+
+async fn soak(args: &SoakArgs, fabric: &mut Fabric, report: Reporter) -> Result<Outcome, LabError> {
+    let lab = fabric.lab();
+    if lab.unit(args.unit.as_str()).is_none() {
+        return Err(LabError::Refused(format!(
+            "the lab has no unit {}",
+            args.unit
+        )));
+    }
+    let units = lab.units.into_iter().map(|unit| unit.unit);
+    let world = World {
+        units: units.filter(|unit| *unit != args.unit).collect(),
+        etcd: 0,
+    };
+    let seed = seed(args.seed);
+    let mut deck = Deck::new(seed, world, KINDS.to_vec());
+    wait_healthy(fabric, SOURCE).await?;
+    let rate = calibrate(&args.load, args.percent).await?;
+    report.say(format!(
+        "seed {seed}; {rate} messages a second, {} % of what it carries",
+        args.percent
+    ));
+    let load = Load {
+        rate,
+        ..args.load.clone()
+    };
+    let windows = Windows::of_all(WINDOW);
+    let watched = windows.clone();
+    let mut traffic = Traffic::begin(&load, |plan| plan.windows = Some(watched)).await?;
+    let begun = traffic.begun();
+    let end = begun + WINDOW * args.minutes;
+    let every = Duration::from_secs(args.every);
+    let mut seen = vec![Minute::default(); args.minutes as usize];
+    let mut next = begun + every;
+    let mut disturbances = 0;
+    while Instant::now() < end {
+        watch_until(fabric, &args.unit, &mut traffic, &mut seen, next.min(end)).await?;
+        if Instant::now() >= end {
+            break;
+        }
+        if let Some((kind, fault)) = deck.next() {
+            report.say(format!("{kind}: {fault}"));
+            inflict(fabric, &fault, SOURCE).await?;
+            disturbances += 1;
+        }
+        next += every;
+    }
+    let account = traffic.end().await?;
+    for (minute, window) in seen.iter_mut().zip(windows.read()) {
+        (minute.p50_ms, minute.p99_ms) = (window.p50_ms, window.p99_ms);
+    }
+    seen.remove(0);
+    Ok(Outcome {
+        account,
+        seed,
+        rate,
+        compared: compare(&seen),
+        minutes: seen,
+        disturbances,
+    })
+}
+
+/// So many percent of what the fabric carries when it is given as much as it takes.
+async fn calibrate(load: &Load, percent: u32) -> Result<u32, LabError> {
+    let refused = |error: traffic::TrafficError| LabError::Refused(error.to_string());
+    let mut plan = Plan::from_lab(&load.traffic(&load.dir))
+        .await
+        .map_err(refused)?;
+    (plan.messages, plan.rate) = (CALIBRATION, 0);
+    let begun = Instant::now();
+    let account = measure(plan).await.map_err(refused)?;
+    let millis = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let carried = account.delivered * 1_000 / millis.max(1);
+    let rate = carried * u64::from(percent) / 100;
+    Ok(u32::try_from(rate).unwrap_or(u32::MAX).max(1))
+}
+
+/// Looks at the gateways of a unit until a moment; an error when the traffic ends meanwhile.
+async fn watch_until(
+    fabric: &mut Fabric,
+    unit: &UnitId,
+    traffic: &mut Traffic,
+    seen: &mut [Minute],
+    moment: Instant,
+) -> Result<(), LabError> {
+    while Instant::now() < moment {
+        let at = traffic.begun().elapsed().as_secs() / WINDOW.as_secs();
+        let lab = fabric.lab();
+        let gateways = lab.unit(unit.as_str()).map(|unit| &unit.gateways);
+        if let Some(minute) = usize::try_from(at).ok().and_then(|at| seen.get_mut(at)) {
+            for pid in gateways.into_iter().flatten().filter_map(|one| one.pid) {
+                let resident = resident_bytes(pid).unwrap_or(0) as f64 / f64::from(1 << 20);
+                minute.resident_mib = minute.resident_mib.max(resident);
+                minute.descriptors = minute.descriptors.max(descriptors(pid));
+            }
+        }
+        tokio::select! {
+            error = traffic.broke_off() => return Err(error),
+            () = sleep_until(moment.min(Instant::now() + LOOK)) => {}
+        }
+    }
+    // A moment that has passed while something was disturbed still lets other tasks run.
+    sleep(Duration::ZERO).await;
+    Ok(())
+}
+
+fn compare(minutes: &[Minute]) -> Vec<Compared> {
+    let quarter = (minutes.len() / 4).max(1);
+    let first = minutes.get(..quarter).unwrap_or(minutes);
+    let last = minutes
+        .get(minutes.len().saturating_sub(quarter)..)
+        .unwrap_or(minutes);
+    let one = |figure, of: fn(&Minute) -> f64, (times, more): (f64, f64)| {
+        let (first, last) = (median(first.iter().map(of)), median(last.iter().map(of)));
+        Compared {
+            figure,
+            first,
+            last,
+            allowed: (first * times).max(first + more),
+        }
+    };
+    vec![
+        one("resident, MiB", |minute| minute.resident_mib, MEMORY),
+        one(
+            "descriptors",
+            |minute| minute.descriptors as f64,
+            DESCRIPTORS,
+        ),
+        one("p50, ms", |minute| minute.p50_ms, LATENCY),
+        one("p99, ms", |minute| minute.p99_ms, LATENCY),
+    ]
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(0.0)
+}
+
+fn print(outcome: &Outcome, output: Output) {
+    let text = render(outcome);
+    match output {
+        Output::Text => {
+            anstream::println!("{text}");
+            traffic::print_table(&outcome.account);
+        }
+        Output::Json => {
+            anstream::eprintln!("{text}");
+            match serde_json::to_string(outcome) {
+                Ok(line) => anstream::println!("{line}"),
+                Err(error) => anstream::eprintln!("setgate-lab: can't write the account: {error}"),
+            }
+        }
+    }
+}
+
+fn render(outcome: &Outcome) -> String {
+    let mut text = format!(
+        "seed {}; {} minutes at {} messages a second, {} disturbances\n",
+        outcome.seed,
+        outcome.minutes.len(),
+        outcome.rate,
+        outcome.disturbances
+    );
+    for one in &outcome.compared {
+        let _ = writeln!(
+            text,
+            "{}{}: {:.1} in the first quarter, {:.1} in the last (at most {:.1})",
+            if one.is_flat() { "" } else { "! " },
+            one.figure,
+            one.first,
+            one.last,
+            one.allowed
+        );
+    }
+    if !outcome.account.is_clean() {
+        text.push_str("! a promise was broken\n");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn minutes(residents: &[f64]) -> Vec<Minute> {
+        let minute = |resident: &f64| Minute {
+            p50_ms: 10.0,
+            p99_ms: 40.0,
+            resident_mib: *resident,
+            descriptors: 60,
+        };
+        residents.iter().map(minute).collect()
+    }
+
+    #[test]
+    fn what_grows_from_the_first_quarter_to_the_last_is_named() {
+        let steady = compare(&minutes(&[50.0; 12]));
+        assert!(steady.iter().all(Compared::is_flat), "{steady:?}");
+        let growing: Vec<f64> = (0..12)
+            .map(|minute| 50.0 + 2.0 * f64::from(minute))
+            .collect();
+        let found = compare(&minutes(&growing));
+        let grown: Vec<_> = found.iter().filter(|one| !one.is_flat()).collect();
+        assert_eq!(grown.len(), 1, "{found:?}");
+        assert_eq!(grown[0].figure, "resident, MiB");
+    }
+
+    #[test]
+    fn one_bad_minute_is_no_growth() {
+        let mut minutes = minutes(&[50.0; 12]);
+        minutes[11].p99_ms = 4_000.0;
+        assert!(compare(&minutes).iter().all(Compared::is_flat));
+    }
+}
