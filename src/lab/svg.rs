@@ -14,6 +14,8 @@ pub(super) const COLOURS: [&str; 4] = ["#0072b2", "#e69f00", "#cc79a7", "#999999
 /// Of a plot of curves, and what is below it.
 const CURVES_WIDTH: f64 = 420.0;
 const CURVES_BOTTOM: f64 = 44.0;
+/// Numbers on the lower axis are at least this far from each other.
+const LABEL: f64 = 24.0;
 
 /// A plot with its title, legend and horizontal lines.
 pub(super) struct Frame {
@@ -91,10 +93,16 @@ pub(super) fn curves(title: &str, below: &str, xs: &[f64], curves: &[(&str, Vec<
     let farthest = highest(xs).max(f64::MIN_POSITIVE);
     let across = |x: f64| LEFT + x / farthest * CURVES_WIDTH;
     let floor = frame.floor();
-    for x in xs {
+    // From the right: the largest is the one to be read.
+    let mut free = f64::INFINITY;
+    for x in xs.iter().rev() {
+        let middle = across(*x);
+        if middle > free {
+            continue;
+        }
+        free = middle - LABEL;
         frame.draw(format_args!(
-            "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{x}</text>",
-            across(*x),
+            "<text x=\"{middle:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{x}</text>",
             floor + 16.0
         ));
     }
