@@ -246,6 +246,69 @@ fn an_etcd_that_is_away_ends_with_3_and_says_so_in_json_too() {
 }
 
 #[test]
+fn the_examples_meet_their_own_expectations() {
+    for name in ["single", "active-active", "two-sites-three-centers"] {
+        let tested = setgate(&["rules", "test", &examples(name), "-o", "json"]);
+        assert_eq!(tested.code, Some(0), "{name}: {}{}", tested.out, tested.err);
+        assert!(
+            tested.json()["expectations"].as_u64().unwrap() >= 3,
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn an_expectation_that_is_not_met_says_what_was_found() {
+    let folder = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(examples("single")).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
+    }
+    let dir = folder.path().to_str().unwrap();
+    let write = |text: &str| {
+        std::fs::write(folder.path().join("orders.test.yaml"), text).unwrap();
+        setgate(&["rules", "test", dir])
+    };
+    let unmet = write(
+        "- name: elsewhere\n  message: {source: orders, from: sh-1, routing_key: order.x, headers: {uid: 5}}\n  \
+         expect: {unit: bj-1, why: owner, reason: no_rule}\n",
+    );
+    assert_eq!(unmet.code, Some(1), "{}", unmet.err);
+    for said in [
+        "elsewhere",
+        "unit: expected bj-1, found sh-1",
+        "reason: expected no_rule, found nothing",
+    ] {
+        assert!(unmet.out.contains(said), "{said} in {}", unmet.out);
+    }
+    assert!(!unmet.out.contains("why:"), "{}", unmet.out);
+    let unknown = write("- message: {source: orders, from: sh-9}\n  expect: {unit: sh-1}\n");
+    assert_eq!(unknown.code, Some(1));
+    assert!(
+        unknown.err.contains("number 1: there is no unit sh-9"),
+        "{}",
+        unknown.err
+    );
+    let misspelt = write("- message: {source: orders, from: sh-1}\n  expects: {unit: sh-1}\n");
+    assert_eq!(misspelt.code, Some(1));
+    assert!(misspelt.err.contains("expects"), "{}", misspelt.err);
+    let none = write("[]\n");
+    assert!(none.err.contains("no expectations"), "{}", none.err);
+}
+
+#[test]
+fn the_published_schema_is_the_programs() {
+    let printed = setgate(&["rules", "schema"]);
+    assert_eq!(printed.code, Some(0));
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let published = std::fs::read_to_string(root.join("docs/rules.schema.json")).unwrap();
+    assert_eq!(
+        printed.out, published,
+        "write it anew: setgate rules schema > docs/rules.schema.json"
+    );
+}
+
+#[test]
 fn explain_answers_from_a_folder() {
     let rules = examples("two-sites-three-centers");
     let asked = [
@@ -283,6 +346,59 @@ fn explain_answers_from_a_folder() {
     ]);
     assert_eq!(unknown.code, Some(1));
     assert!(unknown.err.contains("orders"), "{}", unknown.err);
+}
+
+#[test]
+fn explain_summarizes_many_messages_and_names_a_bad_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("messages.ndjson");
+    let explain = |lines: &str, more: &[&str]| {
+        std::fs::write(&file, lines).unwrap();
+        let rules = examples("two-sites-three-centers");
+        let words = [
+            "explain",
+            "--rules",
+            &rules,
+            "--all",
+            file.to_str().unwrap(),
+        ];
+        setgate(&[&words[..], more].concat())
+    };
+    let mut lines = String::new();
+    for uid in 0..100 {
+        lines += &format!("{{\"routing_key\": \"order.cn\", \"headers\": {{\"uid\": {uid}}}}}\n");
+    }
+    lines.push_str(
+        "\n{\"source\": \"catalog\", \"from\": \"bj-1\"}\n{\"routing_key\": \"order.cn\"}",
+    );
+    let given = ["--source", "orders", "--from", "sh-1"];
+    let found = explain(&lines, &[&given[..], &["-o", "json"]].concat());
+    assert_eq!(found.code, Some(0), "{}", found.err);
+    let summary = found.json();
+    assert_eq!(summary["messages"], 102);
+    assert_eq!(summary["ended"], serde_json::json!({"park: key_absent": 1}));
+    assert_eq!(summary["by_rule"]["catalog-to-all"], 1);
+    let units = summary["by_unit"].as_object().unwrap();
+    let sum: u64 = units.values().map(|count| count.as_u64().unwrap()).sum();
+    assert_eq!(sum, 102, "100 orders, and two copies of the catalog");
+    assert_eq!(found.out.lines().count(), 103);
+    let text = explain(&lines, &given);
+    assert!(
+        text.out.contains("102 messages") && text.out.contains("bj-1"),
+        "{}",
+        text.out
+    );
+
+    let bad = explain("{\"routing_key\": \"a\"}\n{\"headers\": 5}\n", &given);
+    assert_eq!(bad.code, Some(1));
+    assert!(bad.err.contains("line 2: "), "{}", bad.err);
+    let unsaid = explain("{\"routing_key\": \"a\"}\n", &["--from", "sh-1"]);
+    assert!(
+        unsaid.err.contains("line 1: it names no source"),
+        "{}",
+        unsaid.err
+    );
+    assert_eq!(setgate(&["explain", "--from", "sh-1"]).code, Some(2));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // tests and their helpers panic at what must hold
 
+use setgate::gateway::feed::read_folder;
 use setgate::model::{Epoch, Lineage, Revision, Seats, SpaceId};
 use setgate::routing::{Table, TableInputs};
 use setgate::rules::{Context, DocumentFile, NotYet, Validation, validate};
@@ -11,18 +12,7 @@ fn folder(name: &str) -> Vec<DocumentFile> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("routing-rules")
         .join(name);
-    let mut files: Vec<_> = std::fs::read_dir(path)
-        .unwrap()
-        .map(|entry| {
-            let entry = entry.unwrap();
-            DocumentFile {
-                name: entry.file_name().into_string().unwrap(),
-                text: std::fs::read(entry.path()).unwrap(),
-            }
-        })
-        .collect();
-    files.sort_by(|a, b| a.name.cmp(&b.name));
-    files
+    read_folder(&path).unwrap()
 }
 
 #[test]

@@ -30,6 +30,28 @@ pub struct Question {
     pub body: Vec<u8>,
 }
 
+impl Question {
+    /// As files of messages have it: headers by name, as JSON; a body that is a text is that text, any other is JSON.
+    pub fn of(
+        routing_key: String,
+        headers: &serde_json::Map<String, serde_json::Value>,
+        body: &serde_json::Value,
+    ) -> Result<Self, QuestionError> {
+        let headers = headers
+            .iter()
+            .map(|(name, value)| Header::from_json(name, value));
+        Ok(Self {
+            routing_key,
+            headers: headers.collect::<Result<_, _>>()?,
+            body: match body {
+                serde_json::Value::Null => Vec::new(),
+                serde_json::Value::String(text) => text.clone().into_bytes(),
+                other => other.to_string().into_bytes(),
+            },
+        })
+    }
+}
+
 /// Why a question has no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum QuestionError {

@@ -11,6 +11,11 @@ use secrecy::{ExposeSecret as _, SecretString};
 use std::collections::BTreeMap;
 use std::io::Read as _;
 
+/// Entries of a history: years of changes; `setgate rules history -o json` exports them before they are forgotten.
+pub const HISTORY_MAX: usize = 1_000;
+/// A transaction has room for few keys; what is too much goes with the next changes.
+const FORGOTTEN_AT_ONCE: usize = 8;
+
 /// Files by name, as written.
 pub type Files = BTreeMap<String, Vec<u8>>;
 
@@ -150,6 +155,31 @@ pub fn put_in_force(snapshot: &Snapshot, wanted: &Files, entry: &HistoryEntry) -
         return transaction;
     }
     transaction.and(write_history(entry))
+}
+
+/// The history, oldest first, each entry with the revision of its change. What can't be read is left out.
+pub fn history(snapshot: &Snapshot) -> Vec<(Revision, HistoryEntry)> {
+    let entries = snapshot.under(keys::HISTORY).filter_map(|(_, entry)| {
+        let read = serde_json::from_slice(&entry.value).ok()?;
+        Some((entry.mod_revision, read))
+    });
+    let mut entries: Vec<_> = entries.collect();
+    entries.sort_by_key(|(revision, _)| *revision);
+    entries
+}
+
+/// Deletes the oldest entries, so that no more than [`HISTORY_MAX`] are left with one more.
+pub fn bound_history(snapshot: &Snapshot) -> Transaction {
+    let mut entries: Vec<_> = snapshot
+        .under(keys::HISTORY)
+        .map(|(id, entry)| (entry.mod_revision, id))
+        .collect();
+    entries.sort_unstable();
+    let surplus = (entries.len() + 1).saturating_sub(HISTORY_MAX);
+    let oldest = entries.into_iter().take(surplus.min(FORGOTTEN_AT_ONCE));
+    oldest.fold(Transaction::new(), |transaction, (_, id)| {
+        transaction.delete(&Key::History(id))
+    })
 }
 
 /// Adds an entry to the history, under a name that sorts by time.

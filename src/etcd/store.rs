@@ -59,6 +59,8 @@ pub enum Scope {
     Rules,
     /// Members, and the gateways that hold a lease.
     Registrations,
+    /// Who changed what and why.
+    History,
 }
 
 enum End {
@@ -82,6 +84,7 @@ impl Scope {
                 ("placement", End::Key("placement\0")),
                 ("seats", End::Key("seats\0")),
             ],
+            Self::History => vec![(keys::HISTORY, End::Key(keys::AFTER_HISTORY))],
             Self::Registrations => vec![
                 (keys::GATEWAYS, End::Key("gateways0")),
                 (keys::MEMBERS, End::Key("members0")),

@@ -325,12 +325,21 @@ impl Fabric {
         }
     }
 
-    /// Applies a rules folder.
+    /// Applies a rules folder, at once.
     pub async fn apply(&self, rules: &Path, why: &str) -> Result<String, LabError> {
         let (dir, etcd) = (rules.display().to_string(), self.lab.etcd.join(","));
         let space = self.lab.space.as_str();
         self.setgate(&[
-            "rules", "apply", &dir, "-m", why, "--etcd", &etcd, "--space", space,
+            "rules",
+            "apply",
+            &dir,
+            "-m",
+            why,
+            "--unordered",
+            "--etcd",
+            &etcd,
+            "--space",
+            space,
         ])
         .await
     }

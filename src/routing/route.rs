@@ -1,6 +1,6 @@
 //! The decision: one message, one table, one outcome.
 //!
-//! Owns the order of the steps: trail, rule, key, range, seat, targets. The gateway and `explain` run the same code;
+//! Owns the order of the steps: trail, rule, key, pin, gray, range, seat, targets. The gateway and `explain` run the same code;
 //! they differ in whether the steps are kept. Pure, and total: every message has an outcome.
 
 use super::decision::{Decision, Outcome, Target};
@@ -52,8 +52,8 @@ impl Table {
             outcome: Outcome::Deliver(Vec::new()),
         };
         decision.outcome = match decided {
-            CompiledRoute::Owner => match slot {
-                Some(slot) => self.to_owner(slot, rule, message, &mut decision, steps),
+            CompiledRoute::Owner => match decision.key.clone().zip(slot) {
+                Some((key, slot)) => self.to_owner(&key, slot, rule, message, &mut decision, steps),
                 None => self.without_key(absent, rule, here, message, &mut decision, steps),
             },
             CompiledRoute::Center => self.to_center(rule, message, &mut decision, steps),
@@ -76,12 +76,37 @@ impl Table {
 
     fn to_owner(
         &self,
+        key: &[u8],
         slot: Slot,
         rule: &CompiledRule,
         message: &Message,
         decision: &mut Decision,
         steps: &mut impl Steps,
     ) -> Outcome {
+        if let Some(home) = self.pinned(key) {
+            steps.note(|| {
+                let unit = self.name(home);
+                Step::new(StepName::Pin, unit, format!("the key is pinned to {unit}"))
+            });
+            let seat = self.sit(home, decision, steps);
+            return one(self.name(seat), Why::Pin, rule, message);
+        }
+        if let Some((gray, home)) = &rule.gray {
+            let takes = gray.takes(key, message);
+            steps.note(|| {
+                let (outcome, is) = if takes {
+                    ("in", "is")
+                } else {
+                    ("out", "isn't")
+                };
+                let detail = format!("it {is} in the gray share of rule {}: {gray}", rule.name);
+                Step::new(StepName::Gray, outcome, detail)
+            });
+            if takes {
+                let seat = self.sit(*home, decision, steps);
+                return one(self.name(seat), Why::Gray, rule, message);
+            }
+        }
         // A slot is taken modulo the table's own count, so it always has a home.
         let Some(home) = self.home_index(slot) else {
             return Outcome::Park(Reason::KeyMalformed);

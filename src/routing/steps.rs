@@ -69,6 +69,10 @@ pub enum StepName {
     Key,
     /// What becomes of it without a key.
     Policy,
+    /// Whether its key is one that a unit owns by itself.
+    Pin,
+    /// Whether it is one of those that go elsewhere than to their owner.
+    Gray,
     /// Who owns its slot.
     Range,
     /// Who serves that now.
@@ -84,6 +88,8 @@ impl fmt::Display for StepName {
             Self::Rule => "rule",
             Self::Key => "key",
             Self::Policy => "policy",
+            Self::Pin => "pin",
+            Self::Gray => "gray",
             Self::Range => "range",
             Self::Seat => "seat",
             Self::Target => "target",

@@ -7,8 +7,8 @@ use crate::model::{
     CityId, Epoch, Lineage, Reason, Revision, Seats, SiteId, Slot, SourceName, SpaceId, UnitId,
 };
 use crate::rules::{
-    self, Context, Deliver, Divert, Duplicates, Fault, FaultCode, Key, KeyAbsent, LinkPolicy,
-    NotYet, Place, Placed, Placement, QueueType, Route, Rule, Take, Topology, When,
+    self, Context, Deliver, Divert, Duplicates, Fault, FaultCode, Gray, Key, KeyAbsent, LinkPolicy,
+    Place, Placed, Placement, QueueType, Route, Rule, Take, Topology, When,
 };
 use bytes::Bytes;
 use std::collections::HashMap;
@@ -39,6 +39,8 @@ pub struct Table {
     center: UnitIndex,
     /// By slot.
     homes: Vec<UnitIndex>,
+    /// By key, before slots.
+    pins: HashMap<Box<[u8]>, UnitIndex>,
     /// By home.
     seat_of_home: Vec<UnitIndex>,
     sources: Vec<Source>,
@@ -107,6 +109,8 @@ pub(super) struct CompiledRule {
     pub(super) exchange: Bytes,
     /// `None` keeps the message's own.
     pub(super) routing_key: Option<Bytes>,
+    /// Which messages go elsewhere than to their owner, and where.
+    pub(super) gray: Option<(Gray, UnitIndex)>,
 }
 
 /// A route with what it takes looked up.
@@ -141,7 +145,7 @@ impl Table {
             space: Some(inputs.space),
             live_placement: inputs.placement,
             in_force: None,
-            not_yet: NotYet::Refuse,
+            ..Context::default()
         };
         let examined = rules::examine(inputs.files, &context);
         let mut faults = examined.validation.faults;
@@ -166,13 +170,18 @@ impl Table {
             .documents
             .sources
             .iter()
-            .map(|source| compile_source(source, &examined.documents.rules, &units))
+            .map(|source| compile_source(source, &examined.documents.rules, &units, &find))
             .collect();
         Ok(Self {
             space: inputs.space.clone(),
             revision: inputs.revision,
             center: topology.center().map_or(UnitIndex(0), &find),
             homes: homes(placement, find),
+            pins: placement
+                .pins
+                .iter()
+                .map(|pin| (pin.key.as_bytes().into(), find(&pin.unit)))
+                .collect(),
             seat_of_home: units
                 .iter()
                 .map(|unit| find(inputs.seats.seat_of(&unit.name)))
@@ -292,6 +301,11 @@ impl Table {
             .is_some_and(|source| source.exchanges().any(|one| one == exchange))
     }
 
+    /// The unit that a single key is pinned to.
+    pub(super) fn pinned(&self, key: &[u8]) -> Option<UnitIndex> {
+        self.pins.get(key).copied()
+    }
+
     pub(super) fn home_index(&self, slot: Slot) -> Option<UnitIndex> {
         let at = usize::try_from(slot.0).ok()?;
         self.homes.get(at).copied()
@@ -406,11 +420,16 @@ fn homes(placement: &Placement, find: impl Fn(&UnitId) -> UnitIndex) -> Vec<Unit
     homes
 }
 
-fn compile_source(source: &rules::Source, all: &[Placed<Rule>], units: &[Unit]) -> Source {
+fn compile_source(
+    source: &rules::Source,
+    all: &[Placed<Rule>],
+    units: &[Unit],
+    find: &impl Fn(&UnitId) -> UnitIndex,
+) -> Source {
     let mut compiled: Vec<_> = all
         .iter()
         .filter(|rule| rule.source.value == source.name.value)
-        .map(|rule| compile_rule(rule, source))
+        .map(|rule| compile_rule(rule, source, find))
         .collect();
     compiled.sort_by_key(|rule| rule.order);
     let named: Option<Vec<&UnitId>> = source
@@ -445,7 +464,11 @@ fn compile_source(source: &rules::Source, all: &[Placed<Rule>], units: &[Unit]) 
     }
 }
 
-fn compile_rule(rule: &Rule, source: &rules::Source) -> CompiledRule {
+fn compile_rule(
+    rule: &Rule,
+    source: &rules::Source,
+    find: &impl Fn(&UnitId) -> UnitIndex,
+) -> CompiledRule {
     let deliver = rule.deliver.as_ref().or(source.deliver.as_ref());
     let taken = match &source.take.value {
         Take::Exchange { exchange, .. } => exchange.as_str(),
@@ -475,5 +498,9 @@ fn compile_rule(rule: &Rule, source: &rules::Source) -> CompiledRule {
         routing_key: deliver
             .and_then(|deliver| deliver.routing_key.as_ref())
             .map(|key| Bytes::copy_from_slice(key.as_bytes())),
+        gray: rule
+            .gray
+            .as_ref()
+            .map(|gray| (gray.clone(), find(&gray.unit))),
     }
 }

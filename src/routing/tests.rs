@@ -211,6 +211,78 @@ fn a_slot_goes_to_the_stand_in_of_its_home() {
     assert_eq!(table.ranges_of(&unit("bj-1")), [(Slot(8_000), Slot(9_999))]);
 }
 
+/// One rule for all orders, with what it says besides and with such pins.
+fn with_gray(gray: &str, pins: &str) -> Table {
+    let text = DOCUMENTS.replace("slots: 10000\n", &format!("slots: 10000\npins: [{pins}]\n"))
+        + &format!("---\nkind: rule\nname: all\nsource: orders\norder: 1\nroute: owner\n{gray}");
+    Table::compile(TableInputs {
+        files: &[DocumentFile {
+            name: "all.yaml".to_owned(),
+            text: text.into_bytes(),
+        }],
+        placement: None,
+        seats: seats(&[("bj-1", "sh-2")]),
+        revision: Revision(42),
+        space: &SpaceId::parse("trade").unwrap(),
+    })
+    .unwrap()
+}
+
+#[test]
+fn a_pin_comes_before_a_gray_share_and_both_before_the_slot() {
+    let table = with_gray(
+        "gray: {percent: 100, unit: sh-2}",
+        "{key: \"1\", unit: sh-1}, {key: \"2\", unit: bj-1}",
+    );
+    let to = |uid: &str| {
+        let message = message("order", &[("uid", FieldValue::str(uid))]);
+        route(&table, "orders", "sh-1", &[], &message)
+    };
+    let pinned = to("1");
+    assert_eq!(targets(&pinned), ["sh-1 pin orders.local/order"]);
+    assert_eq!(pinned.slot, Some(Slot(1)));
+    // Its unit is away, and who stands in for it serves its pins too.
+    let away = to("2");
+    assert_eq!(targets(&away), ["sh-2 pin orders.local/order"]);
+    assert_eq!(
+        (away.home, away.seat),
+        (Some(unit("bj-1")), Some(unit("sh-2")))
+    );
+    assert_eq!(targets(&to("3")), ["sh-2 gray orders.local/order"]);
+}
+
+#[test]
+fn a_gray_share_is_by_keys_or_by_headers() {
+    let whys = |table: &Table, headers: &dyn Fn(u32) -> Vec<(&'static str, FieldValue)>| {
+        (0..1_000)
+            .map(|uid| {
+                let message = message("order", &headers(uid));
+                let decision = route(table, "orders", "sh-1", &[], &message);
+                let Outcome::Deliver(targets) = decision.outcome else {
+                    panic!("{uid} isn't delivered");
+                };
+                targets[0].why
+            })
+            .filter(|why| *why == Why::Gray)
+            .count()
+    };
+    let uid = |uid: u32| ("uid", FieldValue::str(uid.to_string()));
+    let table = with_gray("gray: {percent: 12.5, salt: g1, unit: sh-2}", "");
+    let share = whys(&table, &|key| vec![uid(key)]);
+    assert!((90..160).contains(&share), "{share} of 1,000");
+    let table = with_gray("gray: {header: {x-lane: gray}, unit: sh-2}", "");
+    assert_eq!(whys(&table, &|key| vec![uid(key)]), 0);
+    let gray = |key: u32| {
+        let lane = if key.is_multiple_of(4) {
+            "gray"
+        } else {
+            "blue"
+        };
+        vec![uid(key), ("x-lane", FieldValue::str(lane))]
+    };
+    assert_eq!(whys(&table, &gray), 250);
+}
+
 #[test]
 fn integers_of_every_width_are_the_key_that_their_text_is() {
     let table = table(&[]);

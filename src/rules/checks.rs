@@ -130,6 +130,10 @@ pub(super) fn placement(
         unit_exists(topology, &range.unit, "the owner of a range", faults);
         unit_consumes(topology, &range.unit, "the owner of a range", faults);
     }
+    for pin in &placement.pins {
+        unit_exists(topology, &pin.unit, "the owner of a pinned key", faults);
+        unit_consumes(topology, &pin.unit, "the owner of a pinned key", faults);
+    }
 }
 
 pub(super) fn sources(
@@ -247,6 +251,23 @@ pub(super) fn rules(documents: &Documents, faults: &mut Vec<Fault>) {
                 ),
                 known("sources", sources.keys().map(|name| name.as_str())),
             )),
+        }
+        if let (Some(topology), Some(gray)) = (&documents.topology, &rule.gray) {
+            unit_exists(topology, &gray.unit, "the unit of a gray share", faults);
+            unit_consumes(topology, &gray.unit, "the unit of a gray share", faults);
+        }
+        if let Some(gray) = &rule.gray
+            && rule.route.value != Route::Owner
+        {
+            faults.push(Fault::at(
+                &gray.place.place,
+                FaultCode::BadValue,
+                format!(
+                    "rule {} has a gray share, and its route is {}: there is no owner to take a share from",
+                    *rule.name, *rule.route
+                ),
+                "write `route: owner`, or leave `gray` out",
+            ));
         }
         if let (Some(topology), Route::Units(units)) = (&documents.topology, &rule.route.value) {
             unit_list(topology, units, "a target", faults);

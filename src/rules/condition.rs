@@ -1,16 +1,14 @@
 //! When a rule applies: conditions on routing key and headers.
 //!
-//! Owns their shape, how they are read, and how they are tested. Texts compare by their bytes, numbers by their value
+//! Owns their shape and how they are tested. Texts compare by their bytes, numbers by their value
 //! whatever their width, and a regular expression looks anywhere in a text's bytes. Testing allocates nothing.
 
-use super::fault::{Fault, FaultCode};
-use super::fields::{self, Fields};
 use super::topic::TopicPattern;
-use super::tree::{Node, Value};
 use crate::amqp::RawValue;
 use crate::model::Message;
 use regex_automata::meta;
 use regex_automata::util::syntax;
+use std::cmp::Ordering;
 use std::fmt;
 
 /// Longest regular expression; longer ones are lists, and belong into `in`.
@@ -49,6 +47,15 @@ pub enum Test {
     Exists(bool),
     /// It is a text in which this is found.
     Matches(Regex),
+    /// It is a text that begins so.
+    Prefix(String),
+    /// It is a number between these, ends included.
+    Range {
+        /// `None`: however small.
+        from: Option<Scalar>,
+        /// `None`: however large.
+        to: Option<Scalar>,
+    },
 }
 
 /// A value to compare with.
@@ -123,12 +130,34 @@ impl Test {
     pub fn holds(&self, value: Option<RawValue<'_>>) -> bool {
         match (self, value) {
             (Self::Exists(wanted), value) => value.is_some() == *wanted,
-            (Self::Equals(_) | Self::In(_) | Self::Matches(_), None) => false,
+            (
+                Self::Equals(_)
+                | Self::In(_)
+                | Self::Matches(_)
+                | Self::Prefix(_)
+                | Self::Range { .. },
+                None,
+            ) => false,
             (Self::Equals(wanted), Some(value)) => wanted.equals(value),
             (Self::In(wanted), Some(value)) => wanted.iter().any(|one| one.equals(value)),
             (Self::Matches(regex), Some(value)) => value
                 .as_bytes()
                 .is_some_and(|bytes| regex.compiled.is_match(bytes)),
+            (Self::Prefix(prefix), Some(value)) => value
+                .as_bytes()
+                .is_some_and(|bytes| bytes.starts_with(prefix.as_bytes())),
+            (Self::Range { from, to }, Some(value)) => {
+                let Some(found) = number(value) else {
+                    return false;
+                };
+                let holds = |end: &Option<Scalar>, wanted: Ordering| {
+                    end.as_ref().is_none_or(|end| {
+                        let order = found.compare(end);
+                        order.is_some_and(|order| order == wanted || order.is_eq())
+                    })
+                };
+                holds(from, Ordering::Greater) && holds(to, Ordering::Less)
+            }
         }
     }
 }
@@ -153,9 +182,48 @@ impl Scalar {
     }
 }
 
-enum Number {
+impl Scalar {
+    pub(super) fn number(&self) -> Option<Number> {
+        match self {
+            Self::Int(v) => Some(Number::Int(*v)),
+            Self::Float(v) => Some(Number::Float(*v)),
+            Self::Text(_) | Self::Bool(_) => None,
+        }
+    }
+}
+
+pub(super) enum Number {
     Int(i128),
     Float(f64),
+}
+
+impl Number {
+    /// With a number of the rules; none where that is no number, or this is none that compares.
+    pub(super) fn compare(&self, end: &Scalar) -> Option<Ordering> {
+        match (self, end) {
+            (Self::Int(found), Scalar::Int(end)) => Some(found.cmp(end)),
+            (Self::Float(found), Scalar::Float(end)) => found.partial_cmp(end),
+            (Self::Int(found), Scalar::Float(end)) => Some(compare(*found, *end)?),
+            (Self::Float(found), Scalar::Int(end)) => Some(compare(*end, *found)?.reverse()),
+            (_, Scalar::Text(_) | Scalar::Bool(_)) => None,
+        }
+    }
+}
+
+/// An integer with a float, by their values.
+fn compare(integer: i128, float: f64) -> Option<Ordering> {
+    if float.is_nan() {
+        return None;
+    }
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the cast saturates beyond every integer that AMQP has"
+    )]
+    let whole = float.floor() as i128;
+    Some(match integer.cmp(&whole) {
+        Ordering::Equal if float.fract() != 0.0 => Ordering::Less,
+        order => order,
+    })
 }
 
 /// The number that a header's value is, if it is one.
@@ -242,6 +310,17 @@ impl fmt::Display for HeaderCondition {
             Test::Exists(true) => write!(f, "header {name} is there"),
             Test::Exists(false) => write!(f, "header {name} isn't there"),
             Test::Matches(regex) => write!(f, "header {name} matches {:?}", regex.text),
+            Test::Prefix(prefix) => write!(f, "header {name} begins with {prefix:?}"),
+            Test::Range { from, to } => {
+                write!(f, "header {name} is a number")?;
+                if let Some(from) = from {
+                    write!(f, " from {from}")?;
+                }
+                if let Some(to) = to {
+                    write!(f, " to {to}")?;
+                }
+                Ok(())
+            }
         }
     }
 }
@@ -274,132 +353,6 @@ impl fmt::Display for Mismatch<'_> {
                 write!(f, "it wants: {condition}; there is no such header")
             }
             Self::Header(condition) => write!(f, "it wants: {condition}; the header differs"),
-        }
-    }
-}
-
-pub(super) fn read(node: Node, faults: &mut Vec<Fault>) -> Option<When> {
-    let mut fields = Fields::of(node, "`when`", faults)?;
-    let routing_key = fields.optional("routing_key").map(|node| {
-        let text = fields::short(node, "the pattern", faults)?;
-        match TopicPattern::parse(&text.value) {
-            Ok(pattern) => Some(pattern),
-            Err(error) => {
-                faults.push(Fault::at(
-                    &text.place,
-                    FaultCode::BadPattern,
-                    format!("{:?} is no topic pattern: {error}", text.value),
-                    "put `*` (one word) and `#` (any number of words) alone between dots, or match a header",
-                ));
-                None
-            }
-        }
-    });
-    let headers = fields
-        .optional("headers")
-        .map(|node| read_headers(node, faults));
-    fields.end(faults);
-    Some(When {
-        routing_key: match routing_key {
-            Some(read) => Some(read?),
-            None => None,
-        },
-        headers: match headers {
-            Some(read) => read?,
-            None => Vec::new(),
-        },
-    })
-}
-
-fn read_headers(node: Node, faults: &mut Vec<Fault>) -> Option<Vec<HeaderCondition>> {
-    let entries = match node.value {
-        Value::Map(entries) => entries,
-        other => {
-            let fault = fields::wrong_type(&node.place, "`headers`", &other, "a mapping");
-            faults.push(fault);
-            return None;
-        }
-    };
-    let mut complete = true;
-    let mut conditions = Vec::new();
-    for (name, value) in entries {
-        complete &= fields::fits_short(&name, "the header's name", faults);
-        match read_tests(value, &name.value, faults) {
-            Some(tests) => conditions.extend(tests.into_iter().map(|test| HeaderCondition {
-                name: name.value.clone(),
-                test,
-            })),
-            None => complete = false,
-        }
-    }
-    complete.then_some(conditions)
-}
-
-/// A plain value, or a mapping of tests of which all must hold.
-fn read_tests(node: Node, name: &str, faults: &mut Vec<Fault>) -> Option<Vec<Test>> {
-    if !matches!(node.value, Value::Map(_)) {
-        return Some(vec![Test::Equals(scalar(node, name, faults)?)]);
-    }
-    let mut fields = Fields::of(node, format!("the condition on header {name}"), faults)?;
-    let place = fields.place().clone();
-    let mut tests = Vec::new();
-    if let Some(node) = fields.optional("equals") {
-        tests.push(scalar(node, name, faults).map(Test::Equals));
-    }
-    if let Some(node) = fields.optional("in") {
-        tests.push(fields::list(node, "`in`", faults).and_then(|items| {
-            let read: Vec<_> = items
-                .into_iter()
-                .map(|item| scalar(item, name, faults))
-                .collect();
-            read.into_iter().collect::<Option<Vec<_>>>().map(Test::In)
-        }));
-    }
-    if let Some(node) = fields.optional("exists") {
-        tests.push(fields::truth(node, "`exists`", faults).map(Test::Exists));
-    }
-    if let Some(node) = fields.optional("matches") {
-        tests.push(fields::text(node, "`matches`", faults).and_then(|text| {
-            match Regex::parse(&text.value) {
-                Ok(regex) => Some(Test::Matches(regex)),
-                Err(error) => {
-                    faults.push(Fault::at(
-                        &text.place,
-                        FaultCode::BadRegex,
-                        format!("the regular expression doesn't compile: {error}"),
-                        "correct it; it is unanchored, so `^` and `$` mark the ends",
-                    ));
-                    None
-                }
-            }
-        }));
-    }
-    if tests.is_empty() {
-        faults.push(fields::bad_value(
-            &place,
-            format!("the condition on header {name} says nothing"),
-            "write one of equals, in, exists, matches",
-        ));
-    }
-    fields.end(faults);
-    tests.into_iter().collect()
-}
-
-fn scalar(node: Node, name: &str, faults: &mut Vec<Fault>) -> Option<Scalar> {
-    match node.value {
-        Value::Text(v) => Some(Scalar::Text(v)),
-        Value::Int(v) => Some(Scalar::Int(v)),
-        Value::Float(v) => Some(Scalar::Float(v)),
-        Value::Bool(v) => Some(Scalar::Bool(v)),
-        other @ (Value::Null | Value::List(_) | Value::Map(_)) => {
-            let what = format!("what header {name} is compared with");
-            faults.push(fields::wrong_type(
-                &node.place,
-                &what,
-                &other,
-                "a text, a number, true or false",
-            ));
-            None
         }
     }
 }
@@ -480,6 +433,37 @@ mod tests {
         assert!(found(&inside, b"\xff\xfe east \xff"));
         assert!(!inside.holds(None));
         assert!(!holds(&inside, &FieldValue::Table(FieldTable::new())));
+    }
+
+    #[test]
+    fn a_prefix_is_a_texts_begin_and_a_range_is_of_numbers_whatever_their_width() {
+        let prefix = Test::Prefix("cn-".to_owned());
+        assert!(holds(&prefix, &FieldValue::str("cn-east")));
+        assert!(!holds(&prefix, &FieldValue::str("a cn-")) && !holds(&prefix, &FieldValue::I32(1)));
+        let range = Test::Range {
+            from: Some(Scalar::Int(10)),
+            to: Some(Scalar::Float(20.5)),
+        };
+        for (value, inside) in [
+            (FieldValue::I8(10), true),
+            (FieldValue::I64(9), false),
+            (FieldValue::F64(9.999), false),
+            (FieldValue::F32(20.5), true),
+            (FieldValue::U32(20), true),
+            (FieldValue::U32(21), false),
+            (FieldValue::F64(f64::NAN), false),
+            (FieldValue::str("15"), false),
+            (FieldValue::Timestamp(15), false),
+        ] {
+            assert_eq!(holds(&range, &value), inside, "{value:?}");
+        }
+        let open = Test::Range {
+            from: Some(Scalar::Float(-0.5)),
+            to: None,
+        };
+        assert!(holds(&open, &FieldValue::I64(i64::MAX)));
+        assert!(!holds(&open, &FieldValue::I64(-1)));
+        assert!(!open.holds(None));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::rule::Rule;
 use super::source::{Deliver, Source, Take};
 use super::topology::Topology;
 use super::tree::DocumentFile;
-use super::validate::owners;
+use super::validate::{owned, pins};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -221,11 +221,12 @@ fn topology_effects(before: &Documents, after: &Documents, effects: &mut Vec<Str
 
 fn placement_effects(before: &Documents, after: &Documents, effects: &mut Vec<String>) {
     let describe = |placement: &Placement| {
-        let ranges: Vec<_> = owners(placement)
-            .into_iter()
-            .map(|(first, last, unit)| format!("{first}-{last} {unit}"))
-            .collect();
-        format!("{} slots: {}", *placement.slots, ranges.join(", "))
+        let ranges = owned(placement).into_iter();
+        let ranges = ranges.map(|(first, last, unit)| format!("{first}-{last} {unit}"));
+        let pinned = pins(placement).into_iter();
+        let pinned = pinned.map(|(key, unit)| format!("key {key:?} {unit}"));
+        let all: Vec<_> = ranges.chain(pinned).collect();
+        format!("{} slots: {}", *placement.slots, all.join(", "))
     };
     match (&before.placement, &after.placement) {
         (None, None) => {}
@@ -354,6 +355,10 @@ fn rule_changes(old: &Rule, new: &Rule) -> Vec<String> {
         Some(deliver) => describe_deliver(Some(deliver)),
     };
     let absent = |rule: &Rule| format!("{:?}", rule.key_absent).to_lowercase();
+    let gray = |rule: &Rule| match &rule.gray {
+        None => "none".to_owned(),
+        Some(gray) => format!("{gray} to {}", *gray.unit),
+    };
     compare(vec![
         ("route", old.route.to_string(), new.route.to_string()),
         ("when", old.when.to_string(), new.when.to_string()),
@@ -361,5 +366,6 @@ fn rule_changes(old: &Rule, new: &Rule) -> Vec<String> {
         ("source", old.source.to_string(), new.source.to_string()),
         ("deliver", deliver(old), deliver(new)),
         ("without a key", absent(old), absent(new)),
+        ("gray", gray(old), gray(new)),
     ])
 }

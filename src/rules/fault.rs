@@ -171,6 +171,8 @@ fault_codes! {
     KeyMap = "key_map",
     /// More than one etcd transaction takes.
     TransactionTooLarge = "transaction_too_large",
+    /// Keys of a live source may get other owners.
+    NeedsMove = "needs_move",
     /// The folder's placement isn't the live one.
     PlacementDrift = "placement_drift",
 }

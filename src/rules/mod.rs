@@ -6,13 +6,17 @@
 
 mod checks;
 mod condition;
+mod condition_read;
 mod diff;
 mod documents;
 mod fault;
 mod fields;
+mod gray;
 mod json_pointer;
+mod owners;
 mod placement;
 mod rule;
+mod schema;
 mod source;
 mod source_read;
 mod topic;
@@ -24,9 +28,11 @@ pub use condition::{HeaderCondition, Mismatch, Regex, Scalar, Test, When};
 pub use diff::{Change, Diff, DocumentChange, diff};
 pub use documents::{Documents, parse};
 pub use fault::{Fault, FaultCode, Place, Placed};
+pub use gray::{Gray, Share};
 pub use json_pointer::{JsonPointer, PointerFault};
-pub use placement::{Placement, Range, SLOTS_MAX};
+pub use placement::{Pin, Placement, Range, SLOTS_MAX};
 pub use rule::{KeyAbsent, Route, Rule};
+pub use schema::schema;
 pub use source::{
     Binding, Deliver, Divert, DivertFull, Duplicates, IdFrom, Key, KeyFrom, KeyMap, PARTITIONS_MAX,
     QueueType, Source, Take,
@@ -36,7 +42,7 @@ pub use topic::{TopicError, TopicPattern};
 pub use topology::{Access, Failover, Isolated, LinkPolicy, Site, Takeover, Topology, Unit};
 pub use tree::{DocumentFile, FILE_BYTES_MAX};
 pub(crate) use validate::examine;
-pub use validate::{Context, NotYet, Validation, validate};
+pub use validate::{Context, NotYet, OwnerChanges, Validation, validate};
 
 #[cfg(test)]
 mod tests;

@@ -7,9 +7,14 @@ use super::fault::{Fault, FaultCode, Place, Placed};
 use super::fields::{self, Fields};
 use super::tree::{Node, Value};
 use crate::model::{Slot, UnitId};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 /// Most slots. A table keeps one small number for each, and more than a million would be a table of single keys.
 pub const SLOTS_MAX: u32 = 1 << 20;
+
+/// Most pins: what a file of documents has room for is less.
+const PINS_MAX: usize = 100_000;
 
 /// Which unit owns which slots.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,6 +25,17 @@ pub struct Placement {
     pub slots: Placed<u32>,
     /// As written: total and disjoint in a document without faults.
     pub ranges: Vec<Range>,
+    /// Single keys, before ranges; each once in a document without faults.
+    pub pins: Vec<Pin>,
+}
+
+/// One key and the unit that owns it, whatever its slot.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Pin {
+    /// Compared by its bytes.
+    pub key: Placed<String>,
+    /// Its home.
+    pub unit: Placed<UnitId>,
 }
 
 /// Slots and the unit that owns them, ends included.
@@ -51,9 +67,10 @@ pub(super) fn read(mut fields: Fields, faults: &mut Vec<Fault>) -> Option<Placem
         let complete: Option<Vec<Range>> = read.into_iter().collect();
         Some((complete?, place))
     });
-    if let Some(node) = fields.optional("pins") {
-        read_pins(node, faults);
-    }
+    let pins = match fields.optional("pins") {
+        Some(node) => read_pins(node, faults),
+        None => Some(Vec::new()),
+    };
     fields.end(faults);
     let (slots, (ranges, ranges_place)) = (slots?, ranges?);
     check_cover(slots.value, &ranges, &ranges_place, faults);
@@ -61,6 +78,7 @@ pub(super) fn read(mut fields: Fields, faults: &mut Vec<Fault>) -> Option<Placem
         place: Placed { value: (), place },
         slots,
         ranges,
+        pins: pins?,
     })
 }
 
@@ -112,38 +130,70 @@ fn read_slots(node: Node, faults: &mut Vec<Fault>) -> Option<(Slot, Slot, Place)
     }
 }
 
-fn read_pins(node: Node, faults: &mut Vec<Fault>) {
+fn read_pins(node: Node, faults: &mut Vec<Fault>) -> Option<Vec<Pin>> {
     let place = node.place.clone();
-    let Some(items) = fields::list(node, "`pins`", faults) else {
-        return;
-    };
-    if items.is_empty() {
-        return;
+    let items = fields::list(node, "`pins`", faults)?;
+    if items.len() > PINS_MAX {
+        faults.push(fields::bad_value(
+            &place,
+            format!(
+                "there are {} pins, and a space has at most {PINS_MAX}",
+                items.len()
+            ),
+            "give the keys a range of their own: a pin is for a single one",
+        ));
+        return None;
     }
-    faults.push(fields::not_yet(&place, "`pins`", "[]"));
-    let mut seen = std::collections::HashSet::new();
+    let mut first: HashMap<String, Place> = HashMap::new();
+    let mut pins = Vec::with_capacity(items.len());
+    let mut complete = true;
     for item in items {
-        let Some(mut fields) = Fields::of(item, "a pin", faults) else {
+        let Some(pin) = read_pin(item, faults) else {
+            complete = false;
             continue;
         };
-        let key = fields.must("key", faults, |node, faults| {
-            fields::text(node, "a pin's key", faults)
-        });
-        fields.must("unit", faults, |node, faults| {
-            fields::name(node, "the unit", UnitId::parse, faults)
-        });
-        fields.end(faults);
-        if let Some(key) = key
-            && !seen.insert(key.value.clone())
-        {
-            faults.push(Fault::at(
-                &key.place,
+        match first.entry(pin.key.value.clone()) {
+            Entry::Occupied(before) => faults.push(Fault::at(
+                &pin.key.place,
                 FaultCode::RepeatedPin,
-                format!("the key {:?} is pinned twice", key.value),
+                format!(
+                    "the key {:?} is pinned twice, first at {}",
+                    pin.key.value,
+                    before.get()
+                ),
                 "keep one of the pins",
-            ));
+            )),
+            Entry::Vacant(free) => {
+                free.insert(pin.key.place.clone());
+            }
         }
+        pins.push(pin);
     }
+    complete.then_some(pins)
+}
+
+fn read_pin(node: Node, faults: &mut Vec<Fault>) -> Option<Pin> {
+    let mut fields = Fields::of(node, "a pin", faults)?;
+    let key = fields.must("key", faults, |node, faults| {
+        let key = fields::text(node, "a pin's key", faults)?;
+        if key.value.is_empty() {
+            faults.push(fields::bad_value(
+                &key.place,
+                "a pin's key is empty, and an empty key is none",
+                "write the key, or delete the pin",
+            ));
+            return None;
+        }
+        Some(key)
+    });
+    let unit = fields.must("unit", faults, |node, faults| {
+        fields::name(node, "the unit", UnitId::parse, faults)
+    });
+    fields.end(faults);
+    Some(Pin {
+        key: key?,
+        unit: unit?,
+    })
 }
 
 /// Every slot in exactly one range.

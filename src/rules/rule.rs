@@ -3,9 +3,11 @@
 //! Owns its shape and how it is read. Fields that exist and aren't enforced by this version are read too, and refused
 //! when they say anything but their default.
 
-use super::condition::{self, When};
+use super::condition::When;
+use super::condition_read;
 use super::fault::{Fault, Placed};
 use super::fields::{self, Fields};
+use super::gray::{self, Gray};
 use super::source::Deliver;
 use super::source_read::read_deliver;
 use super::tree::{Node, Value};
@@ -29,6 +31,8 @@ pub struct Rule {
     pub deliver: Option<Placed<Deliver>>,
     /// What becomes of a message without a key, where the route needs one.
     pub key_absent: KeyAbsent,
+    /// Which of them go elsewhere than to their owner.
+    pub gray: Option<Gray>,
 }
 
 /// Where messages go.
@@ -102,7 +106,7 @@ pub(super) fn read(mut fields: Fields, faults: &mut Vec<Fault>) -> Option<Rule> 
         fields::whole(node, "`order`", (-ORDER_MAX, ORDER_MAX), faults)
     });
     let when = match fields.optional("when") {
-        Some(node) => condition::read(node, faults),
+        Some(node) => condition_read::read(node, faults),
         None => Some(When::default()),
     };
     let route = fields.must("route", faults, read_route);
@@ -117,6 +121,7 @@ pub(super) fn read(mut fields: Fields, faults: &mut Vec<Fault>) -> Option<Rule> 
         ];
         fields::word(node, "`key_absent`", &words, faults)
     });
+    let gray = fields.optional("gray").map(|node| gray::read(node, faults));
     refuse_later(&mut fields, faults);
     fields.end(faults);
     Some(Rule {
@@ -127,6 +132,10 @@ pub(super) fn read(mut fields: Fields, faults: &mut Vec<Fault>) -> Option<Rule> 
         route: route?,
         deliver,
         key_absent,
+        gray: match gray {
+            Some(read) => Some(read?),
+            None => None,
+        },
     })
 }
 
@@ -170,8 +179,7 @@ fn read_route(node: Node, faults: &mut Vec<Fault>) -> Option<Placed<Route>> {
 /// What a rule may say one day; each with the default that it may say today.
 fn refuse_later(fields: &mut Fields, faults: &mut Vec<Fault>) {
     let text = |text: &str| Value::Text(text.to_owned());
-    let later: [(&'static str, Option<Value>, &str); 7] = [
-        ("gray", None, fields::NOTHING),
+    let later: [(&'static str, Option<Value>, &str); 6] = [
         ("owner_down", Some(text("standby")), "standby"),
         ("in_doubt", Some(text("resend")), "resend"),
         ("promise", Some(text("confirmed")), "confirmed"),

@@ -7,10 +7,12 @@
 use super::checks;
 use super::documents::{Documents, parse};
 use super::fault::{Fault, FaultCode, Place};
+use super::owners;
 use super::placement::Placement;
 use super::tree::DocumentFile;
 use crate::model::SpaceId;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// What documents are judged against.
 #[derive(Debug, Clone, Copy, Default)]
@@ -23,6 +25,18 @@ pub struct Context<'a> {
     pub in_force: Option<&'a [DocumentFile]>,
     /// What becomes of fields that this version knows and doesn't enforce.
     pub not_yet: NotYet,
+    /// What becomes of changes, against what is in force, that may give keys other owners.
+    pub owner_changes: OwnerChanges,
+}
+
+/// What becomes of changes that may give keys of a live source other owners.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OwnerChanges {
+    /// They need a move.
+    #[default]
+    Refuse,
+    /// They apply at once: messages of one key may overtake each other.
+    Apply,
 }
 
 /// What becomes of fields that this version knows and doesn't enforce.
@@ -99,7 +113,11 @@ pub(crate) fn examine(files: &[DocumentFile], context: &Context<'_>) -> Examined
     checks::returns(&documents, &mut found);
     checks::rules(&documents, &mut found);
     if let Some(in_force) = context.in_force {
-        checks::keys_kept(&documents, &parse(in_force).0, &mut found);
+        let before = parse(in_force).0;
+        checks::keys_kept(&documents, &before, &mut found);
+        if context.owner_changes == OwnerChanges::Refuse {
+            owners::changes(&before, &documents, &mut found);
+        }
     }
     checks::transaction(files, context.in_force.unwrap_or(&[]), &folder, &mut found);
     let (faults, later) = match context.not_yet {
@@ -156,7 +174,7 @@ fn compare_placements(
                 live.slots.value
             ),
         ));
-    } else if owners(live) != owners(own) {
+    } else if owned(live) != owned(own) || pins(live) != pins(own) {
         warnings.push(Fault::at(
             &own.place.place,
             FaultCode::PlacementDrift,
@@ -167,7 +185,7 @@ fn compare_placements(
 }
 
 /// The ranges as they mean, not as they are written: sorted, and neighbours of one unit joined.
-pub(super) fn owners(placement: &Placement) -> Vec<(u32, u32, &str)> {
+pub(super) fn owned(placement: &Placement) -> Vec<(u32, u32, &str)> {
     let mut sorted: Vec<_> = placement.ranges.iter().collect();
     sorted.sort_by_key(|range| range.first);
     let mut joined: Vec<(u32, u32, &str)> = Vec::new();
@@ -183,6 +201,13 @@ pub(super) fn owners(placement: &Placement) -> Vec<(u32, u32, &str)> {
         }
     }
     joined
+}
+
+/// By key, in the order of keys.
+pub(super) fn pins(placement: &Placement) -> BTreeMap<&str, &str> {
+    let pins = placement.pins.iter();
+    pins.map(|pin| (pin.key.as_str(), pin.unit.as_str()))
+        .collect()
 }
 
 /// By file, as the files were given, then by line; what concerns no single file comes last.

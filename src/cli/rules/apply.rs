@@ -3,13 +3,14 @@
 use super::print::{Printer, count};
 use super::{ApplyArgs, Ended, Failure, by_name};
 use crate::etcd::{
-    Commit, Files, HistoryEntry, Key, Scope, Snapshot, SpaceView, Store, Transaction, create_space,
-    fresh_lineage, fresh_seal, put_in_force, write_history,
+    Commit, Files, HistoryEntry, Key, Scope, Snapshot, SpaceView, Store, Transaction,
+    bound_history, create_space, fresh_lineage, fresh_seal, put_in_force, write_history,
 };
 use crate::gateway::feed::{changed_before, document_files, placement_text, read_folder};
 use crate::model::{Revision, SpaceId};
-use crate::rules::{self, Context, NotYet, Validation};
+use crate::rules::{self, Context, NotYet, OwnerChanges, Validation};
 use serde_json::json;
+use std::path::Path;
 
 pub(super) async fn apply(args: &ApplyArgs, printer: &Printer) -> Result<Ended, Failure> {
     if args.why.trim().is_empty() {
@@ -33,8 +34,48 @@ pub(super) async fn apply(args: &ApplyArgs, printer: &Printer) -> Result<Ended, 
         documents.clone()
     };
     wanted.extend(folder.clone());
-    let validation = validate(&wanted, &view, &space);
-    printer.validation(&args.dir, &validation);
+    let kept = wanted.keys().filter(|name| !folder.contains_key(*name));
+    for name in kept {
+        printer.say(format_args!(
+            "  kept     {name} (not in the folder; --prune removes it)"
+        ));
+    }
+    let change = Change {
+        folder: &args.dir,
+        why: &args.why,
+        who: args.who.as_deref(),
+        dry_run: args.dry_run,
+        expected,
+        unordered: args.unordered,
+    };
+    put(&store, &space, &snapshot, &wanted, &change, printer).await
+}
+
+/// A change of the documents in force.
+pub(super) struct Change<'a> {
+    /// Where they lie; faults are told by their paths there.
+    pub(super) folder: &'a Path,
+    pub(super) why: &'a str,
+    pub(super) who: Option<&'a str>,
+    pub(super) dry_run: bool,
+    /// Nothing newer may be there.
+    pub(super) expected: Option<Revision>,
+    /// Changes of owners are applied at once.
+    pub(super) unordered: bool,
+}
+
+/// Puts exactly these files in force, if they are valid.
+pub(super) async fn put(
+    store: &Store,
+    space: &SpaceId,
+    snapshot: &Snapshot,
+    wanted: &Files,
+    change: &Change<'_>,
+    printer: &Printer,
+) -> Result<Ended, Failure> {
+    let view = SpaceView::of(snapshot);
+    let validation = validate(wanted, &view, space, change);
+    printer.validation(change.folder, &validation);
     if !validation.faults.is_empty() {
         printer.say(format_args!(
             "{}; nothing was changed",
@@ -42,23 +83,20 @@ pub(super) async fn apply(args: &ApplyArgs, printer: &Printer) -> Result<Ended, 
         ));
         return Err(Failure::Faulty(validation));
     }
-    let diff = rules::diff(&document_files(&documents), &document_files(&wanted));
-    for name in wanted.keys().filter(|name| !folder.contains_key(*name)) {
-        printer.say(format_args!(
-            "  kept     {name} (not in the folder; --prune removes it)"
-        ));
-    }
+    let documents = view.documents();
+    let diff = rules::diff(&document_files(&documents), &document_files(wanted));
     printer.diff(&diff);
-
-    let transaction = transaction(args, &snapshot, &wanted)?;
+    let transaction = transaction(change, snapshot, wanted)?;
     let mut applied = false;
     let mut revision = snapshot.revision;
-    if args.dry_run {
+    if change.dry_run {
         printer.say("dry run: nothing was changed");
     } else if let Some(mut transaction) = transaction {
-        if let Some(expected) = expected {
+        if let Some(expected) = change.expected {
             transaction = transaction.no_newer_rules(expected);
         }
+        let history = store.read(Scope::History).await?;
+        transaction = transaction.and(bound_history(&history));
         match store.commit(&transaction).await? {
             Commit::Done(at) => revision = at,
             Commit::Conflict => return Err(Failure::Conflict(snapshot.revision)),
@@ -90,20 +128,30 @@ fn check_expected(expected: Option<Revision>, view: &SpaceView<'_>) -> Result<()
     }
 }
 
-fn validate(wanted: &Files, view: &SpaceView<'_>, space: &SpaceId) -> Validation {
+fn validate(
+    wanted: &Files,
+    view: &SpaceView<'_>,
+    space: &SpaceId,
+    change: &Change<'_>,
+) -> Validation {
     let in_force = document_files(&view.in_force());
     let context = Context {
         space: Some(space),
         live_placement: view.placement(),
         in_force: (!in_force.is_empty()).then_some(in_force.as_slice()),
         not_yet: NotYet::Refuse,
+        owner_changes: if change.unordered {
+            OwnerChanges::Apply
+        } else {
+            OwnerChanges::Refuse
+        },
     };
     rules::validate(&document_files(wanted), &context)
 }
 
 /// Everything that changes; `None` when nothing does.
 fn transaction(
-    args: &ApplyArgs,
+    change: &Change<'_>,
     snapshot: &Snapshot,
     wanted: &Files,
 ) -> Result<Option<Transaction>, Failure> {
@@ -138,8 +186,8 @@ fn transaction(
         transaction = transaction.delete(&Key::Document(name));
     }
     let entry = HistoryEntry {
-        who: who(args),
-        why: args.why.clone(),
+        who: who(change.who),
+        why: change.why.to_owned(),
         at: jiff::Timestamp::now().to_string(),
         before: changed_before(&documents, wanted),
     };
@@ -154,10 +202,10 @@ fn transaction(
     Ok(Some(transaction.and(write_history(&entry))))
 }
 
-fn who(args: &ApplyArgs) -> String {
+fn who(user: Option<&str>) -> String {
     let uname = rustix::system::uname();
     let host = uname.nodename().to_string_lossy();
-    match &args.who {
+    match user {
         Some(user) => format!("{user}@{host}"),
         None => format!("uid {}@{host}", rustix::process::getuid().as_raw()),
     }

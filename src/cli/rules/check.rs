@@ -54,10 +54,11 @@ pub(super) async fn diff(args: &DiffArgs, printer: &Printer) -> Result<Ended, Fa
             count(missing, "file")
         ));
     }
+    let in_force = document_files(&view.in_force());
     let context = Context {
         space: Some(&space),
         live_placement: view.placement(),
-        not_yet: NotYet::Refuse,
+        in_force: (!in_force.is_empty()).then_some(in_force.as_slice()),
         ..Context::default()
     };
     let validation = rules::validate(&files, &context);

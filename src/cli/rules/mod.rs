@@ -1,11 +1,13 @@
-//! `setgate rules`: validate, diff, apply and get routing documents.
+//! `setgate rules`: validate, diff, apply, get, and go back to earlier routing documents.
 //!
 //! Owns the flags, the exit codes (0 done, 1 refused, faulty or different, 2 wrong usage, 3 unreachable) and what is printed.
 //! Promises that `apply` changes nothing unless everything is valid and nobody else has changed the documents meanwhile.
 
 mod apply;
 mod check;
+mod expectations;
 mod get;
+mod history;
 mod print;
 mod target;
 
@@ -36,6 +38,16 @@ enum Command {
     Apply(ApplyArgs),
     /// Read the documents back, with the live placement.
     Get(GetArgs),
+    /// Route the messages of a folder's *.test.yaml files, and compare with what is expected of each.
+    Test(TestArgs),
+    /// Print the JSON Schema of the documents, for editors.
+    Schema,
+    /// Who changed what and why, the newest first.
+    History(HistoryArgs),
+    /// What was in force at a revision, and what changed there.
+    Show(ShowArgs),
+    /// Put in force again what was at a revision; a change like any other.
+    Rollback(RollbackArgs),
 }
 
 /// How results are printed.
@@ -51,6 +63,15 @@ pub enum Format {
 #[derive(Debug, clap::Args)]
 struct ValidateArgs {
     /// The folder; its flat *.yaml files count.
+    dir: PathBuf,
+    /// Format of the result.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Format,
+}
+
+#[derive(Debug, clap::Args)]
+struct TestArgs {
+    /// The folder of the rules and of their *.test.yaml files.
     dir: PathBuf,
     /// Format of the result.
     #[arg(short, long, value_enum, default_value_t)]
@@ -84,7 +105,7 @@ struct ApplyArgs {
     /// Refuse if anything has changed after this revision, as `get` and `diff` print it.
     #[arg(long, value_name = "REVISION")]
     expect_revision: Option<i64>,
-    /// Apply a change of owners at once, without draining first (so far, every change is applied at once).
+    /// Apply a change of owners at once: messages of one key may overtake each other.
     #[arg(long)]
     unordered: bool,
     /// Who, for the history.
@@ -101,6 +122,52 @@ struct ApplyArgs {
 struct GetArgs {
     /// Write the files there instead of printing them.
     dir: Option<PathBuf>,
+    #[command(flatten)]
+    etcd: EtcdArgs,
+    /// Format of the result.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Format,
+}
+
+#[derive(Debug, clap::Args)]
+struct HistoryArgs {
+    /// So many changes.
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 20)]
+    count: usize,
+    #[command(flatten)]
+    etcd: EtcdArgs,
+    /// Format of the result.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Format,
+}
+
+#[derive(Debug, clap::Args)]
+struct ShowArgs {
+    /// As `history` lists it.
+    revision: i64,
+    #[command(flatten)]
+    etcd: EtcdArgs,
+    /// Format of the result.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Format,
+}
+
+#[derive(Debug, clap::Args)]
+struct RollbackArgs {
+    /// As `history` lists it.
+    revision: i64,
+    /// Why, for the history.
+    #[arg(short = 'm', long = "message", value_name = "WHY")]
+    why: String,
+    /// Validate and show the difference; change nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Apply a change of owners at once: messages of one key may overtake each other.
+    #[arg(long)]
+    unordered: bool,
+    /// Who, for the history.
+    #[arg(long, env = "USER", hide = true)]
+    who: Option<String>,
     #[command(flatten)]
     etcd: EtcdArgs,
     /// Format of the result.
@@ -169,6 +236,11 @@ pub fn run(args: Args) -> ExitCode {
         Command::Diff(args) => args.output,
         Command::Apply(args) => args.output,
         Command::Get(args) => args.output,
+        Command::Schema => Format::Text,
+        Command::Test(args) => args.output,
+        Command::History(args) => args.output,
+        Command::Show(args) => args.output,
+        Command::Rollback(args) => args.output,
     };
     let printer = Printer::new(output);
     let ended = match args.command {
@@ -176,6 +248,15 @@ pub fn run(args: Args) -> ExitCode {
         Command::Diff(args) => block_on(check::diff(&args, &printer)),
         Command::Apply(args) => block_on(apply::apply(&args, &printer)),
         Command::Get(args) => block_on(get::get(&args, &printer)),
+        Command::Test(args) => expectations::test(&args, &printer),
+        Command::Schema => {
+            let schema = crate::rules::schema();
+            printer.say(serde_json::to_string_pretty(&schema).unwrap_or_default());
+            Ok(Ended::Done)
+        }
+        Command::History(args) => block_on(history::history(&args, &printer)),
+        Command::Show(args) => block_on(history::show(&args, &printer)),
+        Command::Rollback(args) => block_on(history::rollback(&args, &printer)),
     };
     match ended {
         Ok(Ended::Done) => ExitCode::SUCCESS,

@@ -10,7 +10,7 @@ use crate::etcd::{
 };
 use crate::model::{Epoch, Lineage, Revision, Seats, SpaceId};
 use crate::routing::Table;
-use crate::rules::{Context, Fault, NotYet, validate};
+use crate::rules::{Context, Fault, validate};
 use secrecy::SecretString;
 use std::collections::BTreeMap;
 
@@ -211,7 +211,6 @@ fn make_space(
     let files = document_files(documents);
     let context = Context {
         space: Some(space),
-        not_yet: NotYet::Refuse,
         ..Context::default()
     };
     let faults = validate(&files, &context).faults;
@@ -248,7 +247,7 @@ fn judge_wishes(
         space: Some(space),
         live_placement: Some(&inputs.placement),
         in_force: (!in_force.is_empty()).then_some(in_force.as_slice()),
-        not_yet: NotYet::Refuse,
+        ..Context::default()
     };
     let faults = validate(&document_files(documents), &context).faults;
     if faults.is_empty() {
@@ -474,5 +473,30 @@ mod tests {
                 .iter()
                 .all(|fault| fault.file == "more.yaml")
         );
+    }
+
+    #[test]
+    fn a_wish_that_may_give_keys_other_owners_stays_a_wish_and_is_shown() {
+        let source = "kind: source\nname: s\ntake: {queue: q}\ndeliver: {exchange: e}\n---\n\
+                      kind: rule\nname: r\nsource: s\norder: 1\nroute: owner\n";
+        let mut wished = made("one", 5, 50);
+        let mut put = |key: &str, text: String, at| {
+            let entry = Entry {
+                value: text.into_bytes(),
+                mod_revision: Revision(at),
+            };
+            wished.entries.insert(key.to_owned(), entry);
+        };
+        put("in-force/s.yaml", source.to_owned(), 50);
+        put(
+            "documents/s.yaml",
+            source.replace("route: owner", "route: center"),
+            70,
+        );
+        let judgement = judged(&wished, Some(&known()));
+        assert!(judgement.proposal.is_none() && judgement.accepted.is_some());
+        assert_eq!(judgement.rejected, Some(Revision(70)));
+        let codes: Vec<_> = judgement.faults.iter().map(|fault| fault.code).collect();
+        assert_eq!(codes, [crate::rules::FaultCode::NeedsMove]);
     }
 }

@@ -51,7 +51,7 @@ fn belongs_here(table: &Table, here: &UnitId, parcel: &Parcel) -> Result<(), Ans
     let seat = match parcel.why {
         Why::Owner | Why::Standby => parcel.slot.and_then(|slot| table.seat_of(slot)),
         Why::Center => Some(table.center_seat()),
-        // Gray shares and pins are not in the table yet.
+        // By its key, which a parcel doesn't carry: whoever sent it had a table that said so.
         Why::Shared | Why::Local | Why::Units | Why::Gray | Why::Pin => None,
     };
     match seat {

@@ -5,6 +5,7 @@ use crate::model::SpaceId;
 use proptest::prelude::*;
 
 mod each_fault;
+mod schema;
 
 const TOPOLOGY: &str = "\
 kind: topology
@@ -352,5 +353,61 @@ proptest! {
         all[kind].text = format!("{}{with}{}", &text[..at], &text[at..]).into_bytes();
         let _ = validate(&all, &Context::default());
         let _ = diff(&files("", ""), &all);
+    }
+}
+
+/// What is said of a rule's document that becomes another one while the good documents are in force.
+fn against_what_is_in_force(rule: &str, owner_changes: OwnerChanges) -> Vec<(FaultCode, u32)> {
+    let in_force = files("rule", RULE);
+    let context = Context {
+        in_force: Some(&in_force),
+        owner_changes,
+        ..Context::default()
+    };
+    let validation = validate(&files("rule", rule), &context);
+    let faults = validation.faults.iter();
+    faults.map(|fault| (fault.code, fault.line)).collect()
+}
+
+#[test]
+fn a_change_that_may_give_keys_other_owners_needs_a_move_unless_it_is_to_apply_at_once() {
+    let earlier =
+        "---\nkind: rule\nname: earlier\nsource: orders\norder: 5\nwhen: {routing_key: a}\n";
+    for (change, line) in [
+        (RULE.replace("route: owner", "route: local"), 2),
+        (
+            RULE.replace("route: owner", "route: owner\nkey_absent: local"),
+            2,
+        ),
+        (
+            RULE.replace("route: owner", "route: owner\nwhen: {routing_key: \"a.#\"}"),
+            2,
+        ),
+        (
+            RULE.replace(
+                "route: owner",
+                "route: owner\ngray: {percent: 1, unit: bj-1}",
+            ),
+            2,
+        ),
+        (format!("{RULE}{earlier}route: center\n"), 8),
+    ] {
+        let found = against_what_is_in_force(&change, OwnerChanges::Refuse);
+        assert_eq!(found, [(FaultCode::NeedsMove, line)], "{change}");
+        let found = against_what_is_in_force(&change, OwnerChanges::Apply);
+        assert_eq!(found, [], "{change}");
+    }
+    for change in [
+        RULE.replace("order: 100", "order: 7"),
+        RULE.replace("by-user", "of-users"),
+        RULE.replace(
+            "route: owner",
+            "route: owner\ndeliver: {exchange: orders.vip}",
+        ),
+        format!("{RULE}{earlier}route: park\n"),
+        format!("{RULE}{earlier}route: drop\n"),
+    ] {
+        let found = against_what_is_in_force(&change, OwnerChanges::Refuse);
+        assert_eq!(found, [], "{change}");
     }
 }

@@ -1,5 +1,7 @@
 //! `setgate explain`: where a message would go, and why, by a folder, by etcd, or by a running gateway.
 
+mod all;
+
 use super::failure::Failure;
 use super::rules::{EtcdArgs, Format};
 use super::{ask, block_on, load_config, tables};
@@ -22,9 +24,9 @@ const BODY_BYTES_MAX: u64 = 128 << 10;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The source that takes the message.
-    #[arg(long, value_name = "NAME")]
-    source: SourceName,
+    /// The source that takes the message; with --all, of messages that don't say it.
+    #[arg(long, value_name = "NAME", required_unless_present = "all")]
+    source: Option<SourceName>,
     /// Its routing key.
     #[arg(long, value_name = "KEY", default_value = "")]
     routing_key: String,
@@ -37,6 +39,9 @@ pub(super) struct Args {
     /// The unit in which it is published; by default that of --config, or of --live.
     #[arg(long, value_name = "UNIT")]
     from: Option<UnitId>,
+    /// Many messages, one JSON object a line: {"source", "from", "routing_key", "headers", "body"}; and a summary.
+    #[arg(long, value_name = "FILE.ndjson", conflicts_with_all = ["live", "header", "body", "routing_key"])]
+    all: Option<PathBuf>,
     /// By the documents of this folder.
     #[arg(long, value_name = "DIR", conflicts_with = "live")]
     rules: Option<PathBuf>,
@@ -51,8 +56,8 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
-    let explanation = if let Some(unit) = &args.live {
-        block_on(live(args, unit))?
+    let explanation = if let (Some(unit), Some(source)) = (&args.live, &args.source) {
+        block_on(live(args, source, unit))?
     } else {
         let (table, own) = match &args.rules {
             Some(folder) => {
@@ -64,12 +69,25 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
             }
             None => in_force(args)?,
         };
-        let from = args.from.clone().or(own).ok_or_else(|| {
+        let from = args.from.clone().or(own);
+        if let Some(file) = &args.all {
+            return all::run(
+                file,
+                &table,
+                args.source.as_ref(),
+                from.as_ref(),
+                args.output,
+            );
+        }
+        let source = args.source.clone().ok_or_else(|| {
+            Failure::Usage("name the source that takes the message: --source NAME".to_owned())
+        })?;
+        let from = from.ok_or_else(|| {
             Failure::Usage(
                 "name the unit in which the message is published: --from UNIT".to_owned(),
             )
         })?;
-        answer(&table, &args.source, &from, question(args)?)
+        answer(&table, &source, &from, question(args)?)
             .map_err(|error| Failure::Refused(format!("{error}; {}", error.mend())))?
     };
     match args.output {
@@ -130,7 +148,7 @@ fn question(args: &Args) -> Result<Question, Failure> {
 }
 
 /// Asks the gateways of a unit in turn; the first answer counts.
-async fn live(args: &Args, unit: &UnitId) -> Result<Explanation, Failure> {
+async fn live(args: &Args, source: &SourceName, unit: &UnitId) -> Result<Explanation, Failure> {
     let config = args.etcd.config().map(load_config).transpose()?;
     let from = args.from.clone().unwrap_or_else(|| unit.clone());
     let headers: serde_json::Map<_, _> = args
@@ -139,7 +157,7 @@ async fn live(args: &Args, unit: &UnitId) -> Result<Explanation, Failure> {
         .map(|header| (header.name.clone(), plain(&header.value)))
         .collect();
     let asked = json!({
-        "source": args.source,
+        "source": source,
         "routing_key": args.routing_key,
         "headers": headers,
         "body_base64": base64::engine::general_purpose::STANDARD.encode(body(args)?),
