@@ -8,6 +8,7 @@ mod ask;
 mod check;
 mod explain;
 mod failure;
+mod import;
 mod parked;
 pub mod rules;
 mod run;
@@ -45,6 +46,8 @@ enum Command {
     Rules(rules::Args),
     /// Say where a message would go, and why.
     Explain(explain::Args),
+    /// Make documents of RabbitMQ's federation and shovels, from its definitions export.
+    Import(import::Args),
     /// Show units, gateways, links and lanes of a space.
     Status(status::Args),
     /// List, show, retry and drop messages that need a person.
@@ -58,6 +61,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Check(args) => ended(&check::run(&args), args.output),
         Command::Rules(args) => rules::run(args),
         Command::Explain(args) => ended(&explain::run(&args), args.output),
+        Command::Import(args) => ended(&import::run(&args), rules::Format::Text),
         Command::Status(args) => ended(&status::run(&args), args.output),
         Command::Parked(args) => ended(&parked::run(&args), args.output()),
     }

@@ -8,6 +8,7 @@ mod explain;
 mod json_key;
 mod key;
 mod route;
+mod rule_index;
 mod steps;
 mod table;
 

@@ -229,11 +229,14 @@ impl Decision {
     }
 }
 
-fn match_rule<'a>(
+fn match_rule<'a, S: Steps>(
     source: &'a Source,
     message: &Message,
-    steps: &mut impl Steps,
+    steps: &mut S,
 ) -> Option<&'a CompiledRule> {
+    if !S::KEPT {
+        return source.index.first(&source.rules, message);
+    }
     for rule in &source.rules {
         match rule.when.mismatch(message) {
             None => {

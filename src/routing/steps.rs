@@ -7,6 +7,9 @@ use std::fmt;
 
 /// Where the steps of a decision go.
 pub trait Steps {
+    /// Whether any is kept: then every rule is looked at, for why it didn't match.
+    const KEPT: bool;
+
     /// One step; `make` is called only where it is kept.
     fn note(&mut self, make: impl FnOnce() -> Step);
 }
@@ -16,6 +19,8 @@ pub trait Steps {
 pub struct Unrecorded;
 
 impl Steps for Unrecorded {
+    const KEPT: bool = false;
+
     fn note(&mut self, _make: impl FnOnce() -> Step) {}
 }
 
@@ -27,6 +32,8 @@ pub struct Recorded {
 }
 
 impl Steps for Recorded {
+    const KEPT: bool = true;
+
     fn note(&mut self, make: impl FnOnce() -> Step) {
         self.steps.push(make());
     }

@@ -3,6 +3,7 @@
 //! Owns sources, rules, placement and seats, compiled at one revision. Promises that it is total (every slot has a home
 //! and a seat) and that nothing in it changes: a newer table takes its place as a whole. Never reads a file or a clock.
 
+use super::rule_index::RuleIndex;
 use crate::model::{
     CityId, Epoch, Lineage, Reason, Revision, Seats, SiteId, Slot, SourceName, SpaceId, UnitId,
 };
@@ -69,7 +70,7 @@ pub struct Unit {
 }
 
 /// A source with its rules.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Source {
     /// Its name.
     pub name: SourceName,
@@ -95,6 +96,7 @@ pub struct Source {
     units: Vec<UnitId>,
     /// By ascending order.
     pub(super) rules: Vec<CompiledRule>,
+    pub(super) index: RuleIndex,
 }
 
 /// A rule as it is applied.
@@ -460,6 +462,7 @@ fn compile_source(
             })
             .map(|unit| unit.name.clone())
             .collect(),
+        index: RuleIndex::of(&compiled),
         rules: compiled,
     }
 }

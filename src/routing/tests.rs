@@ -509,4 +509,42 @@ proptest! {
             }
         }
     }
+
+    /// The gateway looks at the rules that its index finds, `explain` at all of them.
+    #[test]
+    fn the_index_finds_the_rule_that_a_look_at_all_of_them_finds(
+        patterns in proptest::collection::vec(
+            proptest::option::weighted(0.8, "(a|b|c|\\*|#)?(\\.(a|b||\\*|#)){0,3}"), 1..90),
+        keys in proptest::collection::vec("(a|b|c)?(\\.(a|b|)){0,4}", 1..20),
+        with_header in any::<bool>(),
+    ) {
+        let mut text = DOCUMENTS.to_owned();
+        for (n, pattern) in patterns.iter().enumerate() {
+            // No two conditions are the same, and none takes all.
+            let headers = format!("headers: {{h: {{in: [\"0\", \"{}\"]}}}}", n + 1);
+            let when = match pattern {
+                Some(pattern) => format!("{{routing_key: \"{pattern}\", {headers}}}"),
+                None => format!("{{{headers}}}"),
+            };
+            text += &format!(
+                "---\nkind: rule\nname: r-{n}\nsource: orders\norder: {}\nwhen: {when}\nroute: local\n",
+                n * 7 % 1_000
+            );
+        }
+        let table = Table::compile(TableInputs {
+            files: &[DocumentFile { name: "all.yaml".to_owned(), text: text.into_bytes() }],
+            placement: None,
+            seats: seats(&[]),
+            revision: Revision(1),
+            space: &SpaceId::parse("trade").unwrap(),
+        }).unwrap();
+        let source = table.source(&SourceName::parse("orders").unwrap()).unwrap();
+        for key in &keys {
+            let value = if with_header { "0" } else { "3" };
+            let message = message(key, &[("h", FieldValue::str(value))]);
+            let found = table.route(source, &unit("sh-1"), &[], &message, &mut Unrecorded);
+            let explained = explain(&table, source, &unit("sh-1"), &message);
+            prop_assert_eq!(&found.rule, &explained.rule, "{}", key);
+        }
+    }
 }

@@ -283,6 +283,9 @@ pub(super) fn rules(documents: &Documents, faults: &mut Vec<Fault>) {
 }
 
 fn order(rules: &[&Rule], faults: &mut Vec<Fault>) {
+    // Conditions that look the same to a person are the same: the first rule of each, and the first that takes all.
+    let mut first: HashMap<String, &Rule> = HashMap::new();
+    let mut takes_all: Option<&Rule> = None;
     for (n, rule) in rules.iter().enumerate() {
         if n > 0 && rules[n - 1].order.value == rule.order.value {
             faults.push(Fault::at(
@@ -298,11 +301,9 @@ fn order(rules: &[&Rule], faults: &mut Vec<Fault>) {
                 "give each rule of a source its own order",
             ));
         }
-        let hider = rules[..n].iter().find(|earlier| {
-            earlier.order.value < rule.order.value
-                && (earlier.when.takes_all() || earlier.when == rule.when)
-        });
-        if let Some(hider) = hider {
+        let same: &Rule = first.entry(rule.when.to_string()).or_insert(rule);
+        let hider = takes_all.or(Some(same).filter(|same| same.when == rule.when));
+        if let Some(hider) = hider.filter(|hider| hider.order.value < rule.order.value) {
             faults.push(Fault::at(
                 &rule.name.place,
                 FaultCode::HiddenRule,
@@ -318,6 +319,9 @@ fn order(rules: &[&Rule], faults: &mut Vec<Fault>) {
                 ),
                 format!("give {} a lower order, or delete it", *rule.name),
             ));
+        }
+        if takes_all.is_none() && rule.when.takes_all() {
+            takes_all = Some(rule);
         }
     }
 }
@@ -353,7 +357,7 @@ fn rule_and_source(rule: &Rule, source: &Source, faults: &mut Vec<Fault>) {
         }
         return;
     };
-    if !shared && delivers_to_itself(&source.take.value, deliver) {
+    if !shared && delivers_to_itself(&source.take.value, deliver) && !apart(rule, source) {
         faults.push(Fault::at(
             &deliver.place,
             FaultCode::SelfDelivery,
@@ -384,6 +388,16 @@ pub(super) fn returns(documents: &Documents, faults: &mut Vec<Fault>) {
             ));
         }
     }
+}
+
+/// Whether the source isn't taken in any unit that the rule delivers to: an exchange of one name, at both ends of a way.
+fn apart(rule: &Rule, source: &Source) -> bool {
+    let (Route::Units(targets), Some(taken)) = (&rule.route.value, &source.units) else {
+        return false;
+    };
+    targets
+        .iter()
+        .all(|target| taken.iter().all(|unit| unit.value != target.value))
 }
 
 fn delivers_to_itself(take: &Take, deliver: &Deliver) -> bool {

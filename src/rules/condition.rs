@@ -140,9 +140,9 @@ impl Test {
             ) => false,
             (Self::Equals(wanted), Some(value)) => wanted.equals(value),
             (Self::In(wanted), Some(value)) => wanted.iter().any(|one| one.equals(value)),
-            (Self::Matches(regex), Some(value)) => value
-                .as_bytes()
-                .is_some_and(|bytes| regex.compiled.is_match(bytes)),
+            (Self::Matches(regex), Some(value)) => {
+                value.as_bytes().is_some_and(|bytes| regex.is_in(bytes))
+            }
             (Self::Prefix(prefix), Some(value)) => value
                 .as_bytes()
                 .is_some_and(|bytes| bytes.starts_with(prefix.as_bytes())),
@@ -281,6 +281,11 @@ impl Regex {
     /// As written.
     pub fn as_str(&self) -> &str {
         &self.text
+    }
+
+    /// Whether it is found anywhere in these bytes.
+    pub fn is_in(&self, bytes: &[u8]) -> bool {
+        self.compiled.is_match(bytes)
     }
 }
 

@@ -5,9 +5,18 @@ use crate::harness::{BY_OWNER, DEADLINE, ORDERS, World, eventually, world};
 use serde_json::Value;
 use std::time::Duration;
 
+/// It gives no key another owner, so a plain edit is enough.
+const DROP_TESTS: &str = "kind: rule
+name: no-tests
+source: orders
+order: 1
+when: {headers: {env: test}}
+route: drop
+";
+
 const UNITS: [&str; 2] = ["sh-1", "sh-2"];
 
-/// From the end of `etcdctl put` until every gateway routes by the new document.
+/// From the end of the change until every gateway routes by the new document.
 const SWITCH_MAX: Duration = Duration::from_secs(1);
 
 /// Where each gateway's table sends what is published under this key.
@@ -78,10 +87,22 @@ async fn an_edited_document_moves_traffic_within_a_second_and_garbage_moves_noth
     goes_to(&mut world, "sh-1", "owner").await;
 
     let revision = revisions(&mut world).await;
-    world.put(
-        "rules.yaml",
-        &BY_OWNER.replace("route: owner", "route: {units: [sh-2]}"),
-    );
+    let elsewhere = BY_OWNER.replace("route: owner", "route: {units: [sh-2]}");
+    world.put("rules.yaml", &elsewhere);
+    for unit in UNITS {
+        let look = async || {
+            let status = world.status(unit).await;
+            status["faults"]
+                .to_string()
+                .contains("needs a move")
+                .then_some(())
+        };
+        eventually("a change of owners stays a wish", DEADLINE, look).await;
+    }
+    assert_eq!(revisions(&mut world).await, revision);
+    goes_to(&mut world, "sh-1", "owner").await;
+
+    world.apply("rules.yaml", &elsewhere).await;
     let took = switched(&mut world, "sh-2").await;
     assert!(took <= SWITCH_MAX, "it took {took:?}");
     let edited = revisions(&mut world).await;
@@ -114,8 +135,19 @@ async fn an_edited_document_moves_traffic_within_a_second_and_garbage_moves_noth
         goes_to(&mut world, "sh-2", "units").await;
     }
 
-    world.put("rules.yaml", BY_OWNER);
-    let took = switched(&mut world, "sh-1").await;
+    let with_drop = format!("{elsewhere}---\n{DROP_TESTS}");
+    world.put("rules.yaml", &with_drop);
+    let what = "every gateway drops tests, as the edited document says";
+    let page = "/v1/explain?source=orders&routing_key=order.cn&header=uid=10&header=env=test";
+    let look = async || {
+        let mut dropped = true;
+        for unit in UNITS {
+            let explained: Value = serde_json::from_str(&world.page(unit, page).await).unwrap();
+            dropped &= explained["why"] == "drop";
+        }
+        dropped.then_some(())
+    };
+    let ((), took) = eventually(what, DEADLINE, look).await;
     assert!(took <= SWITCH_MAX, "it took {took:?}");
     for unit in UNITS {
         let clean = async || {
@@ -126,6 +158,9 @@ async fn an_edited_document_moves_traffic_within_a_second_and_garbage_moves_noth
         };
         eventually("nothing is refused any more", DEADLINE, clean).await;
     }
+    goes_to(&mut world, "sh-2", "units").await;
+    world.apply("rules.yaml", BY_OWNER).await;
+    switched(&mut world, "sh-1").await;
     goes_to(&mut world, "sh-1", "owner").await;
     assert_eq!(pids(&mut world), before, "no gateway was restarted");
     world.end().await;

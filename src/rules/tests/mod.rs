@@ -399,6 +399,7 @@ fn a_change_that_may_give_keys_other_owners_needs_a_move_unless_it_is_to_apply_a
     }
     for change in [
         RULE.replace("order: 100", "order: 7"),
+        RULE.replace("route: owner", "route: park"),
         RULE.replace("by-user", "of-users"),
         RULE.replace(
             "route: owner",
@@ -410,4 +411,28 @@ fn a_change_that_may_give_keys_other_owners_needs_a_move_unless_it_is_to_apply_a
         let found = against_what_is_in_force(&change, OwnerChanges::Refuse);
         assert_eq!(found, [], "{change}");
     }
+}
+
+#[test]
+fn an_exchange_of_one_name_may_stand_at_both_ends_of_a_way_that_does_not_come_back() {
+    let source = |units: &str| {
+        SOURCE
+            .replace("orders.local", "orders")
+            .replace("take:", &format!("{units}take:"))
+    };
+    let rule = RULE.replace("route: owner", "route: {units: [bj-1]}");
+    let found = |units: &str| {
+        let mut files = files("rule", rule.as_str());
+        for file in &mut files {
+            if file.name == "source" {
+                file.text = source(units).into_bytes();
+            }
+        }
+        let validation = validate(&files, &Context::default());
+        let faults = validation.faults.iter();
+        faults.map(|fault| fault.code).collect::<Vec<_>>()
+    };
+    assert_eq!(found("units: [sh-1]\n"), []);
+    assert_eq!(found("units: [sh-1, bj-1]\n"), [FaultCode::SelfDelivery]);
+    assert_eq!(found(""), [FaultCode::SelfDelivery]);
 }
