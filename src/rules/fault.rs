@@ -153,6 +153,12 @@ fault_codes! {
     IsolatedContinue = "isolated_continue",
     /// A rule that an earlier one always hides.
     HiddenRule = "hidden_rule",
+    /// A rule about routing keys that the source isn't bound for.
+    NeverMatches = "never_matches",
+    /// A unit that takes deliveries and owns nothing.
+    NoSlots = "no_slots",
+    /// A city's loss is answered without a person.
+    AcrossCities = "across_cities",
     /// Two rules of one source with one order.
     EqualOrders = "equal_orders",
     /// A source that would deliver to itself.

@@ -19,6 +19,7 @@ mod rule;
 mod schema;
 mod source;
 mod source_read;
+mod suspicious;
 mod topic;
 mod topology;
 mod tree;

@@ -61,6 +61,34 @@ impl TopicPattern {
         !self.words.is_empty() && self.words.iter().all(|word| *word == Word::Many)
     }
 
+    /// Whether some routing key matches both this and the other. Costs no more than the product of both lengths.
+    pub fn meets(&self, other: &Self) -> bool {
+        let (ours, theirs) = (&self.words, &other.words);
+        // By places in both: whether what is left of them has a routing key in common; the last row first.
+        let mut below = vec![false; theirs.len() + 1];
+        for at in (0..=ours.len()).rev() {
+            let mut row = vec![false; theirs.len() + 1];
+            for beside in (0..=theirs.len()).rev() {
+                row[beside] = match (ours.get(at), theirs.get(beside)) {
+                    (None, None) => true,
+                    // A `#` takes nothing, or one more word of the other.
+                    (Some(Word::Many), None) => below[beside],
+                    (None, Some(Word::Many)) => row[beside + 1],
+                    (Some(Word::Many), Some(_)) | (Some(_), Some(Word::Many)) => {
+                        below[beside] || row[beside + 1]
+                    }
+                    (Some(Word::Exact(one)), Some(Word::Exact(two))) => {
+                        one == two && below[beside + 1]
+                    }
+                    (Some(_), Some(_)) => below[beside + 1],
+                    (None, Some(_)) | (Some(_), None) => false,
+                };
+            }
+            below = row;
+        }
+        below[0]
+    }
+
     /// Whether this routing key matches. Where a `#` took too few words, it alone takes one more: a `#` before it never
     /// needs to, because what lies between the two matches no worse further on.
     pub fn matches(&self, key: &[u8]) -> bool {
@@ -176,6 +204,35 @@ mod tests {
         assert!(TopicPattern::parse("#").unwrap().matches(b""));
         assert!(!TopicPattern::parse("*").unwrap().matches(b""));
         assert!(TopicPattern::parse("order.#").unwrap().matches(b"order"));
+    }
+
+    proptest! {
+        #[test]
+        fn two_patterns_meet_where_some_key_matches_both(
+            one in proptest::collection::vec("a|b|\\*|#", 0..4),
+            other in proptest::collection::vec("a|b|\\*|#", 0..4),
+        ) {
+            let parse = |words: &Vec<String>| TopicPattern::parse(&words.join(".")).unwrap();
+            let (one, other) = (parse(&one), parse(&other));
+            // All keys of up to seven words over an alphabet of three: longer ones have no more to offer.
+            let mut keys = vec![String::new()];
+            let mut longer = vec![String::new()];
+            for _ in 0..7 {
+                longer = longer
+                    .iter()
+                    .flat_map(|key| ["a", "b", "c"].map(|word| match key.as_str() {
+                        "" => word.to_owned(),
+                        key => format!("{key}.{word}"),
+                    }))
+                    .collect();
+                keys.extend(longer.iter().cloned());
+            }
+            let common = keys
+                .iter()
+                .any(|key| one.matches(key.as_bytes()) && other.matches(key.as_bytes()));
+            prop_assert_eq!(one.meets(&other), common, "{} and {}", one.as_str(), other.as_str());
+            prop_assert_eq!(other.meets(&one), common);
+        }
     }
 
     #[test]

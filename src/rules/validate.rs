@@ -9,6 +9,7 @@ use super::documents::{Documents, parse};
 use super::fault::{Fault, FaultCode, Place};
 use super::owners;
 use super::placement::Placement;
+use super::suspicious;
 use super::tree::DocumentFile;
 use crate::model::SpaceId;
 use serde::{Deserialize, Serialize};
@@ -112,6 +113,7 @@ pub(crate) fn examine(files: &[DocumentFile], context: &Context<'_>) -> Examined
     checks::sources(&documents, placement.as_ref(), &mut found, &mut warnings);
     checks::returns(&documents, &mut found);
     checks::rules(&documents, &mut found);
+    suspicious::warn(&documents, placement.as_ref(), &mut warnings);
     if let Some(in_force) = context.in_force {
         let before = parse(in_force).0;
         checks::keys_kept(&documents, &before, &mut found);

@@ -165,7 +165,7 @@ pub const FIELDS: &[Field] = &[
     text(
         "state_dir",
         "`/var/lib/setgate/<gateway>`",
-        "folder of the last good table and the seal",
+        "folder of the last good table, the seal, and a copy of the journal",
     ),
     text(
         "memory",

@@ -436,3 +436,32 @@ fn an_exchange_of_one_name_may_stand_at_both_ends_of_a_way_that_does_not_come_ba
     assert_eq!(found("units: [sh-1, bj-1]\n"), [FaultCode::SelfDelivery]);
     assert_eq!(found(""), [FaultCode::SelfDelivery]);
 }
+
+/// The warnings that a change of a good document makes.
+fn warnings(kind: &str, from: &str, to: &str) -> Vec<FaultCode> {
+    let text = match kind {
+        "topology" => TOPOLOGY,
+        "placement" => PLACEMENT,
+        _ => RULE,
+    };
+    assert!(text.contains(from), "{from:?} isn't in the {kind}");
+    let validation = validate(&files(kind, text.replace(from, to)), &Context::default());
+    assert_eq!(validation.faults, []);
+    validation.warnings.iter().map(|one| one.code).collect()
+}
+
+#[test]
+fn what_is_legal_and_probably_not_meant_is_a_warning() {
+    let away = warnings("rule", "route:", "when: {routing_key: \"pay.#\"}\nroute:");
+    assert_eq!(away, [FaultCode::NeverMatches]);
+    let within = warnings("rule", "route:", "when: {routing_key: \"*.cn\"}\nroute:");
+    assert_eq!(within, []);
+    let idle = warnings("placement", "60-99, unit: bj-1", "60-99, unit: sh-1");
+    assert_eq!(idle, [FaultCode::NoSlots]);
+    let far = warnings(
+        "topology",
+        "units:",
+        "failover: {across_cities: automatic}\nunits:",
+    );
+    assert_eq!(far, [FaultCode::AcrossCities]);
+}
