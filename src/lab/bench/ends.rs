@@ -6,8 +6,8 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use hdrhistogram::Histogram;
 use lapin::options::{
-    BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, QueueBindOptions,
-    QueueDeclareOptions, QueueDeleteOptions, QueuePurgeOptions,
+    BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions,
+    QueuePurgeOptions,
 };
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
@@ -99,33 +99,6 @@ impl End {
         self.channel
             .queue_declare(short(queue), durable, arguments)
             .await?;
-        Ok(())
-    }
-
-    /// Makes a queue anew, behind these exchanges. A classic queue's index is rewritten once in so many messages, whoever
-    /// has brought them: of an old queue the index would be, for one carrier, and for the next not.
-    pub(super) async fn renew(&self, queue: &str, exchanges: &[String]) -> Result<(), BenchError> {
-        self.channel
-            .queue_delete(short(queue), QueueDeleteOptions::default())
-            .await?;
-        let durable = QueueDeclareOptions {
-            durable: true,
-            ..QueueDeclareOptions::default()
-        };
-        self.channel
-            .queue_declare(short(queue), durable, FieldTable::default())
-            .await?;
-        for exchange in exchanges {
-            self.channel
-                .queue_bind(
-                    short(queue),
-                    short(exchange),
-                    short("#"),
-                    QueueBindOptions::default(),
-                    FieldTable::default(),
-                )
-                .await?;
-        }
         Ok(())
     }
 

@@ -91,7 +91,7 @@ pub(super) fn write(report: &Report, folder: &Path) -> Result<(), LabError> {
 # Benchmarks
 
 Made by `setgate-lab bench` (`make bench`): two RabbitMQ nodes with a wire between them, each carrier in turn on the same
-queues (a quorum queue at the near end, a new classic one at the far end), persistent messages, confirmed. setgate runs with its
+queues (a quorum queue at the near end, a classic one at the far end), persistent messages, confirmed. setgate runs with its
 defaults: journal, quorum lanes, TLS. The rate is that between a tenth and nine tenths of the messages; CPU is that of both
 brokers and both gateways over the whole run; latency is measured at half of the slowest carrier's rate. All figures are
 medians of the rounds of one run, and only their ratios say anything about another machine. What a gateway takes of memory

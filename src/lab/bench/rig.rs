@@ -199,18 +199,11 @@ impl Rig {
         }
     }
 
-    /// Takes away what earlier carriers have left: at the far broker the queues with what they carried, at the near one what
-    /// a shovel had carried and not acknowledged when it was deleted.
+    /// Empties what earlier carriers have left: at the far broker what they carried, at the near one what a shovel had
+    /// carried and not acknowledged when it was deleted.
     pub(super) async fn clear(&self) -> Result<(), BenchError> {
         self.near.purge(&sources(Carrier::Shovel, QUEUES)).await?;
-        for (number, queue) in (0..).zip(destinations(QUEUES)) {
-            let exchanges = [
-                format!("bench.{number}.out"),
-                format!("bench.{number}.federated"),
-            ];
-            self.far.renew(&queue, &exchanges).await?;
-        }
-        Ok(())
+        self.far.purge(&destinations(QUEUES)).await
     }
 
     /// Lets a carrier rest, so that what is published waits at the near broker.
