@@ -9,6 +9,8 @@ const HEIGHT: f64 = 220.0;
 pub(super) const LEFT: f64 = 70.0;
 const TOP: f64 = 56.0;
 const RIGHT: f64 = 18.0;
+/// Title and legend need so much, however narrow the plot is.
+const WIDTH_MIN: f64 = 560.0;
 /// Told apart by people who see no red or green too, on light and dark pages.
 pub(super) const COLOURS: [&str; 4] = ["#0072b2", "#e69f00", "#cc79a7", "#999999"];
 /// Of a plot of curves, and what is below it.
@@ -34,7 +36,7 @@ impl Frame {
              font-family=\"sans-serif\" font-size=\"11\">\n\
              <rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n\
              <text x=\"{RIGHT}\" y=\"20\" font-size=\"14\">{title}</text>\n",
-            right + RIGHT
+            (right + RIGHT).max(WIDTH_MIN)
         );
         let mut frame = Self { svg, top };
         for (number, name) in names.iter().enumerate() {
