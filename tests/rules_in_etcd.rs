@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)] // helpers of tests fail as tests do
 
+#[path = "rules_in_etcd/changes.rs"]
+mod changes;
 #[path = "shared/eventually.rs"]
 mod eventually;
 #[path = "rules_in_etcd/harness.rs"]
@@ -10,7 +12,7 @@ mod harness;
 use harness::{Etcd, Gateway, PLACEMENT, documents, eventually, folder, rule, run, source, space};
 use setgate::etcd::{
     BrokerHealth, Commit, EtcdConfig, EtcdCredentials, EtcdError, Key, Scope, SpaceView, Store,
-    Transaction, WatchEnd, history,
+    Transaction, WatchEnd,
 };
 use setgate::gateway::feed::{EtcdState, Feed, FeedError, FeedFrom, FeedState, Trouble};
 use setgate::model::{Epoch, GatewayId, SourceName, UnitId};
@@ -408,39 +410,6 @@ async fn what_was_applied_is_read_back_and_is_no_difference() {
         SpaceView::of(&etcd.snapshot().await).placement(),
         Some(moved.as_bytes())
     );
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_rollback_puts_back_what_was_in_force_and_the_history_shows_all_changes() {
-    let etcd = Etcd::start().await;
-    assert_eq!(etcd.rules(&["history"]).await, 0, "there is none yet");
-    assert_eq!(etcd.rules(&["show", "1"]).await, 1, "there is none yet");
-    assert_eq!(etcd.apply(&folder(&documents("orders")), &[]).await, 0);
-    let first = SpaceView::of(&etcd.snapshot().await).rules_revision().0;
-    let mut more = documents("payments");
-    more.insert("extra.yaml".to_owned(), b"# nothing yet\n".to_vec());
-    assert_eq!(etcd.apply(&folder(&more), &["--prune"]).await, 0);
-    assert_eq!(SpaceView::of(&etcd.snapshot().await).in_force(), more);
-
-    let at = first.to_string();
-    assert_eq!(etcd.rules(&["show", &at]).await, 0);
-    assert_eq!(etcd.rules(&["show", &(first - 1).to_string()]).await, 1);
-    let back = ["rollback", at.as_str(), "-m"];
-    let rollback = |more: &[&'static str]| [&back[..], more].concat();
-    assert_eq!(etcd.rules(&rollback(&[" "])).await, 2, "it wants a reason");
-    assert_eq!(etcd.rules(&rollback(&["why", "--dry-run"])).await, 0);
-    assert_eq!(SpaceView::of(&etcd.snapshot().await).in_force(), more);
-    assert_eq!(etcd.rules(&rollback(&["payments broke"])).await, 0);
-    let snapshot = etcd.snapshot().await;
-    let view = SpaceView::of(&snapshot);
-    assert_eq!(view.in_force(), documents("orders"));
-    assert_eq!(view.documents(), documents("orders"));
-
-    let kept = etcd.store().await.read(Scope::History).await.unwrap();
-    let whys: Vec<String> = history(&kept).into_iter().map(|(_, one)| one.why).collect();
-    let last = format!("rollback to revision {first}: payments broke");
-    assert_eq!(whys, ["a test", "a test", last.as_str()]);
-    assert_eq!(etcd.rules(&["history", "-o", "json"]).await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -284,6 +284,34 @@ fn a_gray_share_is_by_keys_or_by_headers() {
 }
 
 #[test]
+fn more_rules_than_the_index_has_room_for_are_all_looked_at() {
+    let mut text = DOCUMENTS.to_owned();
+    for n in 0..200 {
+        text += &format!(
+            "---\nkind: rule\nname: r-{n}\nsource: orders\norder: {n}\n\
+             when: {{routing_key: \"a.#\", headers: {{h: \"{n}\"}}}}\nroute: local\n"
+        );
+    }
+    let table = Table::compile(TableInputs {
+        files: &[DocumentFile {
+            name: "all.yaml".to_owned(),
+            text: text.into_bytes(),
+        }],
+        placement: None,
+        seats: seats(&[]),
+        revision: Revision(1),
+        space: &SpaceId::parse("trade").unwrap(),
+    })
+    .unwrap();
+    for n in [0, 63, 64, 199] {
+        let headers = [("h", FieldValue::str(n.to_string()))];
+        let found = route(&table, "orders", "sh-1", &[], &message("a.b", &headers));
+        let name = found.rule.map(|rule| rule.to_string());
+        assert_eq!(name, Some(format!("r-{n}")));
+    }
+}
+
+#[test]
 fn integers_of_every_width_are_the_key_that_their_text_is() {
     let table = table(&[]);
     for value in [

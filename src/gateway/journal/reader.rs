@@ -67,6 +67,12 @@ struct Reader {
 impl Reader {
     async fn run(mut self, kept: mpsc::Receiver<Keep>) {
         let backoff = Backoff::new(fastrand::u64(..));
+        // How far back it has to be read, sources say. Without them nothing is received.
+        let mut rules = self.shared.rules.clone();
+        if rules.wait_for(Option::is_some).await.is_err() {
+            return;
+        }
+        self.begun = self.journal.now();
         let mut copied = self.copied().await;
         let mut kept = Some(kept);
         loop {
@@ -79,8 +85,12 @@ impl Reader {
                 Err(cause) => cause,
                 Ok(mut follower) => {
                     if let Some(stretch) = copied.take() {
-                        match self.compare(&mut follower, &stretch).await {
-                            Compared::Same => self.restore().await,
+                        let compared = match self.compare(&mut follower, &stretch).await {
+                            Compared::Same => self.restore(&stretch).await,
+                            other => other,
+                        };
+                        match compared {
+                            Compared::Same => {}
                             Compared::Other => {
                                 self.forget_copy().await;
                                 self.start_keeping(&mut kept, None);
@@ -148,8 +158,8 @@ impl Reader {
         }
     }
 
-    /// Takes in what was copied.
-    async fn restore(&mut self) {
+    /// Takes in what was copied. Without all of it, what the stream has before its end is still to be read.
+    async fn restore(&mut self, compared: &Stretch) -> Compared {
         let (folder, journal) = (self.folder.clone(), self.journal.clone());
         let restored = tokio::task::spawn_blocking(move || {
             let mut count = 0_u64;
@@ -159,9 +169,17 @@ impl Reader {
             });
             (count, stretch)
         });
-        if let Ok((entries, Ok(Some(stretch)))) = restored.await {
-            tracing::info!(entries, "read the journal from its copy in state_dir");
-            self.from = Some(StreamFrom::Behind(stretch.last.followed.offset));
+        match restored.await {
+            Ok((entries, Ok(Some(stretch)))) if stretch == *compared => {
+                tracing::info!(entries, "read the journal from its copy in state_dir");
+                self.from = Some(StreamFrom::Behind(stretch.last.followed.offset));
+                Compared::Same
+            }
+            Ok((_, Err(error))) => {
+                tracing::warn!(%error, "the copy of the journal in state_dir can't be read; it is read from the broker");
+                Compared::Other
+            }
+            Ok((_, Ok(_))) | Err(_) => Compared::Other,
         }
     }
 
