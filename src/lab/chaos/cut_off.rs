@@ -6,11 +6,10 @@
 
 use super::Load;
 use super::health::backlog;
-use super::run::{SOURCE, Traffic, tenths};
+use super::report::publish;
+use super::run::{SOURCE, Traffic, in_a_lab, tenths};
 use crate::lab::checker::{Account, UnitIndex};
-use crate::lab::commands::Output;
-use crate::lab::supervisor::{Signals, start};
-use crate::lab::traffic::{self, Window, Windows};
+use crate::lab::traffic::{Window, Windows};
 use crate::lab::usage::resident_bytes;
 use crate::lab::{Fabric, LabError, Place, Reporter, Ways};
 use crate::model::UnitId;
@@ -95,29 +94,18 @@ impl Outcome {
 
 /// Runs it: 0 when the others felt no more than is allowed, memory was enough, and no promise was broken.
 pub(in crate::lab) async fn run(args: &CutOffArgs) -> ExitCode {
-    match perform(args).await {
+    let measured = in_a_lab(&args.load, async |fabric, report| {
+        measure(args, fabric, report).await
+    });
+    match Box::pin(measured).await {
         Ok(outcome) => {
             let complaints = outcome.complaints();
-            print(&outcome, &complaints, args.load.output);
+            let text = render(&outcome, &complaints);
+            publish(&text, &outcome.account, &outcome, args.load.output);
             ExitCode::from(u8::from(!complaints.is_empty()))
         }
         Err(error) => crate::lab::commands::exit_code(Err(error)),
     }
-}
-
-async fn perform(args: &CutOffArgs) -> Result<Outcome, LabError> {
-    let report = Reporter::lines();
-    let mut signals = Signals::take()?;
-    let started = start(args.load.spec(), report, &mut signals).await?;
-    let interrupted = || LabError::Refused("interrupted".to_owned());
-    let mut fabric = started.ok_or_else(interrupted)?;
-    let outcome = tokio::select! {
-        outcome = measure(args, &mut fabric, report) => outcome,
-        () = signals.any() => Err(interrupted()),
-    };
-    report.say("going down");
-    fabric.down().await?;
-    outcome
 }
 
 async fn measure(
@@ -261,23 +249,6 @@ impl Resident {
 
 fn mebibytes(bytes: u64) -> u64 {
     bytes / (1_024 * 1_024)
-}
-
-fn print(outcome: &Outcome, complaints: &[String], output: Output) {
-    let text = render(outcome, complaints);
-    match output {
-        Output::Text => {
-            anstream::println!("{text}");
-            traffic::print_table(&outcome.account);
-        }
-        Output::Json => {
-            anstream::eprintln!("{text}");
-            match serde_json::to_string(outcome) {
-                Ok(line) => anstream::println!("{line}"),
-                Err(error) => anstream::eprintln!("setgate-lab: can't write the account: {error}"),
-            }
-        }
-    }
 }
 
 fn render(outcome: &Outcome, complaints: &[String]) -> String {

@@ -27,17 +27,26 @@ struct Document<'a> {
     broken_off: Option<&'a str>,
 }
 
-/// Prints it; JSON on the last line of standard output, and for people on standard error then.
+/// Prints it.
 pub(super) fn print(outcome: &Outcome, output: Output) {
-    let text = render(outcome);
+    publish(
+        &render(outcome),
+        &outcome.account,
+        &document(outcome),
+        output,
+    );
+}
+
+/// Text and account for people; or a document on the last line of standard output, and the text on standard error.
+pub(super) fn publish(text: &str, account: &Account, document: &impl Serialize, output: Output) {
     match output {
         Output::Text => {
             anstream::println!("{text}");
-            traffic::print_table(&outcome.account);
+            traffic::print_table(account);
         }
         Output::Json => {
             anstream::eprintln!("{text}");
-            match serde_json::to_string(&document(outcome)) {
+            match serde_json::to_string(document) {
                 Ok(line) => anstream::println!("{line}"),
                 Err(error) => anstream::eprintln!("setgate-lab: can't write the account: {error}"),
             }

@@ -145,6 +145,25 @@ fn no_account(error: &TrafficError) -> LabError {
     LabError::Refused(error.to_string())
 }
 
+/// Starts a lab, does something in it, and ends it; a signal ends that early.
+pub(super) async fn in_a_lab<T>(
+    load: &Load,
+    act: impl AsyncFnOnce(&mut Fabric, Reporter) -> Result<T, LabError>,
+) -> Result<T, LabError> {
+    let report = Reporter::lines();
+    let mut signals = Signals::take()?;
+    let interrupted = || LabError::Refused("interrupted".to_owned());
+    let started = start(load.spec(), report, &mut signals).await?;
+    let mut fabric = started.ok_or_else(interrupted)?;
+    let outcome = tokio::select! {
+        outcome = act(&mut fabric, report) => outcome,
+        () = signals.any() => Err(interrupted()),
+    };
+    report.say("going down");
+    fabric.down().await?;
+    outcome
+}
+
 /// Starts a lab, sends traffic, deals faults, and ends it all.
 pub(super) async fn perform<Faults>(
     setting: &Setting,

@@ -7,11 +7,10 @@
 use super::fault::{Deck, FaultKind, World};
 use super::health::wait_healthy;
 use super::inflict::inflict;
-use super::run::{SOURCE, Traffic};
+use super::report::publish;
+use super::run::{SOURCE, Traffic, in_a_lab};
 use super::{Load, seed};
 use crate::lab::checker::Account;
-use crate::lab::commands::Output;
-use crate::lab::supervisor::{Signals, start};
 use crate::lab::traffic::{self, Plan, Windows, measure};
 use crate::lab::usage::{descriptors, resident_bytes};
 use crate::lab::{Fabric, LabError, Reporter};
@@ -112,28 +111,17 @@ impl Outcome {
 
 /// Runs it: 0 when nothing grew and no promise was broken.
 pub(in crate::lab) async fn run(args: &SoakArgs) -> ExitCode {
-    match Box::pin(perform(args)).await {
+    let soaked = in_a_lab(&args.load, async |fabric, report| {
+        soak(args, fabric, report).await
+    });
+    match Box::pin(soaked).await {
         Ok(outcome) => {
-            print(&outcome, args.load.output);
+            let text = render(&outcome);
+            publish(&text, &outcome.account, &outcome, args.load.output);
             ExitCode::from(u8::from(!outcome.is_good()))
         }
         Err(error) => crate::lab::commands::exit_code(Err(error)),
     }
-}
-
-async fn perform(args: &SoakArgs) -> Result<Outcome, LabError> {
-    let report = Reporter::lines();
-    let mut signals = Signals::take()?;
-    let started = start(args.load.spec(), report, &mut signals).await?;
-    let interrupted = || LabError::Refused("interrupted".to_owned());
-    let mut fabric = started.ok_or_else(interrupted)?;
-    let outcome = tokio::select! {
-        outcome = soak(args, &mut fabric, report) => outcome,
-        () = signals.any() => Err(interrupted()),
-    };
-    report.say("going down");
-    fabric.down().await?;
-    outcome
 }
 
 async fn soak(args: &SoakArgs, fabric: &mut Fabric, report: Reporter) -> Result<Outcome, LabError> {
@@ -272,23 +260,6 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(0.0)
-}
-
-fn print(outcome: &Outcome, output: Output) {
-    let text = render(outcome);
-    match output {
-        Output::Text => {
-            anstream::println!("{text}");
-            traffic::print_table(&outcome.account);
-        }
-        Output::Json => {
-            anstream::eprintln!("{text}");
-            match serde_json::to_string(outcome) {
-                Ok(line) => anstream::println!("{line}"),
-                Err(error) => anstream::eprintln!("setgate-lab: can't write the account: {error}"),
-            }
-        }
-    }
 }
 
 fn render(outcome: &Outcome) -> String {
