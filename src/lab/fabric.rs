@@ -355,7 +355,9 @@ impl Fabric {
         let how = Stop::Terminate(GATEWAY_PATIENCE);
         self.processes.stop_everything(&[gateways], how).await?;
         for (broker, vhost) in &self.borrowed {
-            delete_vhost(&self.http, broker, vhost).await?;
+            for name in self.profile.vhosts.keys().flatten().chain([vhost]) {
+                delete_vhost(&self.http, broker, name).await?;
+            }
             delete_user(&self.http, broker).await?;
         }
         self.wires.clear();

@@ -42,3 +42,4 @@ pub use fabric::{Await, Fabric, FabricSpec};
 pub use lab_file::{LabBroker, LabFile, LabGateway, LabUnit};
 pub use node::{BadNode, Node, Place, Ways};
 pub use report::Reporter;
+pub use spec::Nodes;

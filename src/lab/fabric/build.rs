@@ -133,7 +133,9 @@ impl Fabric {
                 broker.password.clone_from(&password);
             }
             if let Some(broker) = brokers.first() {
-                delete_vhost(&http, broker, &vhost).await?;
+                for name in profile.vhosts.keys().flatten().chain([&vhost]) {
+                    delete_vhost(&http, broker, name).await?;
+                }
                 make_user(&http, broker).await?;
                 borrowed.push((broker.clone(), vhost));
             }
