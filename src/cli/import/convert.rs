@@ -5,11 +5,13 @@
 
 use super::definitions::{Definitions, Exchange, Federated, Parameter, Policy, text};
 use crate::gateway::config::BrokerUri;
+use crate::model::UnitId;
 use crate::rules::Regex;
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write as _};
+use std::str::FromStr;
 
 /// How something of the export comes over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -48,10 +50,34 @@ pub(super) struct Converted {
     pub(super) report: Vec<Line>,
 }
 
-/// Where the exporting broker's own unit is.
+/// What the documents are to be called.
 pub(super) struct Setting<'a> {
     pub(super) space: &'a str,
+    /// The exporting broker's own unit.
     pub(super) unit: &'a str,
+    pub(super) peers: &'a [Peer],
+}
+
+/// A broker whose unit has a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Peer {
+    pub(super) unit: UnitId,
+    /// `host` or `host:port`, as URIs have it.
+    pub(super) address: String,
+}
+
+impl FromStr for Peer {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (unit, address) = text
+            .split_once('=')
+            .filter(|(_, address)| !address.is_empty())
+            .ok_or("write it like bj-1=rabbit.bj.example.com, or with :PORT")?;
+        let unit = UnitId::parse(unit).map_err(|error| format!("{unit:?}: {error}"))?;
+        let address = address.to_owned();
+        Ok(Self { unit, address })
+    }
 }
 
 /// A broker: this one, or one at an address.
@@ -441,7 +467,11 @@ impl<'a> Converter<'a> {
             .strip_suffix(":5672")
             .or_else(|| address.strip_suffix(":5671"))
             .unwrap_or(&address);
-        let unit = self.name(short);
+        let mut peers = self.setting.peers.iter();
+        let unit = match peers.find(|peer| peer.address == short || peer.address == address) {
+            Some(peer) => peer.unit.to_string(),
+            None => self.name(short),
+        };
         self.units.insert(address, unit.clone());
         Ok(End { unit, vhost })
     }
@@ -463,7 +493,9 @@ impl<'a> Converter<'a> {
         let plain = if plain.is_empty() { "unnamed" } else { plain };
         let mut name = plain.to_owned();
         let mut number = 1;
-        while name == self.setting.unit || !self.names.insert(name.clone()) {
+        let peers = self.setting.peers;
+        let taken = |name: &str| peers.iter().any(|peer| peer.unit.as_str() == name);
+        while name == self.setting.unit || taken(&name) || !self.names.insert(name.clone()) {
             number += 1;
             name = format!("{plain}-{number}");
         }
@@ -471,10 +503,14 @@ impl<'a> Converter<'a> {
     }
 
     fn finish(self) -> Converted {
-        let Setting { space, unit } = self.setting;
-        let units: Vec<&str> = std::iter::once(unit)
-            .chain(self.units.values().map(String::as_str))
-            .collect();
+        let Setting { space, unit, .. } = self.setting;
+        let mut units = vec![unit];
+        for name in self.units.values() {
+            // Several addresses may be the nodes of one cluster.
+            if !units.contains(&name.as_str()) {
+                units.push(name);
+            }
+        }
         let mut topology = format!(
             "# Units are the brokers that the export named. Put them into their cities, and say who stands by for whom.\n\
              kind: topology\nspace: {space}\ncities: {{unknown: {{}}}}\nsites:\n"

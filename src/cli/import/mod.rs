@@ -10,7 +10,7 @@ use crate::model::{SpaceId, UnitId};
 use crate::rules::{Context, DocumentFile, validate};
 use anstream::println;
 use comfy_table::{Table, presets};
-use convert::{Converted, Fate, Setting, convert};
+use convert::{Converted, Fate, Peer, Setting, convert};
 use definitions::Definitions;
 use serde_json::json;
 use std::fs::File;
@@ -34,6 +34,9 @@ pub(super) struct Args {
     /// The unit of the broker that was exported.
     #[arg(long, value_name = "UNIT", default_value = "local")]
     unit: UnitId,
+    /// The unit of another broker, by its host as upstreams and shovels name it; else it is named after the host.
+    #[arg(long = "peer", value_name = "UNIT=HOST[:PORT]")]
+    peers: Vec<Peer>,
     /// The report as one JSON document on the last line.
     #[arg(long)]
     json: bool,
@@ -44,6 +47,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let setting = Setting {
         space: args.space.as_str(),
         unit: args.unit.as_str(),
+        peers: &args.peers,
     };
     let converted = convert(&definitions, setting);
     let files: Vec<DocumentFile> = converted

@@ -11,6 +11,7 @@ fn converted(export: &Value) -> Converted {
         Setting {
             space: "trade",
             unit: "sh-1",
+            peers: &[],
         },
     )
 }
