@@ -11,6 +11,7 @@ use crate::etcd::{EtcdConfig, Store};
 use crate::gateway::config::{Config, RulesFrom};
 use crate::gateway::{broker_settings, security};
 use crate::link::Here;
+use crate::rules::NotYet;
 use anstream::println;
 use serde::Serialize;
 use serde_json::json;
@@ -266,7 +267,7 @@ async fn management(config: &Config) -> Vec<Line> {
 async fn rules(config: &Config) -> Vec<Line> {
     let mut lines = Vec::new();
     let table = match &config.rules {
-        RulesFrom::Dir(folder) => tables::of_folder(folder, Some(&config.space)),
+        RulesFrom::Dir(folder) => tables::of_folder(folder, Some(&config.space), NotYet::Refuse),
         RulesFrom::Etcd(part) => match Store::connect(&EtcdConfig::from(part), &config.space).await
         {
             Ok(store) => {

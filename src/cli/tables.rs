@@ -5,12 +5,18 @@ use crate::etcd::{Scope, SpaceView, Store};
 use crate::gateway::feed::{document_files, read_folder};
 use crate::model::{Epoch, Lineage, Revision, Seats, SpaceId};
 use crate::routing::{Table, TableInputs};
-use crate::rules::parse;
+use crate::rules::{NotYet, parse};
 use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Of a folder, as a gateway without etcd would run it. The space is the topology's unless one is given.
-pub(super) fn of_folder(folder: &Path, space: Option<&SpaceId>) -> Result<Table, Failure> {
+///
+/// With [`NotYet::Warn`] it may say what gateways would refuse, and be asked about all the same.
+pub(super) fn of_folder(
+    folder: &Path,
+    space: Option<&SpaceId>,
+    not_yet: NotYet,
+) -> Result<Table, Failure> {
     let files = read_folder(folder).map_err(|error| Failure::Refused(error.to_string()))?;
     let (documents, faults) = parse(&files);
     let written = documents
@@ -26,7 +32,11 @@ pub(super) fn of_folder(folder: &Path, space: Option<&SpaceId>) -> Result<Table,
             Failure::Documents(faults)
         });
     };
-    Table::compile(TableInputs {
+    let compile = match not_yet {
+        NotYet::Warn => Table::draft,
+        NotYet::Refuse => Table::compile,
+    };
+    compile(TableInputs {
         files: &files,
         placement: None,
         seats: Seats {

@@ -9,12 +9,14 @@ mod json_key;
 mod key;
 mod route;
 mod rule_index;
+mod shift;
 mod steps;
 mod table;
 
 pub use decision::{Decision, Outcome, Target};
 pub use explain::{Explanation, Published, explain};
 pub use key::{Candidate, Unfit, slot};
+pub use shift::{Moved, Shift, shifts};
 pub use steps::{Recorded, Step, StepName, Steps, Unrecorded};
 pub use table::{Source, Table, TableInputs, Unit};
 

@@ -13,18 +13,24 @@ use bytes::Bytes;
 
 impl Table {
     /// Where a message goes that was taken from `source` in unit `here` after it had visited the units of its `trail`.
-    pub fn route(
+    pub fn route<S: Steps>(
         &self,
         source: &Source,
         here: &UnitId,
         trail: &[UnitId],
         message: &Message,
-        steps: &mut impl Steps,
+        steps: &mut S,
     ) -> Decision {
         steps.note(|| trail_step(trail));
         let Some(rule) = match_rule(source, message, steps) else {
             return Decision::without_key(None, Outcome::Park(Reason::NoRule));
         };
+        if S::KEPT && !rule.unenforced.is_empty() {
+            steps.note(|| {
+                let detail = format!("{} (not enforced by this version)", rule.unenforced);
+                Step::new(StepName::NotYet, "ignored", detail)
+            });
+        }
         let name = Some(rule.name.clone());
         let decided = match &rule.route {
             CompiledRoute::Park => {
@@ -198,7 +204,7 @@ impl Table {
         for unit in self.units() {
             let skipped = if unit.name == *here && reach == Reach::Others {
                 Some("it was taken here, from the exchange that it would be delivered to")
-            } else if trail.contains(&unit.name) {
+            } else if unit.name != *here && trail.contains(&unit.name) {
                 Some("it has been there")
             } else if !unit.consumes {
                 Some("its access allows no delivery")

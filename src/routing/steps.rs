@@ -72,6 +72,8 @@ pub enum StepName {
     Trail,
     /// Which rule is about it.
     Rule,
+    /// What its rule says and this version doesn't do.
+    NotYet,
     /// What decides its owner.
     Key,
     /// What becomes of it without a key.
@@ -93,6 +95,7 @@ impl fmt::Display for StepName {
         f.pad(match self {
             Self::Trail => "trail",
             Self::Rule => "rule",
+            Self::NotYet => "not_yet",
             Self::Key => "key",
             Self::Policy => "policy",
             Self::Pin => "pin",

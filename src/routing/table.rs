@@ -9,7 +9,7 @@ use crate::model::{
 };
 use crate::rules::{
     self, Context, Deliver, Divert, Duplicates, Fault, FaultCode, Gray, Key, KeyAbsent, LinkPolicy,
-    Place, Placed, Placement, QueueType, Route, Rule, Take, Topology, When,
+    NotYet, Place, Placed, Placement, QueueType, Route, Rule, Take, Topology, When,
 };
 use bytes::Bytes;
 use std::collections::HashMap;
@@ -92,6 +92,8 @@ pub struct Source {
     pub duplicates: Duplicates,
     /// The limit of its diversions.
     pub divert: Divert,
+    /// Nothing more is taken of it.
+    pub retired: bool,
     /// The units in which it is taken.
     units: Vec<UnitId>,
     /// By ascending order.
@@ -113,6 +115,8 @@ pub(super) struct CompiledRule {
     pub(super) routing_key: Option<Bytes>,
     /// Which messages go elsewhere than to their owner, and where.
     pub(super) gray: Option<(Gray, UnitIndex)>,
+    /// What the rule says and this version doesn't do; empty in every table but a draft.
+    pub(super) unenforced: String,
 }
 
 /// A route with what it takes looked up.
@@ -143,10 +147,21 @@ const SEATS: &str = "seats";
 impl Table {
     /// Compiles documents, or says all that is wrong with them.
     pub fn compile(inputs: TableInputs<'_>) -> Result<Self, Vec<Fault>> {
+        Self::compile_as(inputs, NotYet::Refuse)
+    }
+
+    /// As [`compile`](Self::compile), of documents that may say what this version doesn't enforce: to explain by, not to
+    /// route by.
+    pub fn draft(inputs: TableInputs<'_>) -> Result<Self, Vec<Fault>> {
+        Self::compile_as(inputs, NotYet::Warn)
+    }
+
+    fn compile_as(inputs: TableInputs<'_>, not_yet: NotYet) -> Result<Self, Vec<Fault>> {
         let context = Context {
             space: Some(inputs.space),
             live_placement: inputs.placement,
             in_force: None,
+            not_yet,
             ..Context::default()
         };
         let examined = rules::examine(inputs.files, &context);
@@ -452,6 +467,7 @@ fn compile_source(
         key: source.key.clone(),
         duplicates: source.duplicates.clone(),
         divert: source.divert.clone(),
+        retired: source.retired,
         units: units
             .iter()
             .filter(|unit| unit.produces)
@@ -505,5 +521,6 @@ fn compile_rule(
             .gray
             .as_ref()
             .map(|gray| (gray.clone(), find(&gray.unit))),
+        unenforced: rule.policies.unenforced(),
     }
 }

@@ -117,6 +117,21 @@ fn compile(seats: Seats, placement: Option<&[u8]>) -> Result<Table, Vec<crate::r
     })
 }
 
+/// Of these documents alone.
+pub(super) fn table_of(text: &str) -> Table {
+    Table::compile(TableInputs {
+        files: &[DocumentFile {
+            name: "all.yaml".to_owned(),
+            text: text.as_bytes().to_vec(),
+        }],
+        placement: None,
+        seats: seats(&[]),
+        revision: Revision(1),
+        space: &SpaceId::parse("trade").unwrap(),
+    })
+    .unwrap()
+}
+
 fn table(stand_ins: &[(&str, &str)]) -> Table {
     compile(seats(stand_ins), None).unwrap()
 }
@@ -559,13 +574,7 @@ proptest! {
                 n * 7 % 1_000
             );
         }
-        let table = Table::compile(TableInputs {
-            files: &[DocumentFile { name: "all.yaml".to_owned(), text: text.into_bytes() }],
-            placement: None,
-            seats: seats(&[]),
-            revision: Revision(1),
-            space: &SpaceId::parse("trade").unwrap(),
-        }).unwrap();
+        let table = table_of(&text);
         let source = table.source(&SourceName::parse("orders").unwrap()).unwrap();
         for key in &keys {
             let value = if with_header { "0" } else { "3" };

@@ -1,7 +1,7 @@
 //! The checks between documents: names that must exist, rules that hide each other, loops, sizes.
 //!
-//! Each check notes its faults and goes on. Where a document couldn't be read at all, nothing is called unknown or
-//! missing: it may be in there.
+//! Each check notes its faults and goes on. What a document that couldn't be read names is not called unknown or missing:
+//! it may be what stands in there.
 
 use super::documents::Documents;
 use super::fault::{Fault, FaultCode, Place, Placed};
@@ -43,7 +43,7 @@ pub(super) fn topology(documents: &Documents, space: Option<&SpaceId>, faults: &
     }
     let cities: HashSet<_> = topology.cities.iter().map(|city| &city.value).collect();
     for site in &topology.sites {
-        if !cities.contains(&site.city.value) {
+        if !cities.contains(&site.city.value) && !topology.incomplete {
             faults.push(Fault::at(
                 &site.city.place,
                 FaultCode::UnknownCity,
@@ -54,7 +54,7 @@ pub(super) fn topology(documents: &Documents, space: Option<&SpaceId>, faults: &
     }
     let sites: HashSet<_> = topology.sites.iter().map(|site| &site.name.value).collect();
     for unit in &topology.units {
-        if !sites.contains(&unit.site.value) {
+        if !sites.contains(&unit.site.value) && !topology.incomplete {
             faults.push(Fault::at(
                 &unit.site.place,
                 FaultCode::UnknownSite,
@@ -93,6 +93,7 @@ fn failover(topology: &Topology, faults: &mut Vec<Fault>) {
     let failover = &topology.failover;
     let sites = topology.sites.len();
     if let Some(place) = &failover.sites_down_max_place
+        && !topology.incomplete
         && failover.sites_down_max > 0
         && failover.sites_down_max as usize >= sites
     {
@@ -163,7 +164,7 @@ pub(super) fn sources(
                 unit_produces(topology, unit, faults);
             }
         }
-        if !ruled.contains(&source.name.value) && !documents.incomplete {
+        if !ruled.contains(&source.name.value) && !documents.may_name(source.name.as_str()) {
             warnings.push(Fault::at(
                 &source.name.place,
                 FaultCode::NoRules,
@@ -175,6 +176,17 @@ pub(super) fn sources(
             ));
         }
         partitions(source, faults);
+        if let (true, Take::Queue { queue }) = (source.retired, &source.take.value) {
+            faults.push(Fault::at(
+                &source.name.place,
+                FaultCode::BadValue,
+                format!(
+                    "source {} takes from queue {queue}, which isn't setgate's to empty and delete",
+                    *source.name
+                ),
+                "delete the source instead: the queue stays as it is",
+            ));
+        }
         if let (KeyMap::LastDigits(digits), Some(placement)) = (source.key.map, placement)
             && 10u64.saturating_pow(u32::from(digits)) < u64::from(placement.slots.value)
         {
@@ -241,7 +253,7 @@ pub(super) fn rules(documents: &Documents, faults: &mut Vec<Fault>) {
         by_source.entry(&rule.source.value).or_default().push(rule);
         match sources.get(&rule.source.value) {
             Some(source) => rule_and_source(rule, source, faults),
-            None if documents.incomplete => {}
+            None if documents.may_name(rule.source.as_str()) => {}
             None => faults.push(Fault::at(
                 &rule.source.place,
                 FaultCode::UnknownSource,
@@ -471,7 +483,12 @@ fn repeated(place: &Place, what: &str, name: &str, first: &Place) -> Fault {
 }
 
 /// Units that exist, each once.
-fn unit_list(topology: &Topology, units: &[Placed<UnitId>], what: &str, faults: &mut Vec<Fault>) {
+pub(super) fn unit_list(
+    topology: &Topology,
+    units: &[Placed<UnitId>],
+    what: &str,
+    faults: &mut Vec<Fault>,
+) {
     let mut seen = HashSet::new();
     for unit in units {
         unit_exists(topology, unit, what, faults);
@@ -487,7 +504,7 @@ fn unit_list(topology: &Topology, units: &[Placed<UnitId>], what: &str, faults: 
 }
 
 fn unit_exists(topology: &Topology, unit: &Placed<UnitId>, what: &str, faults: &mut Vec<Fault>) {
-    if access_of(topology, unit).is_none() {
+    if access_of(topology, unit).is_none() && !topology.incomplete {
         faults.push(Fault::at(
             &unit.place,
             FaultCode::UnknownUnit,
@@ -500,7 +517,12 @@ fn unit_exists(topology: &Topology, unit: &Placed<UnitId>, what: &str, faults: &
     }
 }
 
-fn unit_consumes(topology: &Topology, unit: &Placed<UnitId>, what: &str, faults: &mut Vec<Fault>) {
+pub(super) fn unit_consumes(
+    topology: &Topology,
+    unit: &Placed<UnitId>,
+    what: &str,
+    faults: &mut Vec<Fault>,
+) {
     if let Some(access) = access_of(topology, unit)
         && !access.consumes()
     {

@@ -23,8 +23,21 @@ pub struct Documents {
     pub sources: Vec<Placed<Source>>,
     /// In the order of the files.
     pub rules: Vec<Placed<Rule>>,
-    /// A document couldn't be read: what others name may be in it, so nothing is unknown for certain.
-    pub incomplete: bool,
+    /// The texts of those that couldn't be read.
+    unread: Vec<Vec<u8>>,
+}
+
+impl Documents {
+    /// Whether a document that couldn't be read may be what others name: then they aren't told that it is missing.
+    pub fn may_name(&self, name: &str) -> bool {
+        let mut unread = self.unread.iter();
+        unread.any(|text| has_word(text, name.as_bytes()))
+    }
+
+    /// Whether any couldn't be read.
+    pub fn is_incomplete(&self) -> bool {
+        !self.unread.is_empty()
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -48,10 +61,13 @@ pub fn parse(files: &[DocumentFile]) -> (Documents, Vec<Fault>) {
     let mut faults = Vec::new();
     for file in files {
         let before = faults.len();
-        for node in tree::read(file, &mut faults) {
-            match node {
-                Some(node) => read_one(node, &mut documents, &mut faults),
-                None => documents.incomplete = true,
+        for one in tree::read(file, &mut faults) {
+            let read = one.node.and_then(|node| {
+                let place = node.place.clone();
+                read_kind(node, &mut documents, &place, &mut faults)
+            });
+            if read.is_none() {
+                documents.unread.push(one.text.to_vec());
             }
         }
         faults[before..].sort_by_key(|fault| (fault.line, fault.column));
@@ -59,10 +75,16 @@ pub fn parse(files: &[DocumentFile]) -> (Documents, Vec<Fault>) {
     (documents, faults)
 }
 
-fn read_one(node: Node, documents: &mut Documents, faults: &mut Vec<Fault>) {
-    let place = node.place.clone();
-    let read = read_kind(node, documents, &place, faults);
-    documents.incomplete |= read.is_none();
+/// Whether a text has a word, with none of a name's characters before or behind it.
+fn has_word(text: &[u8], word: &[u8]) -> bool {
+    let of_name = |at: Option<&u8>| {
+        at.is_some_and(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+    };
+    let mut places = text.windows(word.len().max(1)).enumerate();
+    places.any(|(at, part)| {
+        let before = at.checked_sub(1).and_then(|at| text.get(at));
+        part == word && !of_name(before) && !of_name(text.get(at + word.len()))
+    })
 }
 
 fn read_kind(

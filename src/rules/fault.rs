@@ -165,6 +165,10 @@ fault_codes! {
     SelfDelivery = "self_delivery",
     /// A rule delivers, and nothing says where.
     NoDeliver = "no_deliver",
+    /// Copies in the unit that owns all of it.
+    CopyAtHome = "copy_at_home",
+    /// Copies that are awaited from another city.
+    CopiesAcrossCities = "copies_across_cities",
     /// A shared rule on a queue source.
     SharedOnQueue = "shared_on_queue",
     /// A source without any rule.
@@ -179,6 +183,8 @@ fault_codes! {
     TransactionTooLarge = "transaction_too_large",
     /// Keys of a live source may get other owners.
     NeedsMove = "needs_move",
+    /// There are more than are told.
+    More = "more",
     /// The folder's placement isn't the live one.
     PlacementDrift = "placement_drift",
 }

@@ -15,6 +15,7 @@ mod gray;
 mod json_pointer;
 mod owners;
 mod placement;
+mod policies;
 mod rule;
 mod schema;
 mod source;
@@ -32,6 +33,10 @@ pub use fault::{Fault, FaultCode, Place, Placed};
 pub use gray::{Gray, Share};
 pub use json_pointer::{JsonPointer, PointerFault};
 pub use placement::{Pin, Placement, Range, SLOTS_MAX};
+pub use policies::{
+    AbsentThen, Copies, Degrade, InDoubt, LagThen, MaxLag, OwnerAbsent, OwnerDown, Policies,
+    Promise,
+};
 pub use rule::{KeyAbsent, Route, Rule};
 pub use schema::schema;
 pub use source::{

@@ -23,7 +23,7 @@ pub struct Placement {
     pub place: Placed<()>,
     /// How many slots the space has, for its whole life.
     pub slots: Placed<u32>,
-    /// As written: total and disjoint in a document without faults.
+    /// As written, but for those that can't be read: total and disjoint in a document without faults.
     pub ranges: Vec<Range>,
     /// Single keys, before ranges; each once in a document without faults.
     pub pins: Vec<Pin>,
@@ -60,25 +60,26 @@ pub(super) fn read(mut fields: Fields, faults: &mut Vec<Fault>) -> Option<Placem
     let ranges = fields.must("ranges", faults, |node, faults| {
         let place = node.place.clone();
         let items = fields::list(node, "`ranges`", faults)?;
-        let read: Vec<_> = items
-            .into_iter()
-            .map(|item| read_range(item, faults))
-            .collect();
-        let complete: Option<Vec<Range>> = read.into_iter().collect();
-        Some((complete?, place))
+        let written = items.len();
+        let read = items.into_iter();
+        let read: Vec<Range> = read.filter_map(|item| read_range(item, faults)).collect();
+        Some((read, written, place))
     });
     let pins = match fields.optional("pins") {
-        Some(node) => read_pins(node, faults),
-        None => Some(Vec::new()),
+        Some(node) => read_pins(node, faults).unwrap_or_default(),
+        None => Vec::new(),
     };
     fields.end(faults);
-    let (slots, (ranges, ranges_place)) = (slots?, ranges?);
-    check_cover(slots.value, &ranges, &ranges_place, faults);
+    let (slots, (ranges, written, ranges_place)) = (slots?, ranges?);
+    // What one that couldn't be read covers is not missing.
+    if ranges.len() == written {
+        check_cover(slots.value, &ranges, &ranges_place, faults);
+    }
     Some(Placement {
         place: Placed { value: (), place },
         slots,
         ranges,
-        pins: pins?,
+        pins,
     })
 }
 
@@ -146,10 +147,8 @@ fn read_pins(node: Node, faults: &mut Vec<Fault>) -> Option<Vec<Pin>> {
     }
     let mut first: HashMap<String, Place> = HashMap::new();
     let mut pins = Vec::with_capacity(items.len());
-    let mut complete = true;
     for item in items {
         let Some(pin) = read_pin(item, faults) else {
-            complete = false;
             continue;
         };
         match first.entry(pin.key.value.clone()) {
@@ -169,7 +168,7 @@ fn read_pins(node: Node, faults: &mut Vec<Fault>) -> Option<Vec<Pin>> {
         }
         pins.push(pin);
     }
-    complete.then_some(pins)
+    Some(pins)
 }
 
 fn read_pin(node: Node, faults: &mut Vec<Fault>) -> Option<Pin> {

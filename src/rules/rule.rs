@@ -1,13 +1,13 @@
 //! The document `rule`: which messages of a source go where.
 //!
-//! Owns its shape and how it is read. Fields that exist and aren't enforced by this version are read too, and refused
-//! when they say anything but their default.
+//! Owns its shape and how it is read.
 
 use super::condition::When;
 use super::condition_read;
 use super::fault::{Fault, Placed};
 use super::fields::{self, Fields};
 use super::gray::{self, Gray};
+use super::policies::{self, Policies};
 use super::source::Deliver;
 use super::source_read::read_deliver;
 use super::tree::{Node, Value};
@@ -33,6 +33,8 @@ pub struct Rule {
     pub key_absent: KeyAbsent,
     /// Which of them go elsewhere than to their owner.
     pub gray: Option<Gray>,
+    /// What it says of the hours in which something is away.
+    pub policies: Policies,
 }
 
 /// Where messages go.
@@ -122,7 +124,7 @@ pub(super) fn read(mut fields: Fields, faults: &mut Vec<Fault>) -> Option<Rule> 
         fields::word(node, "`key_absent`", &words, faults)
     });
     let gray = fields.optional("gray").map(|node| gray::read(node, faults));
-    refuse_later(&mut fields, faults);
+    let policies = policies::read(&mut fields, faults);
     fields.end(faults);
     Some(Rule {
         name: name?,
@@ -136,6 +138,7 @@ pub(super) fn read(mut fields: Fields, faults: &mut Vec<Fault>) -> Option<Rule> 
             Some(read) => Some(read?),
             None => None,
         },
+        policies,
     })
 }
 
@@ -174,53 +177,4 @@ fn read_route(node: Node, faults: &mut Vec<Fault>) -> Option<Placed<Route>> {
         value: value.clone(),
         place,
     })
-}
-
-/// What a rule may say one day; each with the default that it may say today.
-fn refuse_later(fields: &mut Fields, faults: &mut Vec<Fault>) {
-    let text = |text: &str| Value::Text(text.to_owned());
-    let later: [(&'static str, Option<Value>, &str); 6] = [
-        ("owner_down", Some(text("standby")), "standby"),
-        ("in_doubt", Some(text("resend")), "resend"),
-        ("promise", Some(text("confirmed")), "confirmed"),
-        ("receipt", Some(Value::Bool(false)), "false"),
-        ("copies", None, fields::NOTHING),
-        ("max_lag", None, fields::NOTHING),
-    ];
-    for (name, default, words) in later {
-        if let Some(node) = fields.optional(name)
-            && Some(&node.value) != default.as_ref()
-        {
-            faults.push(fields::not_yet(
-                &node.place,
-                &format!("`{name}` like this"),
-                words,
-            ));
-        }
-    }
-    if let Some(node) = fields.optional("owner_absent") {
-        read_owner_absent(node, faults);
-    }
-}
-
-/// Today a message that nothing at its target is bound for is parked at once: `{wait: 0s, then: park}`.
-fn read_owner_absent(node: Node, faults: &mut Vec<Fault>) {
-    let place = node.place.clone();
-    let Some(mut fields) = Fields::of(node, "`owner_absent`", faults) else {
-        return;
-    };
-    let wait = fields
-        .optional("wait")
-        .and_then(|node| fields::duration(&node, "`wait`", faults));
-    let then = fields.optional("then").and_then(|node| {
-        fields::word(node, "`then`", &[("park", true), ("center", false)], faults)
-    });
-    fields.end(faults);
-    if wait.is_some_and(|wait| !wait.is_zero()) || then == Some(false) {
-        faults.push(fields::not_yet(
-            &place,
-            "`owner_absent` like this",
-            "{wait: 0s, then: park}",
-        ));
-    }
 }

@@ -35,6 +35,8 @@ pub struct Source {
     pub duplicates: Duplicates,
     /// The limit of its diversions.
     pub divert: Divert,
+    /// Nothing more is taken; what is in its queues is carried, and then they go.
+    pub retired: bool,
 }
 
 /// Most lanes of one source. Each is a queue, a connection and a part of the gateways' memory; one carries some

@@ -56,6 +56,9 @@ pub(super) fn read(mut fields: Fields, faults: &mut Vec<Fault>) -> Option<Source
     });
     let duplicates = fields.or("duplicates", Duplicates::default(), faults, read_duplicates);
     let divert = fields.or("divert", Divert::default(), faults, read_divert);
+    let retired = fields.or("retired", false, faults, |node, faults| {
+        fields::truth(node, "`retired`", faults)
+    });
     refuse_later(&mut fields, faults);
     fields.end(faults);
     Some(Source {
@@ -75,6 +78,7 @@ pub(super) fn read(mut fields: Fields, faults: &mut Vec<Fault>) -> Option<Source
         },
         duplicates,
         divert,
+        retired,
     })
 }
 

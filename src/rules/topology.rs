@@ -26,6 +26,8 @@ pub struct Topology {
     pub failover: Failover,
     /// What links between units may use.
     pub links: Vec<LinkPolicy>,
+    /// A city, a site or a unit couldn't be read: what others name may be that one.
+    pub incomplete: bool,
 }
 
 /// A data center.
@@ -152,15 +154,14 @@ pub(super) fn read(mut fields: Fields, faults: &mut Vec<Fault>) -> Option<Topolo
     let space = fields.must("space", faults, |node, faults| {
         fields::name(node, "the space", SpaceId::parse, faults)
     });
-    let cities = fields.or("cities", Some(Vec::new()), faults, |node, faults| {
-        Some(named(
-            node,
-            "a city",
-            CityId::parse,
-            faults,
-            |name, _, _| Some(name),
-        ))
-    });
+    let cities = fields
+        .optional("cities")
+        .and_then(|node| {
+            named(node, "a city", CityId::parse, faults, |name, _, _| {
+                Some(name)
+            })
+        })
+        .unwrap_or_default();
     let sites = fields.must("sites", faults, |node, faults| {
         named(node, "a site", SiteId::parse, faults, read_site)
     });
@@ -184,8 +185,9 @@ pub(super) fn read(mut fields: Fields, faults: &mut Vec<Fault>) -> Option<Topolo
         )
     });
     fields.end(faults);
-    let units: Vec<Unit> = units?;
-    if units.is_empty() {
+    let (cities, sites, units) = (cities, sites?, units?);
+    let incomplete = cities.incomplete || sites.incomplete || units.incomplete;
+    if units.all.is_empty() && !incomplete {
         faults.push(Fault::at(
             &place,
             FaultCode::MissingField,
@@ -196,12 +198,13 @@ pub(super) fn read(mut fields: Fields, faults: &mut Vec<Fault>) -> Option<Topolo
     }
     Some(Topology {
         space: space?,
-        cities: cities?,
-        sites: sites?,
-        units,
+        cities: cities.all,
+        sites: sites.all,
+        units: units.all,
         center,
         failover: failover.unwrap_or_else(|| Failover::default_at(place)),
         links,
+        incomplete,
     })
 }
 
@@ -223,15 +226,30 @@ impl Failover {
     }
 }
 
-/// The entries of a mapping from names to mappings, each through a reader. An entry may be null: all defaults. `None` when
-/// one couldn't be read: without it, those that name it would be called wrong.
+/// What was read of the entries of a mapping.
+struct Named<T> {
+    all: Vec<T>,
+    /// One couldn't be read.
+    incomplete: bool,
+}
+
+impl<T> Default for Named<T> {
+    fn default() -> Self {
+        Self {
+            all: Vec::new(),
+            incomplete: false,
+        }
+    }
+}
+
+/// The entries of a mapping from names to mappings, each through a reader. An entry may be null: all defaults.
 fn named<N, T>(
     node: Node,
     what: &str,
     parse: impl Fn(&str) -> Result<N, crate::model::NameError>,
     faults: &mut Vec<Fault>,
     read: impl Fn(Placed<N>, &mut Fields, &mut Vec<Fault>) -> Option<T>,
-) -> Option<Vec<T>> {
+) -> Option<Named<T>> {
     let entries = match node.value {
         Value::Map(entries) => entries,
         other => {
@@ -240,11 +258,10 @@ fn named<N, T>(
             return None;
         }
     };
-    let mut complete = true;
-    let mut found = Vec::new();
+    let mut named = Named::default();
     for (key, value) in entries {
         let Some(name) = fields::name_of(&key, what, &parse, faults) else {
-            complete = false;
+            named.incomplete = true;
             continue;
         };
         let value = match value.value {
@@ -255,16 +272,16 @@ fn named<N, T>(
             _ => value,
         };
         let Some(mut inner) = Fields::of(value, format!("{what} ({})", key.value), faults) else {
-            complete = false;
+            named.incomplete = true;
             continue;
         };
         match read(name, &mut inner, faults) {
-            Some(one) => found.push(one),
-            None => complete = false,
+            Some(one) => named.all.push(one),
+            None => named.incomplete = true,
         }
         inner.end(faults);
     }
-    complete.then_some(found)
+    Some(named)
 }
 
 fn read_site(name: Placed<SiteId>, fields: &mut Fields, faults: &mut Vec<Fault>) -> Option<Site> {
@@ -411,5 +428,13 @@ impl Topology {
             Some(center) => Some(&center.value),
             None => self.units.first().map(|unit| &unit.name.value),
         }
+    }
+
+    /// The city that a unit is in; none where the unit or its site isn't known.
+    pub fn city_of(&self, unit: &UnitId) -> Option<&CityId> {
+        let unit = self.units.iter().find(|one| one.name.value == *unit)?;
+        let site = self.sites.iter();
+        let mut at = site.filter(|site| site.name.value == unit.site.value);
+        at.next().map(|site| &site.city.value)
     }
 }

@@ -73,8 +73,22 @@ impl Value {
     }
 }
 
-/// The documents of one file, each a tree; `None` in the place of one that can't be read.
-pub(super) fn read(file: &DocumentFile, faults: &mut Vec<Fault>) -> Vec<Option<Node>> {
+/// One document of a file.
+pub(super) struct Read<'a> {
+    /// As written; the whole file, where that isn't text.
+    pub(super) text: &'a [u8],
+    /// `None` when it can't be read.
+    pub(super) node: Option<Node>,
+}
+
+/// The documents of one file, each a tree.
+pub(super) fn read<'a>(file: &'a DocumentFile, faults: &mut Vec<Fault>) -> Vec<Read<'a>> {
+    let unread = || {
+        vec![Read {
+            text: &file.text,
+            node: None,
+        }]
+    };
     let whole = Place::whole(&file.name);
     if file.text.len() > FILE_BYTES_MAX {
         faults.push(Fault::at(
@@ -86,7 +100,7 @@ pub(super) fn read(file: &DocumentFile, faults: &mut Vec<Fault>) -> Vec<Option<N
             ),
             "split it into several files",
         ));
-        return vec![None];
+        return unread();
     }
     let text = match std::str::from_utf8(&file.text) {
         Ok(text) => text.strip_prefix('\u{feff}').unwrap_or(text),
@@ -105,13 +119,22 @@ pub(super) fn read(file: &DocumentFile, faults: &mut Vec<Fault>) -> Vec<Option<N
                 "the file isn't UTF-8",
                 "save it as UTF-8",
             ));
-            return vec![None];
+            return unread();
         }
     };
     split(text)
         .into_iter()
-        .filter_map(|chunk| read_one(&whole.file, &chunk, faults))
+        .filter_map(|chunk| {
+            let node = read_one(&whole.file, &chunk, faults)?;
+            let text = chunk.text.as_bytes();
+            Some(Read { text, node })
+        })
         .collect()
+}
+
+/// The documents of a text as they are written, comments and all: joined again they are the text.
+pub(super) fn chunks(text: &str) -> Vec<&str> {
+    split(text).into_iter().map(|chunk| chunk.text).collect()
 }
 
 /// One document's text, and how many lines of the file lie before it.

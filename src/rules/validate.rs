@@ -9,11 +9,12 @@ use super::documents::{Documents, parse};
 use super::fault::{Fault, FaultCode, Place};
 use super::owners;
 use super::placement::Placement;
+use super::policies;
 use super::suspicious;
 use super::tree::DocumentFile;
 use crate::model::SpaceId;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What documents are judged against.
 #[derive(Debug, Clone, Copy, Default)]
@@ -71,6 +72,9 @@ pub(crate) struct Examined {
 /// The name under which faults of the live placement are reported; it is its key in etcd.
 const LIVE_PLACEMENT: &str = "placement";
 
+/// So many faults, and so many warnings, are told.
+const FAULTS_MAX: usize = 1_000;
+
 /// The name under which faults of the folder as a whole are reported.
 const FOLDER: &str = "(all files)";
 
@@ -91,7 +95,11 @@ pub(crate) fn examine(files: &[DocumentFile], context: &Context<'_>) -> Examined
     if let (Some(live), Some(own)) = (&live, own) {
         compare_placements(live, own, &mut found, &mut warnings);
     }
-    if !documents.incomplete {
+    // A kind that is misspelt may be any.
+    if !found
+        .iter()
+        .any(|fault| fault.code == FaultCode::UnknownKind)
+    {
         let missing = |what: &str| {
             Fault::at(
                 &folder,
@@ -100,10 +108,10 @@ pub(crate) fn examine(files: &[DocumentFile], context: &Context<'_>) -> Examined
                 format!("add a document of `kind: {what}`"),
             )
         };
-        if documents.topology.is_none() {
+        if documents.topology.is_none() && !documents.may_name("topology") {
             found.push(missing("topology"));
         }
-        if own.is_none() && context.live_placement.is_none() {
+        if own.is_none() && context.live_placement.is_none() && !documents.may_name("placement") {
             found.push(missing("placement"));
         }
     }
@@ -113,6 +121,7 @@ pub(crate) fn examine(files: &[DocumentFile], context: &Context<'_>) -> Examined
     checks::sources(&documents, placement.as_ref(), &mut found, &mut warnings);
     checks::returns(&documents, &mut found);
     checks::rules(&documents, &mut found);
+    policies::check(&documents, placement.as_ref(), &mut found, &mut warnings);
     suspicious::warn(&documents, placement.as_ref(), &mut warnings);
     if let Some(in_force) = context.in_force {
         let before = parse(in_force).0;
@@ -133,10 +142,25 @@ pub(crate) fn examine(files: &[DocumentFile], context: &Context<'_>) -> Examined
         documents,
         placement,
         validation: Validation {
-            faults: in_order(faults, files),
-            warnings: in_order(warnings, files),
+            faults: bounded(in_order(faults, files), &folder),
+            warnings: bounded(in_order(warnings, files), &folder),
         },
     }
+}
+
+/// A person mends the first ones first; and what a file of 1 MiB can have wrong with it is told to every gateway's page.
+fn bounded(mut faults: Vec<Fault>, folder: &Place) -> Vec<Fault> {
+    let more = faults.len().saturating_sub(FAULTS_MAX);
+    if more > 0 {
+        faults.truncate(FAULTS_MAX);
+        faults.push(Fault::at(
+            folder,
+            FaultCode::More,
+            format!("{more} more of the kind"),
+            "mend those first",
+        ));
+    }
+    faults
 }
 
 fn read_live(text: &[u8], faults: &mut Vec<Fault>) -> Option<Placement> {
@@ -146,7 +170,7 @@ fn read_live(text: &[u8], faults: &mut Vec<Fault>) -> Option<Placement> {
     };
     let (documents, found) = parse(&[file]);
     faults.extend(found);
-    if documents.placement.is_none() && !documents.incomplete {
+    if documents.placement.is_none() && !documents.is_incomplete() {
         faults.push(Fault::at(
             &Place::whole(LIVE_PLACEMENT),
             FaultCode::MissingDocument,
@@ -180,10 +204,37 @@ fn compare_placements(
         warnings.push(Fault::at(
             &own.place.place,
             FaultCode::PlacementDrift,
-            "the placement here isn't the live one, and the live one counts",
+            format!(
+                "the placement here isn't the live one, and the live one counts: {} slots and {} pinned keys have another owner there",
+                slots_apart(live, own),
+                pins_apart(live, own)
+            ),
             "write the live one back with `setgate rules get`, or move slots with `setgate move`",
         ));
     }
+}
+
+/// Slots that two placements give to different units.
+fn slots_apart(one: &Placement, other: &Placement) -> u32 {
+    let (one, other) = (owned(one), owned(other));
+    let mut apart = 0;
+    for (first, last, unit) in one {
+        // What another unit owns of it there.
+        for (begin, end, other) in &other {
+            let (from, to) = (first.max(*begin), last.min(*end));
+            if from <= to && unit != *other {
+                apart += to - from + 1;
+            }
+        }
+    }
+    apart
+}
+
+fn pins_apart(one: &Placement, other: &Placement) -> usize {
+    let (one, other) = (pins(one), pins(other));
+    let keys: BTreeSet<&str> = one.keys().chain(other.keys()).copied().collect();
+    let keys = keys.into_iter();
+    keys.filter(|key| one.get(key) != other.get(key)).count()
 }
 
 /// The ranges as they mean, not as they are written: sorted, and neighbours of one unit joined.

@@ -11,6 +11,7 @@ use crate::etcd::Store;
 use crate::gateway::config::RulesFrom;
 use crate::model::{SourceName, UnitId};
 use crate::routing::Explanation;
+use crate::rules::NotYet;
 use anstream::println;
 use base64::Engine as _;
 use bytes::Bytes;
@@ -63,7 +64,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
             Some(folder) => {
                 let own = args.etcd.config().map(load_config).transpose()?;
                 (
-                    tables::of_folder(folder, None)?,
+                    tables::of_folder(folder, None, NotYet::Warn)?,
                     own.map(|config| config.unit),
                 )
             }
@@ -106,7 +107,7 @@ fn in_force(args: &Args) -> Result<(crate::routing::Table, Option<UnitId>), Fail
         && let RulesFrom::Dir(folder) = &config.rules
     {
         return Ok((
-            tables::of_folder(folder, Some(&config.space))?,
+            tables::of_folder(folder, Some(&config.space), NotYet::Refuse)?,
             Some(config.unit.clone()),
         ));
     }

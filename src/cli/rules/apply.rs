@@ -1,7 +1,7 @@
 //! `rules apply`: a folder into etcd, in one transaction.
 
 use super::print::{Printer, count};
-use super::{ApplyArgs, Ended, Failure, by_name};
+use super::{ApplyArgs, Ended, Failure, by_name, reach};
 use crate::etcd::{
     Commit, Files, HistoryEntry, Key, Scope, Snapshot, SpaceView, Store, Transaction,
     bound_history, create_space, fresh_lineage, fresh_seal, put_in_force, write_history,
@@ -75,7 +75,7 @@ pub(super) async fn put(
 ) -> Result<Ended, Failure> {
     let view = SpaceView::of(snapshot);
     let validation = validate(wanted, &view, space, change);
-    printer.validation(change.folder, &validation);
+    printer.validation(change.folder, &document_files(wanted), &validation);
     if !validation.faults.is_empty() {
         printer.say(format_args!(
             "{}; nothing was changed",
@@ -85,7 +85,8 @@ pub(super) async fn put(
     }
     let documents = view.documents();
     let diff = rules::diff(&document_files(&documents), &document_files(wanted));
-    printer.diff(&diff);
+    let shifts = reach::owners(&view, space, &document_files(wanted));
+    printer.diff(&diff, &shifts, &[]);
     let transaction = transaction(change, snapshot, wanted)?;
     let mut applied = false;
     let mut revision = snapshot.revision;
@@ -115,6 +116,7 @@ pub(super) async fn put(
         "revision": revision,
         "documents": diff.documents,
         "effects": diff.effects,
+        "owners": shifts,
         "warnings": validation.warnings,
     }));
     Ok(Ended::Done)

@@ -1,7 +1,7 @@
 //! `rules validate` and `rules diff`: what is wrong, and what is different.
 
 use super::print::{Printer, count};
-use super::{DiffArgs, Ended, Failure, ValidateArgs, by_name};
+use super::{DiffArgs, Ended, Failure, ValidateArgs, by_name, reach};
 use crate::etcd::{Scope, SpaceView, Store};
 use crate::gateway::feed::{document_files, read_folder};
 use crate::rules::{self, Context, NotYet};
@@ -14,7 +14,7 @@ pub(super) fn validate(args: &ValidateArgs, printer: &Printer) -> Result<Ended, 
         ..Context::default()
     };
     let validation = rules::validate(&files, &context);
-    printer.validation(&args.dir, &validation);
+    printer.validation(&args.dir, &files, &validation);
     let (faults, warnings) = (validation.faults.len(), validation.warnings.len());
     printer.say(format_args!(
         "{}: {}, {}, {}",
@@ -35,14 +35,17 @@ pub(super) fn validate(args: &ValidateArgs, printer: &Printer) -> Result<Ended, 
 pub(super) async fn diff(args: &DiffArgs, printer: &Printer) -> Result<Ended, Failure> {
     let files = read_folder(&args.dir)?;
     let (etcd, space) = args.etcd.resolve()?;
-    let snapshot = Store::connect(&etcd, &space)
-        .await?
-        .read(Scope::Rules)
-        .await?;
+    let store = Store::connect(&etcd, &space).await?;
+    let snapshot = store.read(Scope::Rules).await?;
     let view = SpaceView::of(&snapshot);
     let documents = view.documents();
     let diff = rules::diff(&document_files(&documents), &files);
-    printer.diff(&diff);
+    // What `apply` would put in force: the folder, over what is there besides.
+    let mut wanted = documents.clone();
+    wanted.extend(by_name(&files));
+    let shifts = reach::owners(&view, &space, &document_files(&wanted));
+    let carried = reach::carried(&store, &shifts).await;
+    printer.diff(&diff, &shifts, &carried);
     let folder = by_name(&files);
     let missing = documents
         .keys()
@@ -62,7 +65,7 @@ pub(super) async fn diff(args: &DiffArgs, printer: &Printer) -> Result<Ended, Fa
         ..Context::default()
     };
     let validation = rules::validate(&files, &context);
-    printer.validation(&args.dir, &validation);
+    printer.validation(&args.dir, &files, &validation);
     let revision = snapshot.revision;
     printer.say(if diff.documents.is_empty() {
         format!("no difference to the documents of {space} (read at revision {revision})")
@@ -73,6 +76,8 @@ pub(super) async fn diff(args: &DiffArgs, printer: &Printer) -> Result<Ended, Fa
     printer.json(&json!({
         "documents": diff.documents,
         "effects": diff.effects,
+        "owners": shifts,
+        "carried": carried,
         "revision": revision,
         "faults": validation.faults,
         "warnings": validation.warnings,

@@ -6,11 +6,11 @@
 use super::print::{Printer, count};
 use super::{Ended, Failure, TestArgs};
 use crate::admin::{Question, QuestionError, answer};
-use crate::cli::failure::Failure as TableFailure;
 use crate::cli::tables;
+use crate::gateway::feed::read_folder;
 use crate::model::{Reason, RuleName, Slot, SourceName, UnitId};
 use crate::routing::{Explanation, Table};
-use crate::rules::{FILE_BYTES_MAX, Validation};
+use crate::rules::{self, Context, FILE_BYTES_MAX, NotYet};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
@@ -69,23 +69,18 @@ struct Unmet {
 }
 
 pub(super) fn test(args: &TestArgs, printer: &Printer) -> Result<Ended, Failure> {
-    let table = tables::of_folder(&args.dir, None).map_err(|failure| match failure {
-        TableFailure::Documents(faults) => Failure::Faulty(Validation {
-            faults,
-            warnings: Vec::new(),
-        }),
-        TableFailure::Config(faults) => Failure::Config(faults),
-        TableFailure::Usage(text)
-        | TableFailure::Refused(text)
-        | TableFailure::Unreachable(text) => Failure::Refused(text),
-    });
-    let table = match table {
-        Err(Failure::Faulty(validation)) => {
-            printer.validation(&args.dir, &validation);
-            return Err(Failure::Faulty(validation));
-        }
-        other => other?,
+    let documents = read_folder(&args.dir)?;
+    let context = Context {
+        not_yet: NotYet::Warn,
+        ..Context::default()
     };
+    let validation = rules::validate(&documents, &context);
+    if !validation.faults.is_empty() {
+        printer.validation(&args.dir, &documents, &validation);
+        return Err(Failure::Faulty(validation));
+    }
+    let table = tables::of_folder(&args.dir, None, NotYet::Warn)
+        .map_err(|failure| Failure::Refused(failure.lines().join("\n")))?;
     let (mut all, mut failed) = (0, Vec::new());
     for path in files(&args.dir)? {
         let file = path.file_name().unwrap_or_default().to_string_lossy();

@@ -71,7 +71,7 @@ pub(super) async fn show(args: &ShowArgs, printer: &Printer) -> Result<Ended, Fa
         let mut before = files.clone();
         take_back(&mut before, entry);
         let diff = rules::diff(&document_files(&before), &document_files(&files));
-        printer.diff(&diff);
+        printer.diff(&diff, &[], &[]);
     }
     for (name, text) in &files {
         printer.say(format_args!(

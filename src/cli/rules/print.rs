@@ -1,10 +1,17 @@
 //! What a command prints: for people, or as one JSON document on the last line.
 
+use super::excerpt::Excerpts;
+use super::reach::Carried;
 use super::{Failure, Format};
-use crate::rules::{Diff, Fault, Validation};
+use crate::routing::Shift;
+use crate::rules::{Diff, DocumentFile, Validation};
 use anstream::{eprintln, println};
+use miette::Severity;
 use serde_json::{Value, json};
 use std::path::Path;
+
+/// So many faults and warnings are more than a person reads.
+const SHOWN_MAX: usize = 100;
 
 pub(super) struct Printer {
     format: Format,
@@ -29,34 +36,31 @@ impl Printer {
         }
     }
 
-    pub(super) fn validation(&self, folder: &Path, validation: &Validation) {
-        for fault in &validation.faults {
-            self.fault(folder, "", fault);
+    /// Each fault with the lines around it, then each warning.
+    pub(super) fn validation(
+        &self,
+        folder: &Path,
+        files: &[DocumentFile],
+        validation: &Validation,
+    ) {
+        let faults = validation.faults.iter().map(|one| (Severity::Error, one));
+        let warnings = validation.warnings.iter();
+        let warnings = warnings.map(|one| (Severity::Warning, one));
+        let all = faults.len() + warnings.len();
+        let mut excerpts = Excerpts::of(folder, files);
+        for (severity, fault) in faults.chain(warnings).take(SHOWN_MAX) {
+            self.say(excerpts.show(severity, fault));
         }
-        for warning in &validation.warnings {
-            self.fault(folder, "warning: ", warning);
+        if all > SHOWN_MAX {
+            self.say(format_args!(
+                "… and {} more; -o json has all",
+                all - SHOWN_MAX
+            ));
         }
     }
 
-    fn fault(&self, folder: &Path, word: &str, fault: &Fault) {
-        let path = folder.join(&fault.file);
-        // What isn't in the folder, as the live placement or all files together, is named as it is.
-        let file = if path.is_file() {
-            path.display().to_string()
-        } else {
-            fault.file.clone()
-        };
-        let place = match fault.line {
-            0 => file,
-            line => format!("{file}:{line}:{}", fault.column),
-        };
-        self.say(format_args!(
-            "{place}: {word}{}\n    mend: {}",
-            fault.message, fault.mend
-        ));
-    }
-
-    pub(super) fn diff(&self, diff: &Diff) {
+    /// Files, what they mean, which keys get other owners, and what the links of those have carried.
+    pub(super) fn diff(&self, diff: &Diff, shifts: &[Shift], carried: &[Carried]) {
         for document in &diff.documents {
             self.say(format_args!("  {:8} {}", document.change, document.file));
         }
@@ -65,6 +69,15 @@ impl Printer {
         }
         for effect in &diff.effects {
             self.say(format_args!("  - {effect}"));
+        }
+        if !shifts.is_empty() {
+            self.say("owners:");
+        }
+        for shift in shifts {
+            self.say(format_args!("  - {shift}"));
+        }
+        for link in carried {
+            self.say(format_args!("  - {link}"));
         }
     }
 

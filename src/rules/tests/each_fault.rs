@@ -187,6 +187,13 @@ fn every_fault_of_the_list_is_named_with_its_line() {
             C::NotYet,
             5,
         ),
+        (
+            "source",
+            "{exchange: orders, bindings: [{routing_key: \"order.#\"}]}",
+            "{queue: orders}\nretired: true",
+            C::BadValue,
+            2,
+        ),
         ("source", "{header: uid}", "{json: user/id}", C::BadValue, 5),
         (
             "source",
@@ -377,7 +384,7 @@ fn every_fault_of_the_list_is_named_with_its_line() {
         (
             "rule",
             "route: owner",
-            "route: owner\ncopies: {now: [sh-1]}",
+            "route: owner\ncopies: {later: [sh-1]}",
             C::NotYet,
             6,
         ),

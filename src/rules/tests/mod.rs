@@ -171,7 +171,7 @@ fn all_faults_of_all_files_come_at_once_in_their_order() {
 fn a_document_that_cannot_be_read_does_not_hide_the_next() {
     let text = format!("kind: [\n---\n{}", RULE.replace("route", "rout"));
     let (documents, found) = parse(&[file("f", text)]);
-    assert!(documents.incomplete);
+    assert!(documents.is_incomplete());
     assert_eq!(
         found
             .iter()
@@ -216,6 +216,30 @@ fn a_yaml_bomb_is_one_fault() {
     );
     let deep = format!("a: {}{}", "[".repeat(10_000), "]".repeat(10_000));
     assert_eq!(faults("rule", deep), vec![(FaultCode::Yaml, 1)]);
+}
+
+#[test]
+fn more_pins_than_a_file_holds_and_more_faults_than_a_person_reads_are_one_clear_report() {
+    let pins = |count: usize| {
+        let pin = |n: usize| format!("  - {{key: \"{n}\", unit: sh-1}}\n");
+        let pins: Vec<String> = (0..count).map(pin).collect();
+        format!("{PLACEMENT}pins:\n{}", pins.concat())
+    };
+    assert_eq!(
+        faults("placement", pins(100_000)),
+        vec![
+            (FaultCode::FileTooLarge, 0),
+            (FaultCode::TransactionTooLarge, 0)
+        ]
+    );
+    assert_eq!(faults("placement", pins(20_000)), vec![]);
+    let same = pins(20_000).replace(
+        "unit: sh-1}\n  - {key: \"1",
+        "unit: sh-1}\n  - {key: \"0\", k: \"1",
+    );
+    let found = faults("placement", same);
+    assert_eq!(found.len(), 1_001);
+    assert_eq!(found.last(), Some(&(FaultCode::More, 0)));
 }
 
 #[test]
@@ -335,6 +359,25 @@ fn a_difference_is_told_in_words() {
         ]
     );
     assert_eq!(diff(&new, &new), Diff::default());
+}
+
+#[test]
+fn a_source_that_is_deleted_and_not_retired_leaves_its_queues_and_the_difference_says_so() {
+    let orders = [file("orders", SOURCE)];
+    let says = |old: &[DocumentFile]| {
+        let effects = diff(old, &[]).effects;
+        effects
+            .iter()
+            .any(|one| one.contains("sources retire orders"))
+    };
+    assert!(says(&orders));
+    let retired = [file("orders", format!("{SOURCE}retired: true\n"))];
+    assert!(!says(&retired));
+    let queue = SOURCE.replace(
+        "exchange: orders, bindings: [{routing_key: \"order.#\"}]",
+        "queue: q",
+    );
+    assert!(!says(&[file("orders", queue)]), "it isn't setgate's");
 }
 
 proptest! {

@@ -73,6 +73,14 @@ const MAPPINGS: &[(&str, &str)] = &[
         "kind: rule\nowner_absent: {zzzz: 1}",
         "/$defs/rule/properties/owner_absent",
     ),
+    (
+        "kind: rule\ncopies: {zzzz: 1}",
+        "/$defs/rule/properties/copies",
+    ),
+    (
+        "kind: rule\nmax_lag: {zzzz: 1}",
+        "/$defs/rule/properties/max_lag",
+    ),
 ];
 
 #[test]

@@ -3,6 +3,8 @@
 //! Owns what the readers of this folder accept, once more, as a schema: a test holds every mapping of it against the
 //! fields that its reader knows. It says less than the validator: names that must exist, ranges that must be total.
 
+mod rule;
+
 use super::fields::SHORT_BYTES_MAX;
 use super::placement::SLOTS_MAX;
 use super::source::PARTITIONS_MAX;
@@ -23,7 +25,7 @@ pub fn schema() -> Value {
             "topology": topology(),
             "placement": placement(),
             "source": source(),
-            "rule": rule(),
+            "rule": rule::rule(),
             "name": {
                 "description": "Letters, digits, hyphens and underscores; it becomes part of queues' names.",
                 "type": "string",
@@ -365,6 +367,13 @@ fn source() -> Value {
                 words("Not enforced by this version.", &["unlimited"], "unlimited"),
             ),
             ("divert", divert),
+            (
+                "retired",
+                described(
+                    "Nothing more is taken; what is in its queues is carried, and then they go.",
+                    &json!({"type": "boolean", "default": false}),
+                ),
+            ),
         ],
     )
 }
@@ -401,107 +410,6 @@ fn test() -> Value {
                         ("to", json!({"type": "number"})),
                     ],
                 ),
-            ),
-        ],
-    )
-}
-
-fn rule() -> Value {
-    let when = mapping(
-        "Which messages; all must hold.",
-        &[],
-        &[
-            ("routing_key", short("An AMQP topic pattern.")),
-            ("headers", reference("headers")),
-        ],
-    );
-    let gray = mapping(
-        "A share that goes to another unit than its owner.",
-        &["unit"],
-        &[
-            (
-                "percent",
-                described(
-                    "Of keys; two digits behind the point.",
-                    &json!({"type": "number", "minimum": 0, "maximum": 100}),
-                ),
-            ),
-            ("salt", short("Another one takes other keys.")),
-            ("header", reference("headers")),
-            ("unit", name("Where they go.")),
-        ],
-    );
-    let owner_absent = mapping(
-        "When nothing is bound at the target.",
-        &[],
-        &[
-            ("wait", duration("Before anything is done about it.", "0s")),
-            ("then", words("What is done.", &["park"], "park")),
-        ],
-    );
-    document(
-        "rule",
-        "Where which messages of a source go.",
-        &["name", "source", "order", "route"],
-        &[
-            ("name", name("Its name.")),
-            ("source", name("The source whose messages it is about.")),
-            (
-                "order",
-                described(
-                    "Ascending; the first that matches decides.",
-                    &json!({"type": "integer"}),
-                ),
-            ),
-            ("when", when),
-            (
-                "route",
-                described(
-                    "Where they go.",
-                    &json!({"anyOf": [
-                        {"enum": ["owner", "center", "shared", "local", "park", "drop"]},
-                        closed(&["units"], &[("units", with(&list("A copy to each.", reference("name")), "minItems", json!(1)))]),
-                    ]}),
-                ),
-            ),
-            ("deliver", reference("deliver")),
-            (
-                "key_absent",
-                words(
-                    "What becomes of a message without a key.",
-                    &["park", "center", "local"],
-                    "park",
-                ),
-            ),
-            ("gray", gray),
-            (
-                "owner_down",
-                words("While its owner is down.", &["standby"], "standby"),
-            ),
-            ("owner_absent", owner_absent),
-            (
-                "in_doubt",
-                words("When the outcome is unknown.", &["resend"], "resend"),
-            ),
-            (
-                "promise",
-                words(
-                    "When a message counts as sent.",
-                    &["confirmed"],
-                    "confirmed",
-                ),
-            ),
-            (
-                "receipt",
-                described("Not enforced by this version.", &json!({"const": false})),
-            ),
-            (
-                "copies",
-                described("Not enforced by this version.", &json!({"type": "null"})),
-            ),
-            (
-                "max_lag",
-                described("Not enforced by this version.", &json!({"type": "null"})),
             ),
         ],
     )
@@ -561,11 +469,12 @@ fn short(text: &str) -> Value {
 }
 
 fn duration(text: &str, default: &str) -> Value {
-    with(
-        &described(text, &reference("duration")),
-        "default",
-        json!(default),
-    )
+    with(&duration_of(text), "default", json!(default))
+}
+
+/// One without a default.
+fn duration_of(text: &str) -> Value {
+    described(text, &reference("duration"))
 }
 
 fn reference(definition: &str) -> Value {
