@@ -44,6 +44,8 @@ enum Command {
     Check(check::Args),
     /// Check, compare, apply and read back routing documents.
     Rules(rules::Args),
+    /// Take a source out of service.
+    Sources(rules::SourcesArgs),
     /// Say where a message would go, and why.
     Explain(explain::Args),
     /// Make documents of RabbitMQ's federation and shovels, from its definitions export.
@@ -60,6 +62,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Check(args) => ended(&check::run(&args), args.output),
         Command::Rules(args) => rules::run(args),
+        Command::Sources(args) => rules::sources(args),
         Command::Explain(args) => ended(&explain::run(&args), args.output),
         Command::Import(args) => ended(&import::run(&args), rules::Format::Text),
         Command::Status(args) => ended(&status::run(&args), args.output),

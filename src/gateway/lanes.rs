@@ -84,6 +84,7 @@ fn spec(source: &Source) -> SourceSpec {
         duplicates: source.duplicates.clone(),
         divert: source.divert.clone(),
         partitions: source.partitions,
+        retired: source.retired,
         on: match source.key.from.first() {
             Some(KeyFrom::Header(name)) => HashOn::Header(name.clone()),
             // The validator lets nothing else be spread.

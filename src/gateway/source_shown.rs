@@ -34,6 +34,13 @@ impl Shown {
         self.show(LaneState::Opening, None);
     }
 
+    /// It is retired, and nothing is left of it.
+    pub(super) fn retired(&mut self) {
+        self.partitions = Bank::A.partitions(1).collect();
+        let cause = "its queues are empty and gone: take the source out of the documents";
+        self.show(LaneState::Retired, Some(cause.to_owned()));
+    }
+
     /// Said at once; the connection goes on trying by itself.
     pub(super) fn away(&self, control: &Connection) {
         let state = control.state();

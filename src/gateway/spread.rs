@@ -214,6 +214,63 @@ impl Spread {
         Ok(())
     }
 
+    /// Has nothing flow in from the source's exchange any more.
+    pub(super) async fn part(&self, connection: &Connection) -> Result<(), DeclareError> {
+        if !self.is_fed(connection).await? {
+            return Ok(());
+        }
+        if spread::look(connection, &self.queue(Partition(0)))
+            .await?
+            .is_some()
+        {
+            self.part_directly(connection).await?;
+        }
+        let switch = self.switch();
+        if broker::exchange_exists(connection, switch.as_bytes()).await? {
+            for binding in &self.bindings {
+                spread::unbind_exchange(connection, &switch, &self.exchange, binding).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes all that a retired source has, if it is still empty and nobody's.
+    pub(super) async fn retire(
+        &self,
+        connection: &Connection,
+        units: &[UnitId],
+    ) -> Result<(), DeclareError> {
+        let lock = own_queues::spread_lock(&self.space, &self.source);
+        spread::lock(connection, &lock).await?;
+        let shown = self.look(connection).await?;
+        let banks = [(Bank::A, shown.in_a), (Bank::B, shown.in_b)];
+        for (bank, count) in banks {
+            let left = self.left(connection, bank, count, units).await?;
+            if left != Left::default() {
+                return Ok(());
+            }
+        }
+        for (bank, count) in banks {
+            for partition in bank.partitions(count).rev() {
+                for unit in units {
+                    let diversion = own_queues::divert(&self.space, &self.source, partition, unit);
+                    if spread::look(connection, &diversion).await?.is_some() {
+                        spread::delete_queue(connection, &diversion).await?;
+                    }
+                }
+                spread::delete_queue(connection, &self.queue(partition)).await?;
+            }
+        }
+        if shown.switch {
+            let (a, b) = (self.hash(Bank::A), self.hash(Bank::B));
+            for exchange in [self.switch(), a, b] {
+                spread::delete_exchange(connection, &exchange).await?;
+            }
+        }
+        tracing::info!(source = %self.source, "a retired source's queues are empty and gone");
+        Ok(())
+    }
+
     /// Has the source's exchange fill the switch.
     pub(super) async fn flow(&self, connection: &Connection) -> Result<(), DeclareError> {
         let switch = self.switch();

@@ -61,6 +61,22 @@ pub struct Shown {
     pub in_b: u16,
 }
 
+impl Shown {
+    /// Whether nothing of the source is there.
+    pub fn is_nothing(&self) -> bool {
+        !self.switch && self.in_a == 0 && self.in_b == 0
+    }
+
+    /// The bank that is taken while no change is under way, and its queues.
+    pub fn taken(&self) -> (Bank, u16) {
+        if self.in_a == 0 && self.in_b > 0 {
+            (Bank::B, self.in_b)
+        } else {
+            (Bank::A, self.in_a)
+        }
+    }
+}
+
 /// What to make of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layout {
@@ -116,12 +132,8 @@ pub fn judge(shown: &Shown, wanted: u16) -> Layout {
             built: count(to),
         };
     }
-    let bank = if shown.in_a == 0 && shown.in_b > 0 {
-        Bank::B
-    } else {
-        Bank::A
-    };
-    match count(bank) {
+    let (bank, taken) = shown.taken();
+    match taken {
         // Somebody has deleted them all; they come back.
         0 => Layout::Steady {
             bank,

@@ -76,6 +76,7 @@ pub fn diff(old: &[DocumentFile], new: &[DocumentFile]) -> Diff {
         source_changes,
         &mut effects,
     );
+    left_behind(&before, &after, &mut effects);
     let by_name = |rules: &[Placed<Rule>]| {
         rules
             .iter()
@@ -119,6 +120,21 @@ fn file_changes(old: &[DocumentFile], new: &[DocumentFile]) -> Vec<DocumentChang
         .collect();
     changes.sort_by(|a, b| a.file.cmp(&b.file));
     changes
+}
+
+/// Queues of sources that aren't there any more, and weren't emptied.
+fn left_behind(before: &Documents, after: &Documents, effects: &mut Vec<String>) {
+    for source in &before.sources {
+        let name = &source.name.value;
+        let stays = after.sources.iter().any(|one| one.name.value == *name);
+        let own = matches!(source.take.value, Take::Exchange { .. });
+        if own && !source.retired && !stays {
+            effects.push(format!(
+                "the queues of source {name} stay, bound and with what is in them, until it is put back; \
+                 `setgate sources retire {name}` would empty and delete them first"
+            ));
+        }
+    }
 }
 
 /// Added, changed and removed documents of one kind.
@@ -322,6 +338,7 @@ fn source_changes(old: &Source, new: &Source) -> Vec<String> {
             old.queue_type.as_str().to_owned(),
             new.queue_type.as_str().to_owned(),
         ),
+        ("retired", old.retired.to_string(), new.retired.to_string()),
     ]);
     if old.duplicates != new.duplicates {
         changes.push("what makes duplicates changed".to_owned());

@@ -23,3 +23,4 @@ mod partitions;
 mod poison;
 mod policies;
 mod queues;
+mod sources;

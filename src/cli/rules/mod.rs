@@ -11,8 +11,10 @@ mod get;
 mod history;
 mod print;
 mod reach;
+mod retire;
 mod target;
 
+pub use retire::SourcesArgs;
 pub use target::EtcdArgs;
 
 use crate::etcd::EtcdError;
@@ -217,53 +219,6 @@ pub(in crate::cli) enum Failure {
 
 impl Failure {
     pub(in crate::cli) fn exit_code(&self) -> u8 {
-        match self {
-            Self::Usage(_) => 2,
-            Self::Etcd(error) if error.is_unreachable() => 3,
-            Self::Folder(_)
-            | Self::Faulty(_)
-            | Self::Config(_)
-            | Self::Etcd(_)
-            | Self::Conflict(_)
-            | Self::Unexpected { .. }
-            | Self::Refused(_) => 1,
-        }
-    }
-}
-
-/// Runs a command to its exit code.
-pub fn run(args: Args) -> ExitCode {
-    let output = match &args.command {
-        Command::Validate(args) => args.output,
-        Command::Diff(args) => args.output,
-        Command::Apply(args) => args.output,
-        Command::Get(args) => args.output,
-        Command::Schema => Format::Text,
-        Command::Test(args) => args.output,
-        Command::History(args) => args.output,
-        Command::Show(args) => args.output,
-        Command::Rollback(args) => args.output,
-    };
-    let printer = Printer::new(output);
-    let ended = match args.command {
-        Command::Validate(args) => check::validate(&args, &printer),
-        Command::Diff(args) => block_on(check::diff(&args, &printer)),
-        Command::Apply(args) => block_on(apply::apply(&args, &printer)),
-        Command::Get(args) => block_on(get::get(&args, &printer)),
-        Command::Test(args) => expectations::test(&args, &printer),
-        Command::Schema => {
-            let schema = crate::rules::schema();
-            printer.say(serde_json::to_string_pretty(&schema).unwrap_or_default());
-            Ok(Ended::Done)
-        }
-        Command::History(args) => block_on(history::history(&args, &printer)),
-        Command::Show(args) => block_on(history::show(&args, &printer)),
-        Command::Rollback(args) => block_on(history::rollback(&args, &printer)),
-    };
-    exit_code(ended, &printer)
-}
-
-fn exit_code(&self) -> u8 {
         match self {
             Self::Usage(_) => 2,
             Self::Etcd(error) if error.is_unreachable() => 3,

@@ -147,6 +147,7 @@ fn lanes(status: &SpaceStatus) -> Option<Table> {
                 LaneState::Waiting => ("waiting", Color::Grey),
                 LaneState::Held => ("held", Color::Yellow),
                 LaneState::Draining => ("draining", Color::Yellow),
+                LaneState::Retired => ("retired", Color::Grey),
                 LaneState::Down => ("down", Color::Red),
             };
             table.add_row([

@@ -71,6 +71,8 @@ pub enum LaneState {
     Held,
     /// Settles what it has and ends.
     Draining,
+    /// Its source is retired, and nothing of it is left.
+    Retired,
 }
 
 /// The unit's broker, in one vhost.

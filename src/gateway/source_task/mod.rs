@@ -4,6 +4,8 @@
 //! Promises that a lane settles what it has before another gateway takes it on purpose, and that no lane of one bank runs
 //! while another bank holds older messages.
 
+mod emptying;
+
 use super::brokers::Errand;
 use super::feed::{EtcdState, FeedState};
 use super::inflow::Inflow;
@@ -37,6 +39,7 @@ pub(super) struct SourceSpec {
     pub(super) divert: Divert,
     pub(super) partitions: u16,
     pub(super) on: HashOn,
+    pub(super) retired: bool,
 }
 
 /// Where a lane's queue gets its messages from.
@@ -115,6 +118,8 @@ struct SourceTask {
     /// What has been settled last, so that it is done once by each gateway that starts.
     settled: Option<Layout>,
     emptying: Emptying,
+    /// It is retired, and nothing of it is left in the broker.
+    gone: bool,
 }
 
 /// Runs a source's lanes until cancelled, then ends them.
@@ -136,6 +141,7 @@ pub(super) async fn run(
         second_since: HashMap::new(),
         settled: None,
         emptying: Emptying::default(),
+        gone: false,
     };
     task.shown.opening(task.spec.partitions);
     loop {
@@ -149,6 +155,9 @@ pub(super) async fn run(
             Ok(plan) => {
                 task.shown.mended();
                 let sooner = task.reconcile(plan.lanes).await;
+                if task.gone {
+                    task.shown.retired();
+                }
                 plan.again.min(sooner)
             }
             Err(cause) => {
@@ -179,7 +188,7 @@ impl SourceTask {
         };
         let control = self.control()?;
         if control.state().cause().is_some() {
-            if self.spec.partitions == 1 && self.settled.is_none() {
+            if self.spec.partitions == 1 && self.settled.is_none() && !self.spec.retired {
                 // The lane says that the broker is away, and finds out itself if the source is spread.
                 return Ok(Plan {
                     lanes: vec![self.lane(Partition(0), self.direct())],
@@ -188,6 +197,9 @@ impl SourceTask {
             }
             self.shown.away(&control);
             control.up().await;
+        }
+        if self.spec.retired {
+            return self.retiring(&control).await;
         }
         if let Some(Looked { lanes, until }) = &self.looked
             && Instant::now() < *until
@@ -248,46 +260,6 @@ impl SourceTask {
         }
     }
 
-    /// The former bank is emptied, then deleted; the new one waits for that.
-    async fn changing(
-        &mut self,
-        control: &Connection,
-        from: Bank,
-        left: u16,
-        built: u16,
-    ) -> Result<Plan, String> {
-        let complete = Layout::Changing { from, left, built };
-        let resumed =
-            matches!(self.settled, Some(Layout::Changing { from: seen, .. }) if seen == from);
-        if built == 0 || !resumed {
-            self.settle(complete).await?;
-            self.settled = Some(complete);
-            self.emptying = Emptying::default();
-            return Ok(self.lanes_leaving(from, left, Duration::ZERO));
-        }
-        let units = self.units();
-        let Some(spread) = &self.spread else {
-            return Ok(self.look_again());
-        };
-        let seen = spread.left(control, from, left, &units).await;
-        self.emptying = self.emptying.next(seen.map_err(|e| e.to_string())?);
-        if self.emptying == Emptying::Done {
-            let errand = self.errand().await?;
-            let finished = timeout(ERRAND_MAX, spread.finish(errand.connection(), from, &units));
-            done(finished.await)?;
-            self.emptying = Emptying::default();
-            return Ok(self.look_again());
-        }
-        if self.emptying.takes() {
-            Ok(self.lanes_leaving(from, left, EMPTYING_EVERY))
-        } else {
-            Ok(Plan {
-                lanes: Vec::new(),
-                again: EMPTYING_EVERY,
-            })
-        }
-    }
-
     async fn settle(&self, layout: Layout) -> Result<(), String> {
         let Some(spread) = &self.spread else {
             return Ok(());
@@ -339,14 +311,6 @@ impl SourceTask {
             hash: hash.unwrap_or_default(),
         };
         let lane = |partition| self.lane(partition, feeding.clone());
-        Plan {
-            lanes: bank.partitions(count).map(lane).collect(),
-            again,
-        }
-    }
-
-    fn lanes_leaving(&self, bank: Bank, count: u16, again: Duration) -> Plan {
-        let lane = |partition| self.lane(partition, Feeding::Leaving);
         Plan {
             lanes: bank.partitions(count).map(lane).collect(),
             again,
