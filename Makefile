@@ -61,6 +61,10 @@ test-lab-down: ## End them
 bench-engine: test-lab ## What a message costs: the engine and lapin on one broker, and the pure machine alone (5 minutes)
 	cargo bench --locked --bench engine
 
+.PHONY: bench-rules
+bench-rules: setup ## What routing costs: a decision beside 20 and 1,000 rules, a table of 10,000 rules and 10,000 pins (2 minutes)
+	cargo bench --locked --bench rules
+
 .PHONY: outcomes
 outcomes: test-lab ## 1,000,000 publishes through 20 killed connections: one outcome each, and the right one (5 minutes)
 	SETGATE_OUTCOMES_MESSAGES=1000000 cargo test --locked --release --test outcomes -- --nocapture

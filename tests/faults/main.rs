@@ -11,3 +11,4 @@ mod full_queue;
 mod gateways;
 mod harness;
 mod held_too_long;
+mod rules;

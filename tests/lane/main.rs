@@ -5,6 +5,7 @@
 mod conservation;
 mod detours;
 mod diversions;
+mod explained;
 mod park;
 #[path = "../shared/seeds.rs"]
 mod seeds;

@@ -73,10 +73,10 @@ order: 100
 route: shared
 "##;
 
-fn table() -> Table {
+fn table(documents: &str) -> Table {
     let files = [DocumentFile {
         name: "all.yaml".into(),
-        text: DOCUMENTS.into(),
+        text: documents.into(),
     }];
     Table::compile(TableInputs {
         files: &files,
@@ -121,11 +121,16 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new(source: &str, deliveries: usize) -> Self {
+        Self::under(DOCUMENTS, source, deliveries)
+    }
+
+    /// A world of other documents.
+    pub(crate) fn under(documents: &str, source: &str, deliveries: usize) -> Self {
         let source = SourceName::parse(source).unwrap();
         let lane = lane("sh-1", &source, deliveries, 1);
         let began = tokio::time::Instant::now().into_std();
         Self {
-            table: table(),
+            table: table(documents),
             keys: keys(),
             source,
             lane,

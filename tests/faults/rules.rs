@@ -1,0 +1,108 @@
+//! Rules change under traffic, and back: no message notices, and the history has both.
+
+use crate::harness::{account, assert_clean, borrowed, delivered, more_delivered, traffic};
+use serde_json::Value;
+use setgate::lab::Fabric;
+
+/// It gives no key another owner: a rule in front, and a source beside.
+const MORE: &str = "kind: rule
+name: no-tests
+source: orders
+order: 1
+when: {headers: {env: test}}
+route: drop
+---
+kind: source
+name: refunds
+take: {exchange: orders, bindings: [{routing_key: \"refund.#\"}]}
+deliver: {exchange: orders.local}
+---
+kind: rule
+name: refunds-stay
+source: refunds
+order: 1
+route: local
+";
+
+async fn rules(fabric: &mut Fabric, words: &[&str]) -> Value {
+    let lab = fabric.lab();
+    let (etcd, space) = (lab.etcd.join(","), lab.space.to_string());
+    let more = ["--etcd", &etcd, "--space", &space, "-o", "json"];
+    let words = [&["rules"], words, &more].concat();
+    let said = fabric.setgate(&words).await.unwrap();
+    serde_json::from_str(said.lines().last().unwrap()).unwrap()
+}
+
+/// The sources that a gateway has lanes of.
+async fn sources(fabric: &Fabric, admin: &str) -> Vec<String> {
+    let status = crate::harness::status(fabric, admin)
+        .await
+        .unwrap_or_default();
+    let lanes = status["lanes"].as_array().cloned().unwrap_or_default();
+    let mut names: Vec<String> = lanes
+        .iter()
+        .filter_map(|lane| lane["source"].as_str().map(str::to_owned))
+        .collect();
+    names.dedup();
+    names
+}
+
+async fn until_source(fabric: &Fabric, admin: &str, source: &str, there: Presence) {
+    let what = format!("source {source} is {there:?}");
+    crate::harness::eventually(&what, crate::harness::DEADLINE, async || {
+        let has = sources(fabric, admin).await.iter().any(|one| one == source);
+        has == (there == Presence::There)
+    })
+    .await;
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Presence {
+    There,
+    Gone,
+}
+
+#[tokio::test]
+async fn rules_applied_and_rolled_back_under_traffic_cost_no_message_and_stand_in_the_history() {
+    let mut fabric = borrowed("rules-changed", 1).await;
+    let admin = fabric.gateway("sh-1-a").unwrap().admin;
+    let pid = fabric.gateway("sh-1-a").unwrap().pid;
+    let before = rules(&mut fabric, &["history"]).await;
+    let before = before["history"][0]["revision"].as_i64().unwrap();
+    let traffic = traffic(
+        fabric.dir(),
+        &["--messages", "6000", "--keys", "300", "--rate", "500"],
+    );
+    more_delivered(&fabric, &admin, "bj-1", 50).await;
+
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("more.yaml"), MORE).unwrap();
+    let dir = folder.path().display().to_string();
+    let applied = rules(&mut fabric, &["apply", &dir, "-m", "tests are noise"]).await;
+    assert_eq!(applied["applied"], true, "{applied}");
+    until_source(&fabric, &admin, "refunds", Presence::There).await;
+    more_delivered(&fabric, &admin, "bj-1", 100).await;
+
+    let back = ["rollback", &before.to_string(), "-m", "tests are needed"];
+    let rolled_back = rules(&mut fabric, &back).await;
+    assert_eq!(rolled_back["applied"], true, "{rolled_back}");
+    until_source(&fabric, &admin, "refunds", Presence::Gone).await;
+    let so_far = delivered(&fabric, &admin, "bj-1").await;
+    more_delivered(&fabric, &admin, "bj-1", 50).await;
+    assert!(so_far > 0);
+
+    let history = rules(&mut fabric, &["history", "-n", "2"]).await;
+    let reasons: Vec<&str> = history["history"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| one["why"].as_str().unwrap())
+        .collect();
+    assert!(
+        reasons[0].contains("tests are needed") && reasons[1].contains("tests are noise"),
+        "{history}"
+    );
+    assert_eq!(fabric.gateway("sh-1-a").unwrap().pid, pid, "no restart");
+    assert_clean(&account(traffic).await);
+    fabric.down().await.unwrap();
+}
