@@ -68,7 +68,7 @@ impl<'a> Excerpts<'a> {
         if handler.render_report(&mut text, &shown).is_err() {
             return fault.to_string();
         }
-        text.trim_end().to_owned()
+        format!("{}\n", text.trim_end())
     }
 
     /// What isn't in the folder, as the live placement or all files together, is named as it is.
