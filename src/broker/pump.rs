@@ -1,13 +1,13 @@
 //! One connection's task: socket, engine and clock.
 //!
 //! Owns the socket and what is read from and written to it. Promises that a burst costs one read, one write and one lock
-//! each way; that the socket isn't read while the owner has more than [`HAND_BYTES_MAX`] in hand, though heartbeats and
+//! each way; that the socket isn't read while the owner has more in hand than it may, though heartbeats and
 //! acknowledgements go on being written; that every publish has its outcome before the end; and that it ends in a
 //! bounded time once its owner is gone. Never decides anything about a message.
 
 use super::dial::{Alarm, Raised};
 use super::error::io_cause;
-use super::session::{CHANNEL, End, HAND_BYTES_MAX, OUTPUT_BYTES_MAX, Shared, bytes_of};
+use super::session::{CHANNEL, End, OUTPUT_BYTES_MAX, Shared, bytes_of};
 use super::stream::Stream;
 use crate::amqp::engine::{
     ChannelEnd, Command, Done, Engine, EngineSettings, Event, Input, Outcome,
@@ -268,7 +268,7 @@ impl Pump {
             if unwritten >= OUTPUT_BYTES_MAX && state.unwritten() < OUTPUT_BYTES_MAX {
                 self.shared.to_owner.notify_one();
             }
-            if state.close_within.is_none() && state.in_hand_bytes > HAND_BYTES_MAX {
+            if state.close_within.is_none() && state.in_hand_bytes > state.hand_bytes_max {
                 state.stalled_since.get_or_insert(now);
             } else {
                 state.stalled_since = None;

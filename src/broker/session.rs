@@ -31,6 +31,8 @@ const DROP_TIMEOUT: Duration = Duration::from_secs(5);
 /// Deliveries that were read and not yet worked off; above it the socket isn't read, so it is exceeded by one read buffer
 /// and one body. A lane of 20 k msg/s of 1 KiB fills it in 50 ms, longer than any turn of a loop.
 pub(super) const HAND_BYTES_MAX: usize = 1 << 20;
+/// And the least, where many share a gateway's memory: one read buffer.
+const HAND_BYTES_MIN: usize = 64 << 10;
 /// Publishes that wait to be written; a publisher with more has no room for another. As much as a broker takes in 50 ms
 /// at 20 k msg/s of 1 KiB, so a wake-up that is late leaves the socket no idle moment.
 pub(super) const OUTPUT_BYTES_MAX: usize = 1 << 20;
@@ -104,12 +106,13 @@ pub(super) struct Shared {
     pub(super) to_owner: Notify,
 }
 
-#[derive(Default)]
 pub(super) struct State {
     /// In order.
     pub(super) inbox: VecDeque<Event>,
     /// Deliveries in the inbox and in the owner's hands, by [`bytes_of`].
     pub(super) in_hand_bytes: usize,
+    /// Above it the socket isn't read.
+    pub(super) hand_bytes_max: usize,
     pub(super) outbox: Vec<Command>,
     /// Publishes in the outbox.
     pub(super) outbox_bytes: usize,
@@ -127,6 +130,25 @@ pub(super) struct State {
     pub(super) close_within: Option<Duration>,
     /// The task has ended, and with it the socket.
     pub(super) over: bool,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            inbox: VecDeque::new(),
+            in_hand_bytes: 0,
+            hand_bytes_max: HAND_BYTES_MAX,
+            outbox: Vec::new(),
+            outbox_bytes: 0,
+            output_bytes: 0,
+            acknowledge: None,
+            blocked: None,
+            stalled_since: None,
+            end: None,
+            close_within: None,
+            over: false,
+        }
+    }
 }
 
 impl State {
@@ -265,9 +287,15 @@ impl Session {
         }
         let mut state = self.shared.state.lock();
         state.in_hand_bytes = state.in_hand_bytes.saturating_sub(released);
-        if state.in_hand_bytes <= HAND_BYTES_MAX && state.stalled_since.take().is_some() {
+        if state.in_hand_bytes <= state.hand_bytes_max && state.stalled_since.take().is_some() {
             self.shared.to_task.notify_one();
         }
+    }
+
+    /// Bounds what is read and not yet worked off: to a share of what many have together.
+    pub(super) fn hold_at_most(&self, bytes: usize) {
+        let bytes = bytes.clamp(HAND_BYTES_MIN, HAND_BYTES_MAX);
+        self.shared.state.lock().hand_bytes_max = bytes;
     }
 
     /// Queues a command that holds so many bytes, or says why it is too late for it.

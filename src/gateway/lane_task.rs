@@ -116,7 +116,7 @@ pub(super) async fn run(shared: Arc<Shared>, spec: LaneSpec, cancel: Cancellatio
 }
 
 /// What one lane's deliveries may take of the gateway's memory.
-fn bytes_max(shared: &Shared) -> usize {
+pub(super) fn bytes_max(shared: &Shared) -> usize {
     shared.memory_bytes / MEMORY_SHARE.max(shared.lanes_taken())
 }
 
