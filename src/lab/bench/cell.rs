@@ -27,6 +27,9 @@ pub(super) struct Cell {
     /// Whether latency is measured too.
     #[serde(skip)]
     pub latency: bool,
+    /// Lanes of each queue.
+    #[serde(skip)]
+    pub partitions: u32,
 }
 
 impl Cell {
@@ -41,7 +44,13 @@ impl Cell {
             body: Body::Json,
             messages,
             latency: false,
+            partitions: 1,
         }
+    }
+
+    fn partitions(mut self, partitions: u32) -> Self {
+        self.partitions = partitions;
+        self
     }
 
     fn with_latency(mut self) -> Self {
@@ -111,17 +120,19 @@ pub(super) fn quick() -> Vec<Cell> {
         .collect()
 }
 
-/// What could take a gateway beyond its memory, all of it at two hundred lanes: [`MEMORY_PARTITIONS`] of each queue.
+/// What could take a gateway beyond its memory: at eight lanes, then at two hundred.
 pub(super) fn memory() -> Vec<Cell> {
+    /// Of eight queues each: two hundred lanes.
+    const MANY: u32 = 25;
     vec![
-        Cell::new("200-lanes", 50, 8, 40_000),
         Cell::new("1MiB", 50, 8, 600).body(Body::Random, 1024 * 1024),
         Cell::new("backlog", 50, 8, 1_000_000),
+        Cell::new("200-lanes", 50, 8, 40_000).partitions(MANY),
+        Cell::new("200-lanes-1MiB", 50, 8, 600)
+            .body(Body::Random, 1024 * 1024)
+            .partitions(MANY),
     ]
 }
-
-/// Of eight queues: two hundred lanes.
-pub(super) const MEMORY_PARTITIONS: u32 = 25;
 
 /// The whole product of the axes, besides the named ones.
 pub(super) fn all() -> Vec<Cell> {

@@ -66,9 +66,9 @@ pub(super) fn write_memory(report: &Report, folder: &Path) -> Result<(), LabErro
     let mut page = "\
 # Memory of a gateway
 
-Made by `setgate-lab bench --cells memory` (`make bench-memory`): the rig of [benchmarks.md](benchmarks.md), with 25 partitions
-for each of its eight queues, so that each gateway has two hundred lanes or as many streams; 50 ms between the sites. A gateway
-is given 256 MiB by its `memory:`. MiB are the most that either gateway had resident while the cell's messages were carried.
+Made by `setgate-lab bench --cells memory` (`make bench-memory`): the rig of [benchmarks.md](benchmarks.md), 50 ms between the sites:
+eight lanes, then two hundred (25 partitions of each source), or as many streams at the other end. A gateway is given 256 MiB by its
+`memory:`. MiB are the most that either gateway had resident while the cell's messages were carried.
 
 "
     .to_owned();

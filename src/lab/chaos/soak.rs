@@ -5,7 +5,6 @@
 //! quarter of the time with the last, by medians: what a disturbance costs in its minute is not what is sought.
 
 use super::fault::{Deck, FaultKind, World};
-use super::health::wait_healthy;
 use super::inflict::inflict;
 use super::report::publish;
 use super::run::{SOURCE, Traffic, in_a_lab};
@@ -139,7 +138,6 @@ async fn soak(args: &SoakArgs, fabric: &mut Fabric, report: Reporter) -> Result<
     };
     let seed = seed(args.seed);
     let mut deck = Deck::new(seed, world, KINDS.to_vec());
-    wait_healthy(fabric, SOURCE).await?;
     let rate = calibrate(&args.load, args.percent).await?;
     report.say(format!(
         "seed {seed}; {rate} messages a second, {} % of what it carries",
