@@ -11,6 +11,7 @@ use super::source::Source;
 use super::source_read;
 use super::topology::{self, Topology};
 use super::tree::{self, DocumentFile, Node, Value};
+use std::collections::HashSet;
 
 /// The documents that could be read.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -23,20 +24,27 @@ pub struct Documents {
     pub sources: Vec<Placed<Source>>,
     /// In the order of the files.
     pub rules: Vec<Placed<Rule>>,
-    /// The texts of those that couldn't be read.
-    unread: Vec<Vec<u8>>,
+    /// The words of those that couldn't be read; none when all could.
+    unread: Option<HashSet<Vec<u8>>>,
 }
 
 impl Documents {
     /// Whether a document that couldn't be read may be what others name: then they aren't told that it is missing.
     pub fn may_name(&self, name: &str) -> bool {
         let mut unread = self.unread.iter();
-        unread.any(|text| has_word(text, name.as_bytes()))
+        unread.any(|words| words.contains(name.as_bytes()))
     }
 
     /// Whether any couldn't be read.
     pub fn is_incomplete(&self) -> bool {
-        !self.unread.is_empty()
+        self.unread.is_some()
+    }
+
+    fn could_not_read(&mut self, text: &[u8]) {
+        let in_names = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        let words = text.split(|byte| !in_names(byte));
+        let words = words.filter(|word| !word.is_empty()).map(<[u8]>::to_vec);
+        self.unread.get_or_insert_default().extend(words);
     }
 }
 
@@ -67,24 +75,12 @@ pub fn parse(files: &[DocumentFile]) -> (Documents, Vec<Fault>) {
                 read_kind(node, &mut documents, &place, &mut faults)
             });
             if read.is_none() {
-                documents.unread.push(one.text.to_vec());
+                documents.could_not_read(one.text);
             }
         }
         faults[before..].sort_by_key(|fault| (fault.line, fault.column));
     }
     (documents, faults)
-}
-
-/// Whether a text has a word, with none of a name's characters before or behind it.
-fn has_word(text: &[u8], word: &[u8]) -> bool {
-    let of_name = |at: Option<&u8>| {
-        at.is_some_and(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
-    };
-    let mut places = text.windows(word.len().max(1)).enumerate();
-    places.any(|(at, part)| {
-        let before = at.checked_sub(1).and_then(|at| text.get(at));
-        part == word && !of_name(before) && !of_name(text.get(at + word.len()))
-    })
 }
 
 fn read_kind(

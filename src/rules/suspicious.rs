@@ -7,7 +7,7 @@ use super::rule::Rule;
 use super::source::{Source, Take};
 use super::topic::TopicPattern;
 use super::topology::{Takeover, Topology};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 pub(super) fn warn(
     documents: &Documents,
@@ -20,12 +20,10 @@ pub(super) fn warn(
             units_without_slots(topology, placement, warnings);
         }
     }
+    let sources = documents.sources.iter();
+    let sources: HashMap<_, _> = sources.map(|one| (&one.name.value, one)).collect();
     for rule in &documents.rules {
-        let source = documents
-            .sources
-            .iter()
-            .find(|source| source.name.value == rule.source.value);
-        if let Some(source) = source {
+        if let Some(source) = sources.get(&rule.source.value) {
             never_matches(rule, source, warnings);
         }
     }

@@ -106,3 +106,44 @@ async fn rules_applied_and_rolled_back_under_traffic_cost_no_message_and_stand_i
     assert_clean(&account(traffic).await);
     fabric.down().await.unwrap();
 }
+
+#[tokio::test]
+async fn a_gray_share_put_in_and_taken_out_under_traffic_loses_nothing_and_restarts_nobody() {
+    let mut fabric = borrowed("gray-changed", 1).await;
+    let admin = fabric.gateway("sh-1-a").unwrap().admin;
+    let pid = fabric.gateway("sh-1-a").unwrap().pid;
+    let dir = fabric.profile().dir.clone();
+    let file = dir.join("orders.yaml");
+    let without = std::fs::read_to_string(&file).unwrap();
+    let with = without.replace(
+        "route: owner\n",
+        "route: owner\ngray: {percent: 50, salt: g1, unit: bj-1}\n",
+    );
+    assert_ne!(with, without);
+    let traffic = traffic(
+        fabric.dir(),
+        &["--messages", "6000", "--keys", "300", "--rate", "500"],
+    );
+    more_delivered(&fabric, &admin, "sh-2", 50).await;
+    std::fs::write(&file, &with).unwrap();
+    fabric
+        .apply(&dir, "half of the keys to Beijing")
+        .await
+        .unwrap();
+    more_delivered(&fabric, &admin, "bj-1", 200).await;
+    std::fs::write(&file, &without).unwrap();
+    fabric.apply(&dir, "and back").await.unwrap();
+    more_delivered(&fabric, &admin, "sh-2", 50).await;
+    assert_eq!(fabric.gateway("sh-1-a").unwrap().pid, pid, "no restart");
+    // Applied at once, keys change their owner without a move: some may overtake each other, which moves will end.
+    let account = account(traffic).await;
+    for fault in ["lost", "duplicates", "parked"] {
+        assert_eq!(account[fault], 0, "{fault} in {account}");
+    }
+    assert_eq!(account["confirmed"], account["delivered"], "{account}");
+    assert!(
+        account["wrong_unit"].as_u64() > Some(0),
+        "nothing went gray: {account}"
+    );
+    fabric.down().await.unwrap();
+}
