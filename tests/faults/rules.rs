@@ -56,6 +56,22 @@ async fn until_source(fabric: &Fabric, admin: &str, source: &str, there: Presenc
     .await;
 }
 
+/// Waits until a gateway's table sends some of twenty keys to a gray share, or none.
+async fn until_gray(fabric: &Fabric, admin: &str, there: Presence) {
+    let page = "/v1/explain?source=orders&routing_key=order.cn.created&header=uid%3D";
+    let what = format!("a gray share is {there:?}");
+    crate::harness::eventually(&what, crate::harness::DEADLINE, async || {
+        let mut gray = false;
+        for key in 0..20 {
+            let url = format!("http://{admin}{page}{key}");
+            let said = fabric.http().get_json(&url, None).await.unwrap_or_default();
+            gray |= said["why"] == "gray";
+        }
+        gray == (there == Presence::There)
+    })
+    .await;
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Presence {
     There,
@@ -130,20 +146,18 @@ async fn a_gray_share_put_in_and_taken_out_under_traffic_loses_nothing_and_resta
         .apply(&dir, "half of the keys to Beijing")
         .await
         .unwrap();
+    until_gray(&fabric, &admin, Presence::There).await;
     more_delivered(&fabric, &admin, "bj-1", 200).await;
     std::fs::write(&file, &without).unwrap();
     fabric.apply(&dir, "and back").await.unwrap();
+    until_gray(&fabric, &admin, Presence::Gone).await;
     more_delivered(&fabric, &admin, "sh-2", 50).await;
     assert_eq!(fabric.gateway("sh-1-a").unwrap().pid, pid, "no restart");
-    // Applied at once, keys change their owner without a move: some may overtake each other, which moves will end.
+    // Applied at once, keys change their owner without a move: some may overtake each other.
     let account = account(traffic).await;
     for fault in ["lost", "duplicates", "parked"] {
         assert_eq!(account[fault], 0, "{fault} in {account}");
     }
     assert_eq!(account["confirmed"], account["delivered"], "{account}");
-    assert!(
-        account["wrong_unit"].as_u64() > Some(0),
-        "nothing went gray: {account}"
-    );
     fabric.down().await.unwrap();
 }
