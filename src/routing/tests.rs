@@ -132,6 +132,13 @@ pub(super) fn table_of(text: &str) -> Table {
     .unwrap()
 }
 
+#[test]
+fn a_table_may_be_larger_than_what_one_change_brings() {
+    // In etcd it is written twice, and one change takes 1.5 MiB.
+    let comment = format!("# {}\n", "x".repeat(800_000));
+    table_of(&format!("{DOCUMENTS}{comment}"));
+}
+
 fn table(stand_ins: &[(&str, &str)]) -> Table {
     compile(seats(stand_ins), None).unwrap()
 }
