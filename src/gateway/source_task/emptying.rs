@@ -37,14 +37,7 @@ impl SourceTask {
             self.emptying = Emptying::default();
             return Ok(self.look_again());
         }
-        if self.emptying.takes() {
-            Ok(self.lanes_leaving(from, left, EMPTYING_EVERY))
-        } else {
-            Ok(Plan {
-                lanes: Vec::new(),
-                again: EMPTYING_EVERY,
-            })
-        }
+        Ok(self.go_on_emptying(from, left))
     }
 
     /// Nothing flows in any more; what is there is carried, then the queues are deleted.
@@ -76,14 +69,13 @@ impl SourceTask {
             self.emptying = Emptying::default();
             return Ok(self.look_again());
         }
-        if self.emptying.takes() {
-            Ok(self.lanes_leaving(bank, count, EMPTYING_EVERY))
-        } else {
-            Ok(Plan {
-                lanes: Vec::new(),
-                again: EMPTYING_EVERY,
-            })
-        }
+        Ok(self.go_on_emptying(bank, count))
+    }
+
+    /// Its lanes take, or have let go.
+    fn go_on_emptying(&self, bank: Bank, count: u16) -> Plan {
+        let count = if self.emptying.takes() { count } else { 0 };
+        self.lanes_leaving(bank, count, EMPTYING_EVERY)
     }
 
     fn lanes_leaving(&self, bank: Bank, count: u16, again: Duration) -> Plan {
