@@ -116,6 +116,10 @@ bench: lab-release ## setgate, shovel and federation on the same brokers over di
 bench-memory: lab-release ## A backlog of 1,000,000, messages of 1 MiB, 200 lanes: a gateway's memory, into docs/benchmarks-memory.md (10 minutes)
 	$(CHAOS) bench --cells memory --docs docs
 
+.PHONY: bench-cores
+bench-cores: lab-release ## Gateways held to one core and to two, and what more would carry, into docs/benchmarks-cores.md (3 minutes)
+	$(CHAOS) bench --cells cores --docs docs
+
 .PHONY: nightly
 nightly: ## What a night should see: ten minutes of soak and of chaos, every deliberate fault caught, a short benchmark
 	$(MAKE) soak MINUTES=10

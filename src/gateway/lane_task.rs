@@ -14,7 +14,8 @@ use super::source_task::Feeding;
 use super::status::{LaneFacts, LaneState};
 use crate::broker::{self, Consumer, ConsumerEvent, ConsumerKind};
 use crate::lane::{
-    Action, Feed, Lane, LaneSettings, Prefetch, Reach, Ready, Routing, Silence, Target, Window,
+    Action, Done, Feed, Lane, LaneSettings, Prefetch, Reach, Ready, Routing, Silence, Target,
+    Window,
 };
 use crate::model::{Backoff, Parcel, Partition, SourceName};
 use crate::rules::{Divert, Duplicates, QueueType, Take};
@@ -46,9 +47,12 @@ const DELIVERIES_MAX: u16 = 4_096;
 /// The broker resets a connection that it couldn't write to for 30 s; a lane that can't go on lets go long before.
 const STALL_MAX: Duration = Duration::from_secs(10);
 
-/// The part of the gateway's memory that one lane's deliveries may take: an eighth, so that the usual handful of lanes
-/// stays within half of it, with parcels sharing their bodies. Less when there are more lanes.
-const MEMORY_SHARE: usize = 8;
+/// Deliveries of all lanes may take half of the gateway's memory: the other half is for what connections hold, for frames
+/// under way, and for receivers. Parcels share their bodies.
+const LANES_SHARE: usize = 2;
+
+/// So many lanes share that, even where there are fewer.
+const LANES_LEAST: usize = 4;
 
 /// How often a lane looks at its targets and diversions.
 const BEAT: Duration = Duration::from_millis(100);
@@ -117,7 +121,7 @@ pub(super) async fn run(shared: Arc<Shared>, spec: LaneSpec, cancel: Cancellatio
 
 /// What one lane's deliveries may take of the gateway's memory.
 pub(super) fn bytes_max(shared: &Shared) -> usize {
-    shared.memory_bytes / MEMORY_SHARE.max(shared.lanes_taken())
+    shared.memory_bytes / LANES_SHARE / LANES_LEAST.max(shared.lanes_taken())
 }
 
 /// A lane while it consumes.
@@ -362,7 +366,11 @@ impl<'a> Taking<'a> {
         });
         let distance = units.max().unwrap_or_default();
         let now = Instant::now().into_std();
-        self.reach.measure(self.lane.settled(), distance, now);
+        let done = Done {
+            settled: self.lane.settled(),
+            in_flight: self.lane.in_flight(),
+        };
+        self.reach.measure(done, distance, now);
         let max = usize::from(self.prefetch.get());
         self.lane.set_deliveries(self.reach.deliveries(max));
     }

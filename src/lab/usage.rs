@@ -56,9 +56,9 @@ pub(super) fn descriptors(pid: u32) -> usize {
 }
 
 /// Lets a process run on the first so many cores alone: all threads that it has.
-pub(super) fn pin(pid: u32, cores: u32) {
+pub(super) fn pin(pid: u32, cores: usize) {
     let mut set = CpuSet::new();
-    for core in 0..cores as usize {
+    for core in 0..cores {
         set.set(core);
     }
     let threads = fs::read_dir(format!("/proc/{pid}/task"));

@@ -32,7 +32,7 @@ pub use machine::Lane;
 pub use outlet::{Feed, Outlet, OutletView};
 pub use park::{Diverted, Kept, LargeParcel, Stored, WRAPPED_CONTENT_TYPE, Wrapping, knock, wrap};
 pub use prefetch::Prefetch;
-pub use reach::Reach;
+pub use reach::{Done, Reach};
 pub use retry::wrap_retry;
 pub use silence::{Ready, SILENCE_MAX, Silence, Verdict};
 pub use spread::{Bank, Emptying, Layout, Left, Shown, Stand, judge, stand};

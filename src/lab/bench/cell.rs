@@ -30,6 +30,9 @@ pub(super) struct Cell {
     /// Lanes of each queue.
     #[serde(skip)]
     pub partitions: u32,
+    /// Gateways may use this many cores, the first ones of the machine; `None`: all.
+    #[serde(skip)]
+    pub gateway_cores: Option<usize>,
 }
 
 impl Cell {
@@ -45,6 +48,7 @@ impl Cell {
             messages,
             latency: false,
             partitions: 1,
+            gateway_cores: None,
         }
     }
 
@@ -132,6 +136,15 @@ pub(super) fn memory() -> Vec<Cell> {
             .body(Body::Random, 1024 * 1024)
             .partitions(MANY),
     ]
+}
+
+/// The most that is carried near by, with gateways held to fewer cores than the machine has.
+pub(super) fn cores() -> Vec<Cell> {
+    let held = |(name, cores)| Cell {
+        gateway_cores: Some(cores),
+        ..Cell::new(name, 0, 8, 40_000)
+    };
+    [("1-core", 1), ("2-cores", 2)].map(held).into()
 }
 
 /// The whole product of the axes, besides the named ones.

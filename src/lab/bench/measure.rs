@@ -121,6 +121,9 @@ pub(super) async fn throughput(
     rig.near.publish(&to, load, messages).await?;
     let before = rig.carried(carrier);
     rig.go(carrier, cell.queues).await?;
+    if let (Carrier::Setgate, Some(cores)) = (carrier, cell.gateway_cores) {
+        rig.hold_to(cores)?;
+    }
     let pids = rig.pids(carrier)?;
     for pid in pids.gateways.into_iter().flatten() {
         forget_peak(pid);

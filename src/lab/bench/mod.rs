@@ -5,6 +5,7 @@
 
 mod body;
 mod cell;
+mod cores;
 mod ends;
 mod measure;
 mod plot;
@@ -20,7 +21,7 @@ use clap::Args;
 use ends::Load;
 use measure::{Latency, Sample};
 use report::{Figures, Measured, Report, median};
-use rig::{Carrier, Rig, Setup};
+use rig::{Carrier, Rig};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -36,8 +37,8 @@ pub struct BenchArgs {
     /// Four cells and one round: some four minutes on two cores
     #[arg(long, conflicts_with = "cells")]
     pub quick: bool,
-    /// Which cells: `named`, `all`, names of some, separated by commas, or `memory`: what could take a gateway beyond its
-    /// own, setgate alone
+    /// Which cells: `named`, `all`, names of some, separated by commas; or of setgate alone `memory`, what could take a
+    /// gateway beyond its own, and `cores`, gateways held to one core and to two
     #[arg(long, value_name = "CELLS", default_value = "named")]
     pub cells: String,
     /// Rounds in which each carrier has its turn
@@ -46,10 +47,7 @@ pub struct BenchArgs {
     /// Only these carriers; ratios to the others are missing then
     #[arg(long, value_enum, value_delimiter = ',', value_name = "CARRIERS")]
     pub only: Vec<Carrier>,
-    /// Gateways may use this many cores, the first ones of the machine
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
-    pub gateway_cores: Option<u32>,
-    /// Write benchmarks.md and its plots, or benchmarks-memory.md, into this folder
+    /// Write benchmarks.md and its plots, benchmarks-memory.md or benchmarks-cores.md, into this folder
     #[arg(long, value_name = "DIR")]
     pub docs: Option<PathBuf>,
     /// json: the report as one document on the last line
@@ -58,6 +56,17 @@ pub struct BenchArgs {
     /// The folder of its lab
     #[arg(long, value_name = "DIR", default_value_os_t = default_dir().with_file_name("bench-lab"))]
     pub dir: PathBuf,
+}
+
+/// What a run is about: each has a page of the docs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Page {
+    /// setgate beside the others.
+    Carriers,
+    /// A gateway's memory.
+    Memory,
+    /// A gateway's cores.
+    Cores,
 }
 
 /// Why a benchmark ended early.
@@ -96,10 +105,10 @@ pub(super) async fn run(args: &BenchArgs) -> ExitCode {
     let report = Reporter::lines();
     let mut found = Report::default();
     let result = bench(args, report, &mut found).await;
-    found.targets = if args.is_of_memory() {
-        report::memory_targets(&found.cells)
-    } else {
-        report::targets(&found.cells, found.idle)
+    found.targets = match args.page() {
+        Page::Carriers => report::targets(&found.cells, found.idle),
+        Page::Memory => report::memory_targets(&found.cells),
+        Page::Cores => Vec::new(),
     };
     found.machine = machine::about();
     if !found.cells.is_empty() {
@@ -110,12 +119,12 @@ pub(super) async fn run(args: &BenchArgs) -> ExitCode {
     }
     let result = match &args.docs {
         Some(folder) if !found.cells.is_empty() => {
-            let page = if args.is_of_memory() {
-                plot::write_memory(&found, folder)
-            } else {
-                plot::write(&found, folder)
+            let written = match args.page() {
+                Page::Carriers => plot::write(&found, folder),
+                Page::Memory => plot::write_memory(&found, folder),
+                Page::Cores => cores::write(&found, folder),
             };
-            result.and(page.map_err(BenchError::from))
+            result.and(written.map_err(BenchError::from))
         }
         Some(_) | None => result,
     };
@@ -135,7 +144,7 @@ pub(super) async fn run(args: &BenchArgs) -> ExitCode {
 
 async fn bench(args: &BenchArgs, report: Reporter, found: &mut Report) -> Result<(), BenchError> {
     let cells = args.cells()?;
-    let once = args.quick || args.is_of_memory();
+    let once = args.quick || args.page() == Page::Memory;
     let rounds = args.rounds.unwrap_or(if once { 1 } else { 3 });
     let carriers = args.carriers();
     enough_disk(args)?;
@@ -161,11 +170,8 @@ async fn on_a_rig(
     signals: &mut Signals,
     found: &mut Report,
 ) -> Result<(), BenchError> {
-    let setup = Setup {
-        partitions: cells.first().map_or(1, |cell| cell.partitions),
-        gateway_cores: args.gateway_cores,
-    };
-    let Some(mut rig) = Rig::up(&args.dir, setup, report, signals).await? else {
+    let partitions = cells.first().map_or(1, |cell| cell.partitions);
+    let Some(mut rig) = Rig::up(&args.dir, partitions, report, signals).await? else {
         return Ok(());
     };
     let measured = async {
@@ -304,6 +310,7 @@ impl BenchArgs {
         match self.cells.as_str() {
             "named" => Ok(cell::named()),
             "memory" => Ok(cell::memory()),
+            "cores" => Ok(cell::cores()),
             "all" => Ok(cell::all()),
             some => some
                 .split(',')
@@ -320,13 +327,18 @@ impl BenchArgs {
         }
     }
 
-    fn is_of_memory(&self) -> bool {
-        self.cells == "memory"
+    fn page(&self) -> Page {
+        match self.cells.as_str() {
+            "memory" => Page::Memory,
+            "cores" => Page::Cores,
+            _ => Page::Carriers,
+        }
     }
 
     fn carriers(&self) -> Vec<Carrier> {
-        if self.is_of_memory() {
-            return vec![Carrier::Setgate];
+        match self.page() {
+            Page::Carriers => {}
+            Page::Memory | Page::Cores => return vec![Carrier::Setgate],
         }
         let wanted = |carrier: &Carrier| self.only.is_empty() || self.only.contains(carrier);
         Carrier::ALL.into_iter().filter(wanted).collect()

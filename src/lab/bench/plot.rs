@@ -56,7 +56,7 @@ const PLOTS: [Plot; 4] = [
     },
 ];
 
-fn write_file(folder: &Path, name: &str, text: &str) -> Result<(), LabError> {
+pub(super) fn write_file(folder: &Path, name: &str, text: &str) -> Result<(), LabError> {
     let file = folder.join(name);
     std::fs::write(&file, text).map_err(LabError::file("write", &file))
 }
@@ -78,7 +78,7 @@ eight lanes, then two hundred (25 partitions of each source), or as many streams
 }
 
 /// The machine.
-fn list(page: &mut String, report: &Report) {
+pub(super) fn list(page: &mut String, report: &Report) {
     for (name, fact) in &report.machine {
         let _ = writeln!(page, "- {name}: {fact}");
     }
@@ -95,7 +95,7 @@ queues (a quorum queue at the near end, a classic one at the far end), persisten
 defaults: journal, quorum lanes, TLS. The rate is that between a tenth and nine tenths of the messages; CPU is that of both
 brokers and both gateways over the whole run; latency is measured at half of the slowest carrier's rate. All figures are
 medians of the rounds of one run, and only their ratios say anything about another machine. What a gateway takes of memory
-is in [benchmarks-memory.md](benchmarks-memory.md).
+is in [benchmarks-memory.md](benchmarks-memory.md), what it makes of cores in [benchmarks-cores.md](benchmarks-cores.md).
 
 "
     .to_owned();

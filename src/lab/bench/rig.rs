@@ -73,7 +73,6 @@ pub(super) struct Rig {
     federation_wire: Proxy,
     /// For cells in which packets get lost.
     packets: Option<Packets>,
-    gateway_cores: Option<u32>,
 }
 
 /// The processes of the rig.
@@ -84,24 +83,15 @@ pub(super) struct Pids {
     pub(super) gateways: Option<[u32; 2]>,
 }
 
-/// What a rig differs in from another.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Setup {
-    /// Lanes of each queue.
-    pub(super) partitions: u32,
-    /// Cores that gateways may use; `None`: all.
-    pub(super) gateway_cores: Option<u32>,
-}
-
 impl Rig {
-    /// Starts it; `None` when a signal came first.
+    /// Starts it, each queue with so many lanes; `None` when a signal came first.
     pub(super) async fn up(
         dir: &Path,
-        setup: Setup,
+        partitions: u32,
         report: Reporter,
         signals: &mut Signals,
     ) -> Result<Option<Self>, BenchError> {
-        let rules = rules(dir, setup.partitions)?;
+        let rules = rules(dir, partitions)?;
         let spec = FabricSpec::folder(rules)
             .dir(dir.join("lab"))
             .nodes(Nodes::Compared);
@@ -130,7 +120,6 @@ impl Rig {
             shovel_wire,
             federation_wire,
             packets: None,
-            gateway_cores: setup.gateway_cores,
         };
         rig.fabric.stop(&gateway("near")?).await?;
         rig.federate().await?;
@@ -242,11 +231,6 @@ impl Rig {
         match carrier {
             Carrier::Setgate => {
                 self.fabric.start(&gateway("near")?, Await::Ready).await?;
-                if let Some(cores) = self.gateway_cores {
-                    for pid in self.pids(carrier)?.gateways.into_iter().flatten() {
-                        pin(pid, cores);
-                    }
-                }
             }
             Carrier::Shovel => self.shovel(queues, None).await?,
             Carrier::ShovelTuned => self.shovel(queues, Some(TUNED_PREFETCH)).await?,
@@ -256,6 +240,14 @@ impl Rig {
                 // They may have lost their connections meanwhile.
                 self.until_federated().await?;
             }
+        }
+        Ok(())
+    }
+
+    /// Holds the gateways, which run, to the first cores of the machine.
+    pub(super) fn hold_to(&mut self, cores: usize) -> Result<(), BenchError> {
+        for pid in self.pids(Carrier::Setgate)?.gateways.into_iter().flatten() {
+            pin(pid, cores);
         }
         Ok(())
     }
