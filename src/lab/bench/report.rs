@@ -276,7 +276,9 @@ pub(super) fn markdown(report: &Report) -> String {
             );
         }
     }
-    text.push_str("\n| target | goal | value | |\n|---|---|---|---|\n");
+    if !report.targets.is_empty() {
+        text.push_str("\n| target | goal | value | |\n|---|---|---|---|\n");
+    }
     for target in &report.targets {
         let (value, met) = match target.value {
             Some(value) if target.met => (format!("{value:.2}"), "met"),
