@@ -9,6 +9,7 @@ pub mod amqp;
 pub mod broker;
 pub mod cli;
 pub mod etcd;
+pub mod failover;
 pub mod gateway;
 pub mod lab;
 pub mod lane;

@@ -5,11 +5,10 @@
 use bytes::Bytes;
 use setgate::amqp::{FieldTable, FieldValue, Properties, RawProperties};
 use setgate::model::{
-    Address, Epoch, Lineage, Message, Revision, Seats, SourceName, SpaceId, UnitId,
+    Address, Epoch, Lineage, Message, Moves, Revision, Seats, SourceName, SpaceId, UnitId,
 };
 use setgate::routing::{Outcome, Table, TableInputs, Unrecorded};
 use setgate::rules::DocumentFile;
-use std::collections::BTreeMap;
 
 const DOCUMENTS: &str = "kind: topology
 space: t
@@ -62,8 +61,9 @@ fn table() -> Table {
         seats: Seats {
             lineage: Lineage("l".to_owned()),
             epoch: Epoch(1),
-            stand_ins: BTreeMap::new(),
+            ..Seats::default()
         },
+        moves: Moves::new(),
         revision: Revision(1),
         space: &SpaceId::parse("t").unwrap(),
     })

@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used)] // tests and their helpers panic at what must hold
 
 use setgate::gateway::feed::read_folder;
-use setgate::model::{Epoch, Lineage, Revision, Seats, SpaceId};
+use setgate::model::{Epoch, Lineage, Moves, Revision, Seats, SpaceId};
 use setgate::routing::{Table, TableInputs};
 use setgate::rules::{Context, DocumentFile, Fault, NotYet, Validation, validate};
 use std::collections::BTreeSet;
@@ -83,8 +83,9 @@ fn every_example_is_valid_and_makes_a_table() {
             seats: Seats {
                 lineage: Lineage("first".to_owned()),
                 epoch: Epoch(1),
-                stand_ins: std::collections::BTreeMap::new(),
+                ..Seats::default()
             },
+            moves: Moves::new(),
             revision: Revision(1),
             space: &space,
         })

@@ -12,6 +12,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("amqp", &[]),
     ("model", &["amqp"]),
     ("rules", &["model", "amqp"]),
+    ("failover", &["model"]),
     ("routing", &["rules", "model", "amqp"]),
     ("lane", &["routing", "rules", "model", "amqp"]),
     ("link", &["routing", "rules", "model", "amqp"]),
@@ -22,14 +23,16 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "gateway",
         &[
-            "wire", "etcd", "broker", "link", "lane", "routing", "rules", "model", "amqp",
+            "wire", "etcd", "broker", "link", "lane", "routing", "failover", "rules", "model",
+            "amqp",
         ],
     ),
     ("admin", &["gateway", "routing", "rules", "model", "amqp"]),
     (
         "cli",
         &[
-            "admin", "gateway", "etcd", "broker", "link", "routing", "rules", "model", "amqp",
+            "admin", "gateway", "etcd", "broker", "link", "routing", "failover", "rules", "model",
+            "amqp",
         ],
     ),
     (
@@ -43,7 +46,9 @@ const LAYERS: &[(&str, &[&str])] = &[
 ];
 
 /// No tasks, no clock, no I/O, no chance: time and seeds are arguments.
-const PURE: &[&str] = &["amqp", "model", "rules", "routing", "lane", "link"];
+const PURE: &[&str] = &[
+    "amqp", "model", "rules", "failover", "routing", "lane", "link",
+];
 const IMPURE_WORDS: &[&str] = &[
     "tokio",
     "fastrand",

@@ -9,11 +9,10 @@ use bytes::Bytes;
 use criterion::{Criterion, criterion_group, criterion_main};
 use setgate::amqp::{FieldTable, FieldValue, Properties, RawProperties};
 use setgate::model::{
-    Address, Epoch, Lineage, Message, Revision, Seats, SourceName, SpaceId, UnitId,
+    Address, Epoch, Lineage, Message, Moves, Revision, Seats, SourceName, SpaceId, UnitId,
 };
 use setgate::routing::{Table, TableInputs, Unrecorded};
 use setgate::rules::DocumentFile;
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::hint::black_box;
 use std::time::Duration;
@@ -71,8 +70,9 @@ fn compile(files: &[DocumentFile]) -> Table {
         seats: Seats {
             lineage: Lineage("l".to_owned()),
             epoch: Epoch(1),
-            stand_ins: BTreeMap::new(),
+            ..Seats::default()
         },
+        moves: Moves::new(),
         revision: Revision(1),
         space: &space,
     })

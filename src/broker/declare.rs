@@ -133,6 +133,14 @@ pub async fn ensure_own_queue(
     ensure_own(connection, queue, &arguments).await
 }
 
+/// Declares the queue of a gateway's probe: an own queue that has room for one message, the newest.
+pub async fn ensure_probe_queue(connection: &Connection, queue: &str) -> Result<(), DeclareError> {
+    let mut arguments = own_arguments(connection, QueueType::Classic)?;
+    arguments.set("x-max-length", FieldValue::I64(1));
+    arguments.set("x-overflow", FieldValue::str("drop-head"));
+    ensure_own(connection, queue, &arguments).await
+}
+
 /// Declares a diversion: an own queue that takes up to `bytes_max` of bodies and is held by one consumer at a time.
 pub async fn ensure_divert_queue(
     connection: &Connection,

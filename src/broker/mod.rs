@@ -32,7 +32,8 @@ pub use connection::Connection;
 pub use consumer::{Consumer, ConsumerEvent, ConsumerKind};
 pub use declare::{
     Binding, DeclareError, QueueType, StreamLimits, bind_queue, depth, ensure_divert_queue,
-    ensure_lane_queue, ensure_own_queue, ensure_stream, ensure_way, exchange_exists,
+    ensure_lane_queue, ensure_own_queue, ensure_probe_queue, ensure_stream, ensure_way,
+    exchange_exists,
 };
 pub use dial::Dialer;
 pub use error::BrokerError;

@@ -9,6 +9,8 @@ mod check;
 mod explain;
 mod failure;
 mod import;
+mod members;
+mod moves;
 mod parked;
 pub mod rules;
 mod run;
@@ -52,6 +54,14 @@ enum Command {
     Import(import::Args),
     /// Show units, gateways, links and lanes of a space.
     Status(status::Args),
+    /// Move slots to another unit, under traffic.
+    Move(moves::Args),
+    /// Have another unit take over from one that is lost.
+    Failover(moves::FailoverArgs),
+    /// Give a unit its seat back.
+    Failback(moves::FailbackArgs),
+    /// List the gateways of a space, and retire those that are gone for good.
+    Members(members::Args),
     /// List, show, retry and drop messages that need a person.
     Parked(parked::Args),
 }
@@ -66,6 +76,10 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Explain(args) => ended(&explain::run(&args), args.output),
         Command::Import(args) => ended(&import::run(&args), rules::Format::Text),
         Command::Status(args) => ended(&status::run(&args), args.output),
+        Command::Move(args) => ended(&moves::run(&args), args.output()),
+        Command::Failover(args) => ended(&moves::failover(&args), args.output()),
+        Command::Failback(args) => ended(&moves::failback(&args), args.output()),
+        Command::Members(args) => ended(&members::run(&args), args.output()),
         Command::Parked(args) => ended(&parked::run(&args), args.output()),
     }
 }

@@ -3,10 +3,9 @@
 use super::failure::Failure;
 use crate::etcd::{Scope, SpaceView, Store};
 use crate::gateway::feed::{document_files, read_folder};
-use crate::model::{Epoch, Lineage, Revision, Seats, SpaceId};
+use crate::model::{Epoch, Lineage, Moves, Revision, Seats, SpaceId};
 use crate::routing::{Table, TableInputs};
 use crate::rules::{NotYet, parse};
-use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Of a folder, as a gateway without etcd would run it. The space is the topology's unless one is given.
@@ -42,8 +41,9 @@ pub(super) fn of_folder(
         seats: Seats {
             lineage: Lineage("local".to_owned()),
             epoch: Epoch(1),
-            stand_ins: BTreeMap::new(),
+            ..Seats::default()
         },
+        moves: Moves::new(),
         revision: Revision(0),
         space: &space,
     })
@@ -80,6 +80,7 @@ pub(super) async fn of_etcd(store: &Store, space: &SpaceId) -> Result<Table, Fai
         files: &document_files(&view.in_force()),
         placement: Some(placement),
         seats,
+        moves: view.moves(),
         revision: view.rules_revision(),
         space,
     })

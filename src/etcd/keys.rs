@@ -1,6 +1,6 @@
 //! The keys of a space, below `/setgate/<space>/`.
 
-use crate::model::{GatewayId, SpaceId, UnitId};
+use crate::model::{GatewayId, MoveId, SpaceId, UnitId};
 
 /// A key below the space's prefix, spelled in one place.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +19,10 @@ pub enum Key<'a> {
     Member(&'a UnitId, &'a GatewayId),
     /// A gateway's own account of itself, under its lease.
     Gateway(&'a UnitId, &'a GatewayId),
+    /// A move of slots.
+    Move(MoveId),
+    /// The gateway that advances moves, under its lease.
+    Coordinator,
     /// Who changed what and why.
     History(&'a str),
 }
@@ -27,6 +31,8 @@ pub(super) const DOCUMENTS: &str = "documents/";
 pub(super) const IN_FORCE: &str = "in-force/";
 pub(super) const MEMBERS: &str = "members/";
 pub(super) const GATEWAYS: &str = "gateways/";
+pub(super) const MOVES: &str = "moves/";
+pub(super) const COORDINATOR: &str = "coordinator";
 pub(super) const HISTORY: &str = "history/";
 /// The first key after all of `history/`: `0` follows `/` in ASCII.
 pub(super) const AFTER_HISTORY: &str = "history0";
@@ -42,6 +48,8 @@ impl Key<'_> {
             Key::Seal => "seal".to_owned(),
             Key::Member(unit, gateway) => format!("{MEMBERS}{unit}/{gateway}"),
             Key::Gateway(unit, gateway) => format!("{GATEWAYS}{unit}/{gateway}"),
+            Key::Move(id) => format!("{MOVES}{id}"),
+            Key::Coordinator => COORDINATOR.to_owned(),
             Key::History(id) => format!("{HISTORY}{id}"),
         }
     }

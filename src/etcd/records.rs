@@ -29,6 +29,13 @@ pub struct GatewayRecord {
     /// Of the table that it applies.
     #[serde(default)]
     pub epoch: Epoch,
+    /// The newest table with fenced slots which it has on its disk, by which all its lanes and receivers work, and of whose
+    /// fenced slots nothing is under way here.
+    #[serde(default)]
+    pub drained: Revision,
+    /// The newest table on its disk with units that are taken over, and to whom the last leave that it granted has ended.
+    #[serde(default)]
+    pub ungranted: Revision,
     /// Whether its broker takes confirms.
     pub broker: BrokerHealth,
     /// The lanes that it holds.

@@ -4,11 +4,13 @@
 
 use super::keys::{self, Key};
 use super::records::{GatewayRecord, HistoryEntry};
-use super::snapshot::Snapshot;
+use super::snapshot::{Entry, Snapshot};
 use super::transaction::Transaction;
-use crate::model::{Epoch, GatewayId, Lineage, Revision, SEAL_BYTES, Seats, UnitId};
+use crate::model::{
+    Epoch, GatewayId, Lineage, Move, MoveId, Moves, Revision, SEAL_BYTES, Seats, UnitId,
+};
 use secrecy::{ExposeSecret as _, SecretString};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
 
 /// Entries of a history: years of changes; `setgate rules history -o json` exports them before they are forgotten.
@@ -68,9 +70,10 @@ impl<'a> SpaceView<'a> {
         let single = single
             .iter()
             .filter_map(|key| self.snapshot.entries.get(&key.text()));
-        let files = self.snapshot.under(keys::IN_FORCE).map(|(_, entry)| entry);
+        let below = |prefix| self.snapshot.under(prefix).map(|(_, entry)| entry);
         single
-            .chain(files)
+            .chain(below(keys::IN_FORCE))
+            .chain(below(keys::MOVES))
             .map(|entry| entry.mod_revision)
             .max()
             .unwrap_or_default()
@@ -83,6 +86,46 @@ impl<'a> SpaceView<'a> {
             .map(|(_, entry)| entry.mod_revision)
             .max()
             .unwrap_or_default()
+    }
+
+    /// The moves that the space knows of. What can't be read is left out: see [`Self::unread_moves`].
+    pub fn moves(&self) -> Moves {
+        let moves = self.snapshot.under(keys::MOVES);
+        moves
+            .filter_map(|(id, entry)| read_move(id, entry))
+            .collect()
+    }
+
+    /// The keys below `moves/` that hold no move.
+    pub fn unread_moves(&self) -> Vec<String> {
+        let moves = self.snapshot.under(keys::MOVES);
+        moves
+            .filter(|(id, entry)| read_move(id, entry).is_none())
+            .map(|(id, _)| format!("{}{id}", keys::MOVES))
+            .collect()
+    }
+
+    /// The revision of a move's last write.
+    pub fn move_revision(&self, id: MoveId) -> Option<Revision> {
+        let entry = self.snapshot.entries.get(&Key::Move(id).text())?;
+        Some(entry.mod_revision)
+    }
+
+    /// `unit/gateway` of the coordinator.
+    pub fn coordinator(&self) -> Option<String> {
+        let name = self.snapshot.value(&Key::Coordinator)?;
+        Some(String::from_utf8_lossy(name).into_owned())
+    }
+
+    /// The gateways that are registered, whether or not they run.
+    pub fn members(&self) -> BTreeSet<(UnitId, GatewayId)> {
+        let members = self.snapshot.under(keys::MEMBERS);
+        members
+            .filter_map(|(rest, _)| {
+                let (unit, gateway) = rest.split_once('/')?;
+                Some((UnitId::parse(unit).ok()?, GatewayId::parse(gateway).ok()?))
+            })
+            .collect()
     }
 
     /// The gateways that hold a lease. What can't be read, by a gateway of another version, is left out.
@@ -103,6 +146,11 @@ impl<'a> SpaceView<'a> {
     }
 }
 
+fn read_move(id: &str, entry: &Entry) -> Option<(MoveId, Move)> {
+    let read = serde_json::from_slice(&entry.value).ok()?;
+    Some((MoveId(id.parse().ok()?), read))
+}
+
 fn files(snapshot: &Snapshot, prefix: &str) -> Files {
     snapshot
         .under(prefix)
@@ -115,7 +163,7 @@ pub fn create_space(placement: &[u8], lineage: Lineage, seal: &SecretString) -> 
     let seats = Seats {
         lineage,
         epoch: Epoch(1),
-        stand_ins: BTreeMap::new(),
+        ..Seats::default()
     };
     // Names and numbers: there is nothing in it that JSON can't say.
     let seats = serde_json::to_vec(&seats).unwrap_or_default();

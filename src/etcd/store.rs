@@ -55,10 +55,12 @@ pub struct Newest {
 pub enum Scope {
     /// All but `history/`: what a gateway needs.
     Everything,
-    /// Documents, files in force, placement and seats; not the seal.
+    /// Documents, files in force, placement, seats and moves; not the seal.
     Rules,
     /// Members, and the gateways that hold a lease.
     Registrations,
+    /// What moves are judged by: files in force, placement, seats, moves, members, gateways, coordinator.
+    Ownership,
     /// Who changed what and why.
     History,
 }
@@ -81,10 +83,20 @@ impl Scope {
             Self::Rules => vec![
                 (keys::DOCUMENTS, End::Key("documents0")),
                 (keys::IN_FORCE, End::Key("in-force0")),
+                (keys::MOVES, End::Key("moves0")),
                 ("placement", End::Key("placement\0")),
                 ("seats", End::Key("seats\0")),
             ],
             Self::History => vec![(keys::HISTORY, End::Key(keys::AFTER_HISTORY))],
+            Self::Ownership => vec![
+                ("coordinator", End::Key("coordinator\0")),
+                (keys::GATEWAYS, End::Key("gateways0")),
+                (keys::IN_FORCE, End::Key("in-force0")),
+                (keys::MEMBERS, End::Key("members0")),
+                (keys::MOVES, End::Key("moves0")),
+                ("placement", End::Key("placement\0")),
+                ("seats", End::Key("seats\0")),
+            ],
             Self::Registrations => vec![
                 (keys::GATEWAYS, End::Key("gateways0")),
                 (keys::MEMBERS, End::Key("members0")),

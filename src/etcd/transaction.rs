@@ -63,6 +63,30 @@ impl Transaction {
         self
     }
 
+    /// This gateway must still be the coordinator that it became at that revision.
+    #[must_use]
+    pub fn led(mut self, since: Revision) -> Self {
+        let key = Key::Coordinator.text();
+        self.demands.push(Demand::Unchanged(key, since));
+        self
+    }
+
+    /// No gateway may have registered or been retired since.
+    #[must_use]
+    pub fn no_newer_members(mut self, revision: Revision) -> Self {
+        self.demands
+            .push(Demand::NothingNewer(keys::MEMBERS.to_owned(), revision));
+        self
+    }
+
+    /// No move may be newer.
+    #[must_use]
+    pub fn no_newer_moves(mut self, revision: Revision) -> Self {
+        self.demands
+            .push(Demand::NothingNewer(keys::MOVES.to_owned(), revision));
+        self
+    }
+
     /// Documents, files in force, placement and seats must be as the snapshot has them.
     #[must_use]
     pub fn judged(mut self, snapshot: &Snapshot) -> Self {

@@ -4,7 +4,7 @@
 
 use super::feed::{EtcdState, FeedHandle, FeedState};
 use super::shared::{Rules, Shared};
-use super::status::{StatusFault, TableFacts, UnitFacts};
+use super::status::{MoveLine, StatusFault, TableFacts, UnitFacts};
 use crate::link::Standing;
 use crate::model::UnitId;
 use crate::routing::Table;
@@ -38,16 +38,22 @@ pub(super) async fn follow(
                 shared.links.cap(table);
                 standing.send_replace(Some(Arc::new(standing_of(table))));
                 shared.status.set_table(facts(table));
-                shared
-                    .metrics
-                    .table_in_force(table.revision(), table.epoch());
+                shared.metrics.table_in_force(
+                    table.revision(),
+                    table.epoch(),
+                    table.fenced().count(),
+                );
                 let in_force = Rules {
                     table: Arc::clone(table),
                     keys: Arc::clone(keys),
                 };
                 remember(&shared, table);
                 rules.send_replace(Some(Arc::new(in_force)));
+                shared.fencing.look();
             }
+        }
+        if let Some(table) = &state.table {
+            shared.rights.follow(&state, table, &shared.here.unit);
         }
         show(&shared, &state);
         let known = |unit: &UnitId| {
@@ -113,6 +119,7 @@ fn standing_of(table: &Table) -> Standing {
         epoch: table.epoch(),
         revision: table.revision(),
         units: table.units().iter().map(|unit| unit.name.clone()).collect(),
+        taken: table.taken(),
     }
 }
 
@@ -136,6 +143,18 @@ fn facts(table: &Table) -> TableFacts {
                 unit: unit.name.clone(),
                 site: unit.site.clone(),
                 seat_of: seat_of(&unit.name),
+            })
+            .collect(),
+        moves: table
+            .moves()
+            .iter()
+            .filter(|(_, one)| !one.stage.is_over())
+            .map(|(id, one)| MoveLine {
+                id: *id,
+                stage: one.stage,
+                slots: one.slots.clone(),
+                from: one.from.clone(),
+                to: one.to.clone(),
             })
             .collect(),
     }

@@ -5,6 +5,7 @@
 //! with its channel: whatever is unsettled then comes again to whoever consumes next, so nothing is carried over.
 
 use super::drains::{Drained, Drains};
+use super::fencing::Party;
 use super::knock::{KNOCK_AFTER, KNOCK_EVERY, knock};
 use super::lane_open::{found_diversions, open};
 use super::large::{Finished, Large};
@@ -145,6 +146,8 @@ pub(super) struct Taking<'a> {
     silence: Silence,
     /// How many messages its queue has ready; one look at a time.
     looks: JoinSet<Ready>,
+    /// What is under way here of slots that are being moved; from when it takes on.
+    fenced: Option<Party>,
     /// What this lane has added to the gauge of all lanes' memory.
     pub(super) counted_bytes: i64,
 }
@@ -199,6 +202,7 @@ impl<'a> Taking<'a> {
             heard: false,
             silence: Silence::default(),
             looks: JoinSet::new(),
+            fenced: None,
             counted_bytes: 0,
         }
     }
@@ -217,6 +221,7 @@ impl<'a> Taking<'a> {
         self.senders.clear();
         self.outlets.shutdown().await;
         self.drains.close().await;
+        self.fenced = None;
         if let Err(error) = consumer.close().await {
             tracing::debug!(source = %self.spec.source, %error, "closing a lane's channel");
         }
@@ -280,6 +285,7 @@ impl<'a> Taking<'a> {
         mut first: Option<ConsumerEvent>,
         cancel: &CancellationToken,
     ) -> String {
+        self.fenced = Some(self.shared.fencing.join());
         let mut beat = tokio::time::interval(BEAT);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut beats = 0u32;
@@ -336,7 +342,9 @@ impl<'a> Taking<'a> {
                         }
                         Some(_) | None => {
                             let at = Shared::moment();
-                            self.routed(|lane, routing| lane.tick(routing, at))
+                            let due = self.routed(|lane, routing| lane.tick(routing, at));
+                            self.say_fenced();
+                            due
                         }
                     }
                 }
@@ -355,6 +363,16 @@ impl<'a> Taking<'a> {
                 return cause;
             }
             self.pump();
+        }
+    }
+
+    /// Several times a second, while slots are being moved: what of them is under way.
+    fn say_fenced(&self) {
+        if let (Some(party), Some(rules)) = (&self.fenced, self.shared.rules())
+            && !rules.table.fenced().is_empty()
+        {
+            let table = &rules.table;
+            party.says(table, self.lane.fenced_in_flight(table));
         }
     }
 

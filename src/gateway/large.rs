@@ -4,7 +4,7 @@
 //! of its own. Promises that a message is said to be parked only when the broker has confirmed it, and that one whose
 //! pieces end early is not published at all: its publisher's connection is closed in the middle of it.
 
-use super::receiver::open_park;
+use super::receiver_own::open_park;
 use super::shared::Shared;
 use crate::amqp::Edit;
 use crate::broker::{Outcome, Publish, PublishId, Unroutable};

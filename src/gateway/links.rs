@@ -161,6 +161,16 @@ impl Links {
             .map_err(|error| error.to_string())
     }
 
+    /// When what each peer last granted leave to was sent, since the machine started.
+    pub(super) fn leaves(&self) -> Vec<(Name, Duration)> {
+        let running = self.running.lock();
+        let leaves = running.iter().filter_map(|(name, link)| {
+            let sent = link.client.status().borrow().leave?;
+            Some((name.clone(), sent))
+        });
+        leaves.collect()
+    }
+
     /// The round trip to the farthest gateway of a unit that is up.
     pub(super) fn distance(&self, unit: &UnitId) -> Option<Duration> {
         let running = self.running.lock();

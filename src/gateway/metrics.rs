@@ -5,7 +5,7 @@
 //! by label 22 ns. Series of sources and units that have gone stay until the process ends: there are tens.
 
 use crate::lane::DivertReason;
-use crate::model::{Epoch, Reason, Revision, SourceName, UnitId};
+use crate::model::{Epoch, Moves, Reason, Revision, SourceName, Stage, UnitId};
 use parking_lot::Mutex;
 use prometheus::core::Collector;
 use prometheus::{
@@ -109,6 +109,9 @@ struct Inner {
     table_age: Gauge,
     table_rejected: IntGauge,
     epoch: IntGauge,
+    fenced_slots: IntGauge,
+    coordinator: IntGauge,
+    moves: IntGaugeVec,
     seal_refused: IntCounter,
     memory: IntGaugeVec,
     broker_blocked: IntGauge,
@@ -257,6 +260,24 @@ impl Metrics {
                 IntGauge::new,
                 "Epoch of the table in force.",
             )?,
+            fenced_slots: plain(
+                r,
+                "setgate_fenced_slots",
+                IntGauge::new,
+                "Slots that nobody may deliver now: they are being moved.",
+            )?,
+            coordinator: plain(
+                r,
+                "setgate_coordinator",
+                IntGauge::new,
+                "Whether this gateway advances the space's moves.",
+            )?,
+            moves: gauges(
+                r,
+                "setgate_moves",
+                "Moves that the space knows of, by stage; said by the coordinator alone.",
+                &["stage"],
+            )?,
             seal_refused: plain(
                 r,
                 "setgate_seal_refused_total",
@@ -395,9 +416,25 @@ impl Metrics {
     }
 
     /// A table has come into force.
-    pub fn table_in_force(&self, revision: Revision, epoch: Epoch) {
+    pub fn table_in_force(&self, revision: Revision, epoch: Epoch, fenced_slots: u64) {
+        let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
         self.0.table_revision.set(revision.0);
-        self.0.epoch.set(i64::try_from(epoch.0).unwrap_or(i64::MAX));
+        self.0.epoch.set(gauge(epoch.0));
+        self.0.fenced_slots.set(gauge(fenced_slots));
+    }
+
+    /// Whether this gateway leads.
+    pub fn coordinator(&self) -> IntGauge {
+        self.0.coordinator.clone()
+    }
+
+    /// Counts moves by stage.
+    pub fn moves(&self, moves: &Moves) {
+        for stage in Stage::ALL {
+            let count = moves.values().filter(|one| one.stage == stage).count();
+            let gauge = self.0.moves.with_label_values(&[stage.as_str()]);
+            gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
     }
 
     /// Whether the newest documents were refused.
@@ -524,7 +561,7 @@ mod tests {
         let delivered = metrics.delivered(&source, &to);
         delivered.inc_by(3);
         metrics.parked(&source, Reason::NoRule).inc();
-        metrics.table_in_force(Revision(12), Epoch(2));
+        metrics.table_in_force(Revision(12), Epoch(2), 0);
         let text = metrics.text(Instant::now()).unwrap();
         for line in [
             r#"setgate_delivered_total{source="orders",to="bj-1"} 3"#,

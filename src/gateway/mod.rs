@@ -1,6 +1,7 @@
 //! One gateway: the tasks that own lanes, receivers, links, brokers and the table.
 
 pub mod config;
+pub mod coordinator;
 pub mod feed;
 pub mod metrics;
 pub mod parked;
@@ -10,7 +11,9 @@ mod brokers;
 mod drains;
 mod exchanges;
 mod failpoint;
+mod fencing;
 mod follow;
+mod held;
 mod inflow;
 mod journal;
 mod knock;
@@ -22,9 +25,12 @@ mod large;
 mod links;
 mod outlets;
 mod policies;
+mod probe;
 mod receiver;
+mod receiver_own;
 mod receivers;
 mod report;
+mod right;
 mod run;
 mod shared;
 mod source_shown;

@@ -3,7 +3,7 @@
 use super::brokers::Vhost;
 use super::lane_open::ensure_diversion;
 use super::lane_task::LaneSpec;
-use super::receiver;
+use super::receiver_own;
 use super::shared::Shared;
 use crate::lane::Target;
 use crate::link::receiver::Full;
@@ -137,11 +137,11 @@ fn vhost(shared: &Shared, spec: &LaneSpec) -> Result<Vhost, String> {
 // Both end with their sender; the lane settles first when the gateway goes down.
 
 async fn park(shared: Arc<Shared>, vhost: Vhost, pipe: ReceiverPipe) {
-    receiver::park(&shared, &vhost, pipe, CancellationToken::new()).await;
+    receiver_own::park(&shared, &vhost, pipe, CancellationToken::new()).await;
 }
 
 async fn divert(shared: Arc<Shared>, vhost: Vhost, full: Full, pipe: ReceiverPipe) {
-    receiver::divert(&shared, &vhost, full, pipe, CancellationToken::new()).await;
+    receiver_own::divert(&shared, &vhost, full, pipe, CancellationToken::new()).await;
 }
 
 /// Passes a stream's events on, until it ends: then its cause; `None` when the lane has ended.

@@ -4,23 +4,24 @@
 //! parcels are published in its order, and that two receivers never publish for one lane: a newer stream waits for the end
 //! of the older, and between gateways the lock queue decides, which its holder gives up when it is asked.
 
-use super::brokers::Vhost;
 use super::exchanges::Exchanges;
 use super::failpoint::Seam;
+use super::fencing::Party;
+use super::held::Held;
 use super::journal::Write;
 use super::metrics::MemoryKind;
 use super::shared::Shared;
 use crate::amqp::{CodecError, Edit, FieldValue, TextProperty};
 use crate::broker::{
-    self, Connection, Dialer, LanePublisher, OpenError, Outcome, Publish, PublishId, Unroutable,
+    Connection, Dialer, LanePublisher, OpenError, Outcome, Publish, PublishId, Unroutable,
 };
 use crate::lane::remaining;
 use crate::link::receiver::{Actions, Batch, Fact, Full, Mark, Offer, Receiver, check};
 use crate::link::{Hello, RefusalReason};
 use crate::model::marks::{X_SET_IN_DOUBT, X_SET_PARCEL};
-use crate::model::{Answer, LaneId, Parcel, ParcelNumber, own_queues};
+use crate::model::{Answer, LaneId, Parcel, ParcelNumber, Slot, Why, own_queues};
 use crate::wire::{ReceiverPipe, StreamEvent};
-use prometheus::{Histogram, IntCounter, IntGauge};
+use prometheus::{Histogram, IntCounter};
 use std::collections::HashMap;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -34,6 +35,9 @@ const LOCK_RETRY: Duration = Duration::from_millis(100);
 
 /// A holder that has only just taken the lane can't hear what was asked before.
 const ASK_EVERY: Duration = Duration::from_secs(1);
+
+/// How long a stream waits for the right to deliver; without it, it carries what needs none.
+const RIGHT_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long a stream waits for a journal that hasn't been read at all, before its sender tries another gateway.
 const READ_PATIENCE: Duration = Duration::from_secs(1);
@@ -87,6 +91,11 @@ pub(super) async fn receive(shared: &Shared, pipe: ReceiverPipe, end: Cancellati
             return refuse(&pipe.words, RefusalReason::BrokerAway, error.to_string()).await;
         }
     };
+    // A stream that began without it would put its first parcels off, and leave in doubt what it had got.
+    tokio::select! {
+        () = end.cancelled() => return,
+        () = shared.rights.wait(RIGHT_PATIENCE) => {}
+    }
     // Before the lock: whoever has it knows what was received, and goes on until this gateway does.
     let is_read = tokio::select! {
         () = end.cancelled() => return,
@@ -140,59 +149,11 @@ pub(super) async fn receive(shared: &Shared, pipe: ReceiverPipe, end: Cancellati
     }
 }
 
-/// Serves the stream of parked messages, which go to this unit's own queue and need no lock.
-pub(super) async fn park(
-    shared: &Shared,
-    vhost: &Vhost,
-    pipe: ReceiverPipe,
-    end: CancellationToken,
+pub(super) async fn refuse(
+    words: &mpsc::Sender<StreamEvent>,
+    reason: RefusalReason,
+    cause: String,
 ) {
-    let publisher = match open_park(shared, vhost).await {
-        Ok(publisher) => publisher,
-        Err(cause) => return refuse(&pipe.words, RefusalReason::BrokerAway, cause).await,
-    };
-    // There is nowhere to go from the park.
-    let kind = Kind::Own(Full::Waits);
-    let end = serve(shared, &vhost.control, pipe, publisher, kind, end).await;
-    if let End::Broken(cause) = end {
-        tracing::warn!(%cause, "parking was interrupted");
-    }
-}
-
-/// Serves the stream into one of a lane's diversions, which is there already and needs no lock either.
-pub(super) async fn divert(
-    shared: &Shared,
-    vhost: &Vhost,
-    full: Full,
-    pipe: ReceiverPipe,
-    end: CancellationToken,
-) {
-    let publisher = match LanePublisher::open(&vhost.dialer, "divert", None).await {
-        Ok(publisher) => publisher.of_any_size(),
-        Err(error) => {
-            return refuse(&pipe.words, RefusalReason::BrokerAway, error.to_string()).await;
-        }
-    };
-    let kind = Kind::Own(full);
-    let end = serve(shared, &vhost.control, pipe, publisher, kind, end).await;
-    if let End::Broken(cause) = end {
-        tracing::warn!(%cause, "diverting was interrupted");
-    }
-}
-
-/// A publisher into the park queue, which is there when this returns.
-pub(super) async fn open_park(shared: &Shared, vhost: &Vhost) -> Result<LanePublisher, String> {
-    let queue = own_queues::park(&shared.here.space);
-    broker::ensure_own_queue(&vhost.control, &queue, broker::QueueType::Quorum)
-        .await
-        .map_err(|error| format!("declaring {queue}: {error}"))?;
-    let publisher = LanePublisher::open(&vhost.dialer, "park", None)
-        .await
-        .map_err(|error| error.to_string())?;
-    Ok(publisher.of_any_size())
-}
-
-async fn refuse(words: &mpsc::Sender<StreamEvent>, reason: RefusalReason, cause: String) {
     // A sender that is gone doesn't need to be told.
     let _ = words.send(StreamEvent::Refused { reason, cause }).await;
 }
@@ -221,14 +182,14 @@ async fn open_under_lock(
 }
 
 /// Where parcels come from, and what is remembered of them.
-enum Kind<'a> {
+pub(super) enum Kind<'a> {
     /// A lane of some unit: what it has confirmed is known by its identity, and journaled.
     Lane(&'a LaneId),
     /// This gateway's own lanes, into their park or a diversion: what is in there is whatever its lane says it is.
     Own(Full),
 }
 
-async fn serve(
+pub(super) async fn serve(
     shared: &Shared,
     connection: &Connection,
     mut pipe: ReceiverPipe,
@@ -248,6 +209,9 @@ async fn serve(
     let mut publishing = Publishing::new(shared, connection, &pipe.hello, publisher, kind, done);
     let mut parcels = Vec::new();
     let mut give_up = None;
+    let mut rules = shared.rules.clone();
+    let mut rights = shared.rights.watch();
+    let is_of_lane = matches!(publishing.kind, Kind::Lane(_));
     // Whatever ends the stream, what is under way gets its answer first: the publisher gives up on the broker by itself,
     // and the journal is waited for so long.
     while ending.is_none() || !publishing.receiver.is_done() {
@@ -261,6 +225,13 @@ async fn serve(
                 Event::Parcels(taken)
             }
             () = until(give_up), if publishing.under_way.is_empty() => break,
+            Ok(()) = rules.changed() => Event::NewTable,
+            Ok(()) = rights.changed(), if is_of_lane => {
+                if !*rights.borrow_and_update() {
+                    return fenced(&pipe.words, publishing).await;
+                }
+                continue;
+            }
         };
         let mut actions = Actions::default();
         let ended = match event {
@@ -270,6 +241,7 @@ async fn serve(
                 publishing.on_journaled(ticket, &mut actions);
                 None
             }
+            Event::NewTable => None,
             Event::Parcels(0) => Some(End::SenderGone),
             Event::Parcels(_) => {
                 publishing.on_parcels(parcels.drain(..), &mut actions).await;
@@ -277,6 +249,7 @@ async fn serve(
             }
         };
         publishing.write().await;
+        publishing.say_fenced();
         ending = ending.or(ended).or(actions.end.map(End::Broken));
         let answers = actions.answers;
         if !answers.is_empty() && say(&pipe.words, answers).await.is_err() {
@@ -303,6 +276,18 @@ async fn serve(
     ending
 }
 
+/// The right to deliver has ended: what is under way is given up at once, with its connection, and is in doubt.
+async fn fenced(words: &mpsc::Sender<StreamEvent>, publishing: Publishing<'_>) -> End {
+    let cause = format!("{} may not deliver any more", publishing.shared.here.unit);
+    drop(publishing);
+    let _ = words
+        .send(StreamEvent::Down {
+            cause: cause.clone(),
+        })
+        .await;
+    End::Broken(cause)
+}
+
 /// Never, without a time.
 async fn until(time: Option<Instant>) {
     match time {
@@ -316,6 +301,7 @@ enum Event {
     Outcomes(Vec<(PublishId, Outcome)>),
     Journaled(u64),
     Parcels(usize),
+    NewTable,
 }
 
 /// A stream's parcels between their arrival and the last word on them.
@@ -331,11 +317,16 @@ struct Publishing<'a> {
     done: mpsc::Sender<u64>,
     counters: Counters,
     memory: Held,
+    /// What is under way here of slots that are being moved.
+    fenced: Party,
+    /// There was something that it had no right to deliver.
+    denied: bool,
 }
 
 struct UnderWay {
     since: Instant,
     bytes: i64,
+    slot: Option<Slot>,
 }
 
 struct Counters {
@@ -379,10 +370,9 @@ impl<'a> Publishing<'a> {
                 in_doubt: metrics.in_doubt(&hello.source, &shared.here.unit),
                 confirm_seconds: metrics.confirm_seconds(),
             },
-            memory: Held {
-                gauge: metrics.memory_bytes(MemoryKind::Receivers),
-                bytes: 0,
-            },
+            memory: Held::of(metrics.memory_bytes(MemoryKind::Receivers)),
+            fenced: shared.fencing.join(),
+            denied: false,
         }
     }
 
@@ -399,7 +389,7 @@ impl<'a> Publishing<'a> {
     async fn on_parcels(&mut self, parcels: impl Iterator<Item = Parcel>, actions: &mut Actions) {
         let received = Instant::now();
         let rules = self.shared.rules();
-        let journal = &self.shared.journal;
+        let (journal, here) = (&self.shared.journal, &self.shared.here.unit);
         for parcel in parcels {
             let (identities, verdict) = match (&self.kind, &rules) {
                 (Kind::Own(_), _) => (None, Ok(())),
@@ -407,10 +397,15 @@ impl<'a> Publishing<'a> {
                     let cause = "no table".to_owned();
                     (None, Err(Answer::Later { cause }))
                 }
-                (Kind::Lane(lane), Some(rules)) => (
-                    rules.keys.identities(lane, &parcel),
-                    check(&rules.table, &self.shared.here.unit, &parcel, lane),
-                ),
+                (Kind::Lane(lane), Some(rules)) => {
+                    let lane = *lane;
+                    // First whether it belongs here at all: what has another seat is to go there, right or no right.
+                    let checked = check(&rules.table, here, &parcel, lane);
+                    (
+                        rules.keys.identities(lane, &parcel),
+                        checked.and_then(|()| self.may(&parcel)),
+                    )
+                }
             };
             let verdict = match verdict {
                 Ok(()) => self.exchanges.has(&parcel.address.exchange).await,
@@ -437,14 +432,32 @@ impl<'a> Publishing<'a> {
         in_doubt.inc_by(actions.in_doubt);
     }
 
+    /// Whether this gateway may deliver what goes to whoever serves it. Once it may not, it doesn't on this stream any more:
+    /// what comes later must not be in front of what was put off.
+    fn may(&mut self, parcel: &Parcel) -> Result<(), Answer> {
+        let by_seat = match parcel.why {
+            Why::Owner | Why::Center | Why::Standby | Why::Gray | Why::Pin => true,
+            Why::Shared | Why::Units | Why::Local => false,
+        };
+        if by_seat && (self.denied || !self.shared.rights.holds()) {
+            self.denied = true;
+            let unit = &self.shared.here.unit;
+            let cause = format!("{unit} may not deliver now: see its status");
+            return Err(Answer::Later { cause });
+        }
+        Ok(())
+    }
+
     fn publish(&mut self, parcel: Parcel, mark: Mark, received: Instant, actions: &mut Actions) {
         let number = parcel.number;
         let bytes = i64::try_from(parcel.cost_bytes()).unwrap_or(i64::MAX);
+        let slot = parcel.slot;
         match publish(parcel, mark, self.incarnation, received.elapsed()) {
             Ok(publish) => {
                 self.memory.add(bytes);
                 let since = Instant::now();
-                self.under_way.insert(publish.id, UnderWay { since, bytes });
+                self.under_way
+                    .insert(publish.id, UnderWay { since, bytes, slot });
                 self.publisher.publish(publish);
             }
             Err(error) => {
@@ -487,6 +500,24 @@ impl<'a> Publishing<'a> {
         self.shared.failpoint.pass(seam, actions.answers.len());
     }
 
+    /// While slots are being moved: what of them is published and not confirmed here.
+    fn say_fenced(&self) {
+        let Some(rules) = self.shared.rules() else {
+            return;
+        };
+        let table = &rules.table;
+        if table.fenced().is_empty() {
+            return;
+        }
+        let fenced = |one: &&UnderWay| one.slot.is_some_and(|slot| table.fenced().contains(slot));
+        let in_flight = match self.kind {
+            Kind::Lane(_) => self.under_way.values().filter(fenced).count(),
+            // On its way into a diversion or the park: it is delivered nowhere.
+            Kind::Own(_) => 0,
+        };
+        self.fenced.says(table, in_flight);
+    }
+
     /// Hands over to the journal what it is to have.
     async fn write(&mut self) {
         while let Some(Batch { ticket, records }) = self.receiver.to_journal() {
@@ -522,29 +553,6 @@ impl<'a> Publishing<'a> {
         if let Err(error) = self.publisher.close().await {
             tracing::debug!(%error, "closing a publisher");
         }
-    }
-}
-
-/// What one stream has added to the gauge of all receivers' memory.
-struct Held {
-    gauge: IntGauge,
-    bytes: i64,
-}
-
-impl Held {
-    fn add(&mut self, bytes: i64) {
-        self.gauge.add(bytes);
-        self.bytes += bytes;
-    }
-
-    fn sub(&mut self, bytes: i64) {
-        self.add(-bytes);
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.gauge.sub(self.bytes);
     }
 }
 

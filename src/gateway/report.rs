@@ -4,6 +4,7 @@ use super::metrics::MemoryKind;
 use super::shared::Shared;
 use super::status::{LaneState, StatusHub, UpDown};
 use crate::etcd::{BrokerHealth, GatewayRecord, LaneRecord};
+use crate::link::Standing;
 use crate::wire::{LinkSecurity, RefusedCounts};
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,25 +22,38 @@ const RENEW_EVERY: Duration = Duration::from_secs(30);
 pub(super) async fn report(
     shared: Arc<Shared>,
     own: watch::Sender<GatewayRecord>,
+    standing: watch::Receiver<Option<Arc<Standing>>>,
     refused: Arc<RefusedCounts>,
     cancel: CancellationToken,
 ) {
     let mut tick = tokio::time::interval(REPORT_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut drained = shared.fencing.drained();
     loop {
         tokio::select! {
             () = cancel.cancelled() => return,
             _ = tick.tick() => {}
+            Ok(()) = drained.changed() => {
+                let drained = *drained.borrow_and_update();
+                own.send_modify(|record| record.drained = drained);
+                continue;
+            }
         }
         for (reason, count) in refused.snapshot() {
             let counter = shared.metrics.link_refused(reason.as_str());
             counter.inc_by(count.saturating_sub(counter.get()));
         }
         remembered(&shared);
+        let ungranted = {
+            let standing = standing.borrow();
+            shared.rights.ungranted(standing.as_deref())
+        };
         let now = shared.status.snapshot();
         let broker = if now.brokers.iter().any(|line| line.blocked.is_some()) {
             BrokerHealth::Blocked
-        } else if !now.brokers.is_empty() && now.brokers.iter().all(|line| line.state == UpDown::Up)
+        } else if shared.probe.is_well()
+            && !now.brokers.is_empty()
+            && now.brokers.iter().all(|line| line.state == UpDown::Up)
         {
             BrokerHealth::Up
         } else {
@@ -56,7 +70,10 @@ pub(super) async fn report(
             })
             .collect();
         own.send_if_modified(|record| {
-            let changed = record.broker != broker || record.lanes != lanes;
+            let ungranted = ungranted.unwrap_or(record.ungranted);
+            let changed =
+                record.broker != broker || record.lanes != lanes || record.ungranted != ungranted;
+            record.ungranted = ungranted;
             record.broker = broker;
             record.lanes = lanes;
             changed

@@ -5,12 +5,16 @@
 
 use super::brokers::Brokers;
 use super::config::{self, Config, LinkPart, RulesFrom};
+use super::coordinator::Coordinator;
 use super::failpoint::Failpoint;
 use super::feed::{Feed, FeedFrom, FeedHandle, FeedSettings};
+use super::fencing::Fencing;
 use super::journal::{self, Journal};
 use super::links::{Links, LinksSettings};
 use super::metrics::{MemoryKind, Metrics, MetricsError};
 use super::parked::ParkDesk;
+use super::probe::{self, Probe};
+use super::right::{self, Rights};
 use super::shared::{Rules, Shared};
 use super::status::StatusHub;
 use super::{follow, lanes, policies, receivers, report};
@@ -95,12 +99,14 @@ impl Gateway {
         let security = security(&config.link, &here)?;
         let message_max = bytes(config.limits.message_max);
         let (standing, standing_seen) = watch::channel(None);
+        let rights = Rights::new();
         let server_settings = ServerSettings {
             here: here.clone(),
             security: security.clone(),
             message_max,
             standing: standing_seen.clone(),
             connections_max: LINK_CONNECTIONS_MAX,
+            granter: Arc::clone(&rights.granter),
         };
         let server = LinkServer::bind(&config.link.listen.to_string(), server_settings).await?;
         let links = Links::new(
@@ -121,6 +127,8 @@ impl Gateway {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             revision: Revision(0),
             epoch: Epoch(0),
+            drained: Revision(0),
+            ungranted: Revision(0),
             broker: BrokerHealth::Down,
             lanes: Vec::new(),
         });
@@ -138,6 +146,9 @@ impl Gateway {
             },
             memory_bytes: bytes(config.limits.memory),
             drain: config.drain,
+            fencing: Fencing::new(rules_seen.clone()),
+            probe: Probe::default(),
+            rights,
             rules: rules_seen,
             brokers,
             links,
@@ -207,9 +218,20 @@ impl Gateway {
         } = self;
         let tracker = shared.tracker.clone();
         let states = handle.watch();
+        let leased = handle.leased();
+        let standing_seen = standing.subscribe();
         // Lanes end first, then what they stand on.
         let under_lanes = CancellationToken::new();
         let refused = server.refused();
+        if let FeedFrom::Etcd(etcd) = feed_settings(&config).from {
+            let coordinator = Coordinator {
+                here: shared.here.clone(),
+                etcd,
+                feed: handle.clone(),
+                metrics: shared.metrics.clone(),
+            };
+            tracker.spawn(coordinator.run(under_lanes.clone()));
+        }
         tracker.spawn(feed.run(under_lanes.clone()));
         tracker.spawn(server.run(
             shared.incoming.clone(),
@@ -223,9 +245,16 @@ impl Gateway {
             standing,
             under_lanes.clone(),
         ));
+        tracker.spawn(probe::keep(Arc::clone(&shared), connections.clone()));
+        tracker.spawn(right::keep(
+            Arc::clone(&shared),
+            leased,
+            under_lanes.clone(),
+        ));
         tracker.spawn(report::report(
             Arc::clone(&shared),
             own,
+            standing_seen,
             refused,
             under_lanes.clone(),
         ));

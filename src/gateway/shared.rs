@@ -2,9 +2,12 @@
 
 use super::brokers::Brokers;
 use super::failpoint::Failpoint;
+use super::fencing::Fencing;
 use super::journal::Journal;
 use super::links::Links;
 use super::metrics::Metrics;
+use super::probe::Probe;
+use super::right::Rights;
 use super::status::StatusHub;
 use crate::lane::{Limits, Moment};
 use crate::link::Here;
@@ -38,6 +41,12 @@ pub(super) struct Shared {
     pub(super) incoming: mpsc::Sender<ReceiverPipe>,
     /// What the unit has received.
     pub(super) journal: Journal,
+    /// What is under way of slots that are being moved.
+    pub(super) fencing: Arc<Fencing>,
+    /// Whether the broker confirms.
+    pub(super) probe: Probe,
+    /// Whether this gateway may deliver what its unit serves.
+    pub(super) rights: Rights,
     pub(super) failpoint: Failpoint,
     pub(super) status: StatusHub,
     pub(super) metrics: Metrics,

@@ -9,7 +9,8 @@ use super::ledger::{Ledger, Settlement};
 use super::outlet::Offered;
 use super::rate::DrainRate;
 use crate::model::{DeliveryTag, Revision, Slot, UnitId, Why};
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use crate::routing::Table;
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::time::{Duration, Instant};
 
@@ -60,11 +61,13 @@ pub enum DivertReason {
     Slow,
     /// A former holder of the lane has left something in it, perhaps.
     Found,
+    /// Slots that it serves are being moved: those alone.
+    Fenced,
 }
 
 impl DivertReason {
     /// Every one of them.
-    pub const ALL: [Self; 3] = [Self::Down, Self::Slow, Self::Found];
+    pub const ALL: [Self; 4] = [Self::Down, Self::Slow, Self::Found, Self::Fenced];
 
     /// The word in metrics and status.
     pub const fn as_str(self) -> &'static str {
@@ -72,6 +75,7 @@ impl DivertReason {
             Self::Down => "down",
             Self::Slow => "slow",
             Self::Found => "found",
+            Self::Fenced => "fenced",
         }
     }
 }
@@ -147,8 +151,13 @@ pub struct DiversionView {
 #[derive(Debug)]
 pub(super) struct Diversion {
     reason: DivertReason,
-    /// Parcels for the unit follow into it. False once it is empty, while its drain lingers.
+    /// Parcels follow into it. False once it is empty, while its drain lingers.
     active: bool,
+    /// All of the unit's do; else those of the slots that are in it.
+    whole: bool,
+    /// Messages of slots that are to go in are still under way to the unit: what is new is held until they are answered, or
+    /// taken back and put in first.
+    behind: bool,
     empty_since: Option<Instant>,
     /// What has gone in and not come out: how many, how many of each slot, their bytes.
     messages: u64,
@@ -181,6 +190,17 @@ pub(super) struct Diversion {
 struct Held {
     since: Instant,
     parcels: VecDeque<Offered>,
+    slots: HashSet<Option<Slot>>,
+}
+
+impl Held {
+    fn new(since: Instant) -> Self {
+        Self {
+            since,
+            parcels: VecDeque::new(),
+            slots: HashSet::new(),
+        }
+    }
 }
 
 impl Diversion {
@@ -195,6 +215,8 @@ impl Diversion {
         Self {
             reason,
             active: true,
+            whole: reason != DivertReason::Fenced,
+            behind: false,
             empty_since: None,
             messages: 0,
             of_slot: HashMap::new(),
@@ -216,23 +238,55 @@ impl Diversion {
         }
     }
 
-    /// Whether parcels for the unit go through it.
+    /// Whether parcels go through it.
     pub(super) fn is_active(&self) -> bool {
         self.active
     }
 
-    /// Whether a message of this slot lies in it, as far as this lane has put it there.
-    pub(super) fn has(&self, slot: Slot) -> bool {
-        self.of_slot.contains_key(&Some(slot))
+    /// Whether all parcels for the unit do.
+    pub(super) fn takes_all(&self) -> bool {
+        self.active && self.whole
     }
 
-    /// The unit's parcels go through it (again).
+    /// What goes in is behind messages that are under way to the unit.
+    pub(super) fn fall_behind(&mut self, now: Instant) {
+        self.behind = true;
+        self.held.get_or_insert_with(|| Held::new(now));
+    }
+
+    /// Whether it is.
+    pub(super) fn is_behind(&self) -> bool {
+        self.behind
+    }
+
+    /// Nothing is in front of it any more. Gives what was held.
+    pub(super) fn catch_up(&mut self, now: Instant) -> VecDeque<Offered> {
+        self.behind = false;
+        self.release(now)
+    }
+
+    /// Whether a former holder's messages may lie in it.
+    pub(super) fn is_found(&self) -> bool {
+        self.marker.is_some()
+    }
+
+    /// Whether a message of this slot lies in it or waits for its end, as far as this lane has put it there.
+    pub(super) fn has(&self, slot: Slot) -> bool {
+        let held = |held: &Held| held.slots.contains(&Some(slot));
+        self.of_slot.contains_key(&Some(slot)) || self.held.as_ref().is_some_and(held)
+    }
+
+    /// The unit's parcels go through it (again); for a fence, those of its slots.
     pub(super) fn activate(&mut self, reason: DivertReason, at: Moment) {
         if !self.active {
             self.oldest_at = at.unix_seconds;
         }
+        if self.takes_all() && reason == DivertReason::Fenced {
+            return;
+        }
         self.reason = reason;
         self.active = true;
+        self.whole = reason != DivertReason::Fenced;
         self.empty_since = None;
     }
 
@@ -354,6 +408,7 @@ impl Diversion {
     /// Whether all that went in has come out. What is on its way in counts as in.
     pub(super) fn is_through(&self) -> bool {
         self.marker.is_none()
+            && !self.behind
             && self.messages == 0
             && self
                 .drain
@@ -366,10 +421,7 @@ impl Diversion {
         let runs = self.drain.as_ref().is_some_and(|drain| drain.runs);
         let near = runs && self.marker.is_none() && self.messages <= HOLD_BELOW;
         if self.active && self.held.is_none() && near && now >= self.hold_from {
-            self.held = Some(Held {
-                since: now,
-                parcels: VecDeque::new(),
-            });
+            self.held = Some(Held::new(now));
         }
     }
 
@@ -377,6 +429,7 @@ impl Diversion {
     pub(super) fn hold(&mut self, offered: Offered) -> Option<Offered> {
         match &mut self.held {
             Some(held) => {
+                held.slots.insert(offered.parcel.slot);
                 held.parcels.push_back(offered);
                 None
             }
@@ -387,10 +440,7 @@ impl Diversion {
     /// It takes nothing: what comes is held. Gives what was held already, which belongs behind what is taken back.
     pub(super) fn clog(&mut self, now: Instant) -> VecDeque<Offered> {
         self.clogged_until = Some(now + CLOGGED);
-        let held = self.held.replace(Held {
-            since: now,
-            parcels: VecDeque::new(),
-        });
+        let held = self.held.replace(Held::new(now));
         held.map(|held| held.parcels).unwrap_or_default()
     }
 
@@ -437,6 +487,7 @@ impl Diversion {
     /// All has come out: the way is direct again.
     pub(super) fn deactivate(&mut self, now: Instant) {
         self.active = false;
+        self.whole = false;
         self.empty_since = Some(now);
         self.clogged_until = None;
     }
@@ -482,4 +533,9 @@ pub(super) fn follows_its_slot(why: Why) -> bool {
         Why::Owner | Why::Center | Why::Standby | Why::Gray | Why::Pin => true,
         Why::Shared | Why::Units | Why::Local => false,
     }
+}
+
+/// Whether nobody may deliver a parcel now: its slot is being moved.
+pub(super) fn is_fenced(table: &Table, slot: Option<Slot>, why: Why) -> bool {
+    slot.is_some_and(|slot| table.fenced().contains(slot)) && follows_its_slot(why)
 }

@@ -300,9 +300,14 @@ impl Outlet {
 
     /// Takes out all that was fed by `feed`, in order. What this stream was given is marked as perhaps sent.
     pub(super) fn take_out(&mut self, feed: &Feed) -> Vec<Offered> {
+        self.take_out_where(|one| one.is_from(feed))
+    }
+
+    /// As [`take_out`](Self::take_out), all that is like this.
+    pub(super) fn take_out_where(&mut self, like: impl Fn(&Offered) -> bool) -> Vec<Offered> {
         let numbers: Vec<_> = (self.first..)
             .zip(&self.parcels)
-            .filter(|(_, place)| place.as_ref().is_some_and(|one| one.is_from(feed)))
+            .filter(|(_, place)| place.as_ref().is_some_and(&like))
             .map(|(number, _)| number)
             .collect();
         let mut out = Vec::with_capacity(numbers.len());
@@ -384,6 +389,20 @@ impl Outlet {
     /// Whether all that was offered is answered.
     pub(super) fn is_empty(&self) -> bool {
         self.unanswered == 0
+    }
+
+    /// How many unanswered parcels are like this.
+    pub(super) fn count(&self, like: impl Fn(&Parcel) -> bool) -> usize {
+        let offered = self.parcels.iter().flatten();
+        offered.filter(|one| like(&one.parcel)).count()
+    }
+
+    /// How many of those that the lane's own queue gave are.
+    pub(super) fn count_of_source(&self, like: impl Fn(&Parcel) -> bool) -> usize {
+        let offered = self.parcels.iter().flatten();
+        offered
+            .filter(|one| one.is_from(&Feed::Source) && like(&one.parcel))
+            .count()
     }
 
     /// How many are owed to deliveries.

@@ -178,6 +178,7 @@ mod tests {
             epoch: Epoch(1),
             unit: "sh-1".parse().unwrap(),
             gateway: "sh-1-a".parse().unwrap(),
+            leave: true,
         };
         vec![
             Frame::Hello(hello()),

@@ -84,6 +84,8 @@ pub struct Canary {
     pub unit: UnitId,
     /// The speaker.
     pub gateway: GatewayId,
+    /// In an echo: the unit that asked has leave to go on for a while from when it asked.
+    pub leave: bool,
 }
 
 /// One parcel of a batch as it came.
@@ -435,6 +437,8 @@ struct CanaryWire {
     unit: String,
     #[prost(string, tag = "5")]
     gateway: String,
+    #[prost(bool, tag = "6")]
+    leave: bool,
 }
 
 impl From<&Canary> for CanaryWire {
@@ -445,6 +449,7 @@ impl From<&Canary> for CanaryWire {
             epoch: canary.epoch.0,
             unit: canary.unit.to_string(),
             gateway: canary.gateway.to_string(),
+            leave: canary.leave,
         }
     }
 }
@@ -458,6 +463,7 @@ impl TryFrom<CanaryWire> for Canary {
             epoch: Epoch(wire.epoch),
             unit: name("the canary's unit", &wire.unit)?,
             gateway: name("the canary's gateway", &wire.gateway)?,
+            leave: wire.leave,
         })
     }
 }

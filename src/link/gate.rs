@@ -30,6 +30,8 @@ pub struct Standing {
     pub revision: Revision,
     /// The space's units.
     pub units: BTreeSet<UnitId>,
+    /// Those that another unit stands in for, or is about to: they get no leave.
+    pub taken: BTreeSet<UnitId>,
 }
 
 /// Who is at the other end, as far as it is proved.
@@ -151,6 +153,7 @@ mod tests {
             epoch: Epoch(3),
             revision: Revision(9),
             units: [unit("sh-1"), unit("bj-1")].into(),
+            taken: BTreeSet::new(),
         }
     }
 

@@ -11,6 +11,7 @@ mod decoder;
 mod distance;
 mod frame;
 mod gate;
+mod leave;
 mod packing;
 mod parcels;
 pub mod receiver;
@@ -30,5 +31,6 @@ pub use frame::{
     Welcome, frame_bytes_max,
 };
 pub use gate::{Here, Peer, Standing, admit};
+pub use leave::{ENDED, Granter, LEAVE};
 pub use refusal::{Refusal, RefusalReason};
 pub use state::{LinkEvent, LinkState};

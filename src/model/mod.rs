@@ -6,10 +6,12 @@ mod backoff;
 mod identity;
 mod ids;
 mod message;
+mod moves;
 mod numbers;
 mod outcome;
 mod parcel;
 mod seats;
+mod slots;
 
 mod seal;
 
@@ -20,10 +22,12 @@ pub use backoff::Backoff;
 pub use identity::{AsItIs, Identities, Identity, Passed};
 pub use ids::{CityId, GatewayId, Name, NameError, RuleName, SiteId, SourceName, SpaceId, UnitId};
 pub use message::{Address, Message, MessageId};
+pub use moves::{DecidedBy, Kind, Move, MoveId, Moves, Stage, Undo, fenced, taken};
 pub use numbers::{
     DeliveryTag, Epoch, Lineage, ParcelNumber, Partition, Retry, Revision, Round, Slot,
 };
 pub use outcome::{Reason, Why};
 pub use parcel::{Answer, LaneId, Parcel};
 pub use seal::{SEAL_BYTES, SealError, SealKeys, SealedBody};
-pub use seats::Seats;
+pub use seats::{Changed, Seats};
+pub use slots::{SlotSet, SlotsError};

@@ -1,6 +1,6 @@
 //! Names of the queues that setgate declares, all under `setgate.<space>.`.
 
-use super::{LaneId, Partition, SourceName, SpaceId, UnitId};
+use super::{GatewayId, LaneId, Partition, SourceName, SpaceId, UnitId};
 
 /// The lane queue that a source's exchange fills.
 pub fn lane(space: &SpaceId, source: &SourceName, partition: Partition) -> String {
@@ -50,6 +50,11 @@ pub fn divert(space: &SpaceId, source: &SourceName, partition: Partition, unit: 
 /// The exchange that leads what is retried into the queue of its source: a direct one, by the queue's name.
 pub fn retry(space: &SpaceId) -> String {
     format!("setgate.{space}.retry")
+}
+
+/// What a gateway publishes to see whether its broker confirms; the fanout exchange in front of it has the same name.
+pub fn probe(space: &SpaceId, gateway: &GatewayId) -> String {
+    format!("setgate.{space}.probe.{gateway}")
 }
 
 /// The exclusive queue whose holder alone works on the park queue beside it.

@@ -1,11 +1,11 @@
 //! Who serves the slots now: the key `seats`, as every gateway reads it.
 
-use super::{Epoch, Lineage, UnitId};
+use super::{Epoch, Lineage, SlotSet, UnitId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// The live seats of a space, JSON in etcd. Written at space creation, then by the coordinator alone.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Seats {
     /// Which life of the space this is.
@@ -15,11 +15,47 @@ pub struct Seats {
     /// Unit → the unit that stands in for it.
     #[serde(default)]
     pub stand_ins: BTreeMap<UnitId, UnitId>,
+    /// When slots last changed their seat; those that nothing is said of never did. No slot is in two of them.
+    #[serde(default)]
+    pub changed: Vec<Changed>,
+}
+
+/// Slots and the epoch in which they last changed their seat.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Changed {
+    /// Which.
+    pub slots: SlotSet,
+    /// Who served them before: what a lane has diverted of them may lie in the diversion of that unit.
+    pub from: UnitId,
+    /// When.
+    pub epoch: Epoch,
 }
 
 impl Seats {
     /// The seat of what `home` owns.
     pub fn seat_of<'a>(&'a self, home: &'a UnitId) -> &'a UnitId {
         self.stand_ins.get(home).unwrap_or(home)
+    }
+
+    /// The seats after these slots have changed theirs from that unit: of the next epoch.
+    #[must_use]
+    pub fn with_changed(&self, slots: &SlotSet, from: &UnitId) -> Self {
+        let epoch = Epoch(self.epoch.0 + 1);
+        let others = self.changed.iter().map(|one| Changed {
+            slots: one.slots.without(slots),
+            ..one.clone()
+        });
+        let mut changed: Vec<Changed> = others.filter(|one| !one.slots.is_empty()).collect();
+        changed.push(Changed {
+            slots: slots.clone(),
+            from: from.clone(),
+            epoch,
+        });
+        Self {
+            epoch,
+            changed,
+            ..self.clone()
+        }
     }
 }

@@ -89,6 +89,13 @@ impl Table {
         decision: &mut Decision,
         steps: &mut impl Steps,
     ) -> Outcome {
+        if self.fenced().contains(slot) {
+            steps.note(|| {
+                let detail =
+                    format!("slot {slot} is being moved: it waits in the diversion of its seat");
+                Step::new(StepName::Fence, "fenced", detail)
+            });
+        }
         if let Some(home) = self.pinned(key) {
             steps.note(|| {
                 let unit = self.name(home);

@@ -76,6 +76,8 @@ pub enum StepName {
     NotYet,
     /// What decides its owner.
     Key,
+    /// Whether nobody may deliver its slot now.
+    Fence,
     /// What becomes of it without a key.
     Policy,
     /// Whether its key is one that a unit owns by itself.
@@ -97,6 +99,7 @@ impl fmt::Display for StepName {
             Self::Rule => "rule",
             Self::NotYet => "not_yet",
             Self::Key => "key",
+            Self::Fence => "fence",
             Self::Policy => "policy",
             Self::Pin => "pin",
             Self::Gray => "gray",

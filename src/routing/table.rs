@@ -5,14 +5,15 @@
 
 use super::rule_index::RuleIndex;
 use crate::model::{
-    CityId, Epoch, Lineage, Reason, Revision, Seats, SiteId, Slot, SourceName, SpaceId, UnitId,
+    CityId, Epoch, Lineage, Moves, Reason, Revision, Seats, SiteId, Slot, SlotSet, SourceName,
+    SpaceId, UnitId, fenced, taken,
 };
 use crate::rules::{
     self, Context, Deliver, Divert, Duplicates, Fault, FaultCode, Gray, Key, KeyAbsent, LinkPolicy,
     NotYet, Place, Placed, Placement, QueueType, Route, Rule, Take, Topology, When,
 };
 use bytes::Bytes;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::num::NonZeroU64;
 
 /// What a table is compiled from.
@@ -24,6 +25,8 @@ pub struct TableInputs<'a> {
     pub placement: Option<&'a [u8]>,
     /// Who serves what now.
     pub seats: Seats,
+    /// What is being moved.
+    pub moves: Moves,
     /// The revision at which all of this was read.
     pub revision: Revision,
     /// The space that the gateway works for.
@@ -36,6 +39,11 @@ pub struct Table {
     space: SpaceId,
     revision: Revision,
     seats: Seats,
+    moves: Moves,
+    /// Nobody may deliver them.
+    fenced: SlotSet,
+    /// Where each slot that ever changed its seat was before, and when: ranges in order, ends included.
+    changed: Vec<(u32, u32, Change)>,
     units: Vec<Unit>,
     center: UnitIndex,
     /// By slot.
@@ -46,6 +54,14 @@ pub struct Table {
     seat_of_home: Vec<UnitIndex>,
     sources: Vec<Source>,
     links: Vec<LinkPolicy>,
+    failover: rules::Failover,
+}
+
+/// A change of a slot's seat.
+#[derive(Debug, Clone, Copy)]
+struct Change {
+    from: UnitIndex,
+    epoch: Epoch,
 }
 
 /// A unit's place in the table. 16 bits, because there is one for every slot.
@@ -205,10 +221,14 @@ impl Table {
                 .iter()
                 .map(|unit| find(inputs.seats.seat_of(&unit.name)))
                 .collect(),
+            fenced: fenced(&inputs.moves),
+            moves: inputs.moves,
+            changed: changed(&inputs.seats, find),
             seats: inputs.seats,
             units,
             sources,
             links: topology.links.clone(),
+            failover: topology.failover.clone(),
         })
     }
 
@@ -235,6 +255,43 @@ impl Table {
     /// Who serves what now.
     pub fn seats(&self) -> &Seats {
         &self.seats
+    }
+
+    /// Moves that are not over, and those that ended lately.
+    pub fn moves(&self) -> &Moves {
+        &self.moves
+    }
+
+    /// Who decides about a takeover, and when.
+    pub fn failover(&self) -> &rules::Failover {
+        &self.failover
+    }
+
+    /// The units that another one stands in for, or is about to.
+    pub fn taken(&self) -> BTreeSet<UnitId> {
+        taken(&self.seats, &self.moves)
+    }
+
+    /// The slots that nobody may deliver now.
+    pub fn fenced(&self) -> &SlotSet {
+        &self.fenced
+    }
+
+    /// The epoch in which a slot last changed its seat: a receiver takes no parcel of it that was routed before.
+    pub fn changed_at(&self, slot: Slot) -> Epoch {
+        self.change_of(slot)
+            .map_or(Epoch::default(), |change| change.epoch)
+    }
+
+    /// Who served a slot before it last changed its seat; `None` when it never did.
+    pub fn seat_before(&self, slot: Slot) -> Option<&UnitId> {
+        self.change_of(slot).map(|change| self.name(change.from))
+    }
+
+    fn change_of(&self, slot: Slot) -> Option<Change> {
+        let at = self.changed.partition_point(|(_, last, _)| *last < slot.0);
+        let (first, _, change) = self.changed.get(at)?;
+        (*first <= slot.0).then_some(*change)
     }
 
     /// All units, in the order of the topology.
@@ -381,6 +438,20 @@ impl Source {
             | Reason::Session => None,
         }
     }
+}
+
+fn changed(seats: &Seats, find: impl Fn(&UnitId) -> UnitIndex) -> Vec<(u32, u32, Change)> {
+    let ranges = seats.changed.iter().flat_map(|changed| {
+        let change = Change {
+            from: find(&changed.from),
+            epoch: changed.epoch,
+        };
+        let ranges = changed.slots.ranges();
+        ranges.map(move |(first, last)| (first.0, last.0, change))
+    });
+    let mut ranges: Vec<_> = ranges.collect();
+    ranges.sort_unstable_by_key(|(first, ..)| *first);
+    ranges
 }
 
 fn check_seats(seats: &Seats, topology: &Topology, faults: &mut Vec<Fault>) {

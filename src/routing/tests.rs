@@ -3,8 +3,8 @@
 use super::*;
 use crate::amqp::{FieldTable, FieldValue, Properties, RawProperties};
 use crate::model::{
-    Address, Epoch, Lineage, Message, Reason, Revision, Seats, Slot, SourceName, SpaceId, UnitId,
-    Why,
+    Address, Epoch, Lineage, Message, Moves, Reason, Revision, Seats, Slot, SourceName, SpaceId,
+    UnitId, Why,
 };
 use crate::rules::DocumentFile;
 use bytes::Bytes;
@@ -82,6 +82,7 @@ fn seats(stand_ins: &[(&str, &str)]) -> Seats {
             .iter()
             .map(|(home, seat)| (unit(home), unit(seat)))
             .collect(),
+        ..Seats::default()
     }
 }
 
@@ -112,6 +113,7 @@ fn compile(seats: Seats, placement: Option<&[u8]>) -> Result<Table, Vec<crate::r
         files: &documents(),
         placement,
         seats,
+        moves: Moves::new(),
         revision: Revision(42),
         space: &SpaceId::parse("trade").unwrap(),
     })
@@ -126,6 +128,7 @@ pub(super) fn table_of(text: &str) -> Table {
         }],
         placement: None,
         seats: seats(&[]),
+        moves: Moves::new(),
         revision: Revision(1),
         space: &SpaceId::parse("trade").unwrap(),
     })
@@ -244,6 +247,7 @@ fn with_gray(gray: &str, pins: &str) -> Table {
         }],
         placement: None,
         seats: seats(&[("bj-1", "sh-2")]),
+        moves: Moves::new(),
         revision: Revision(42),
         space: &SpaceId::parse("trade").unwrap(),
     })
@@ -321,6 +325,7 @@ fn more_rules_than_the_index_has_room_for_are_all_looked_at() {
         }],
         placement: None,
         seats: seats(&[]),
+        moves: Moves::new(),
         revision: Revision(1),
         space: &SpaceId::parse("trade").unwrap(),
     })

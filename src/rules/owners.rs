@@ -69,7 +69,7 @@ fn needs_move(source: &Source, what: &str, place: &Place) -> Fault {
             "keys of source {} may get other owners: {what}; that needs a move, so that messages of one key don't overtake each other",
             source.name.value
         ),
-        "moves aren't in this version yet: put it back, or apply it at once with `setgate rules apply --unordered`",
+        "a change of rules isn't carried out as a move yet: put it back, or apply it at once with `setgate rules apply --unordered`",
     )
 }
 

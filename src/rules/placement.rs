@@ -6,9 +6,10 @@
 use super::fault::{Fault, FaultCode, Place, Placed};
 use super::fields::{self, Fields};
 use super::tree::{Node, Value};
-use crate::model::{Slot, UnitId};
-use std::collections::HashMap;
+use crate::model::{Slot, SlotSet, UnitId};
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write as _;
 
 /// Most slots. A table keeps one small number for each, and more than a million would be a table of single keys.
 pub const SLOTS_MAX: u32 = 1 << 20;
@@ -27,6 +28,49 @@ pub struct Placement {
     pub ranges: Vec<Range>,
     /// Single keys, before ranges; each once in a document without faults.
     pub pins: Vec<Pin>,
+}
+
+impl Placement {
+    /// What each unit owns; pins aside.
+    pub fn homes(&self) -> BTreeMap<UnitId, SlotSet> {
+        let mut ranges: BTreeMap<UnitId, Vec<(u32, u32)>> = BTreeMap::new();
+        for range in &self.ranges {
+            let of_unit = ranges.entry(range.unit.value.clone()).or_default();
+            of_unit.push((range.first.0, range.last.0));
+        }
+        ranges
+            .into_iter()
+            .map(|(unit, ranges)| (unit, SlotSet::of(ranges)))
+            .collect()
+    }
+
+    /// The document with these slots at another home; pins stay where they are.
+    pub fn with_moved(&self, slots: &SlotSet, to: &UnitId) -> String {
+        let mut homes = self.homes();
+        for owned in homes.values_mut() {
+            *owned = owned.without(slots);
+        }
+        let home = homes.entry(to.clone()).or_default();
+        *home = home.or(slots);
+        let mut ranges: Vec<_> = homes
+            .iter()
+            .flat_map(|(unit, owned)| owned.ranges().map(move |range| (range, unit)))
+            .collect();
+        ranges.sort_unstable();
+        let mut text = format!("kind: placement\nslots: {}\nranges:\n", self.slots.value);
+        for ((first, last), unit) in ranges {
+            // Writing into a text doesn't fail.
+            let _ = writeln!(text, "  - {{slots: {first}-{last}, unit: {unit}}}");
+        }
+        if !self.pins.is_empty() {
+            text.push_str("pins:\n");
+        }
+        for Pin { key, unit } in &self.pins {
+            let key = serde_json::Value::from(key.value.as_str());
+            let _ = writeln!(text, "  - {{key: {key}, unit: {}}}", unit.value);
+        }
+        text
+    }
 }
 
 /// One key and the unit that owns it, whatever its slot.

@@ -8,6 +8,7 @@ use super::LinkError;
 use super::body::{ChannelBody, TrackedExecutor, chain, next_piece};
 use super::cap::LinkCap;
 use super::client_stream::ClientStream;
+use super::clock::boottime;
 use super::pipe::{PARCELS_CAPACITY, SenderPipe, WORDS_CAPACITY};
 use super::server::{CONTROL_PATH, KEEP_ALIVE, LANE_PATH};
 use super::tls::{LinkSecurity, client_cause};
@@ -102,6 +103,8 @@ pub struct LinkStatus {
     pub capped: Option<NonZeroU64>,
     /// By its last canary.
     pub peer: Option<PeerStanding>,
+    /// When what it last granted leave to was sent, since the machine started.
+    pub leave: Option<Duration>,
 }
 
 /// Frames' bytes, counted where they pass.
@@ -127,7 +130,6 @@ pub struct LinkClient {
     settings: ClientSettings,
     tracker: TaskTracker,
     backoff: Backoff,
-    born: Instant,
     status: watch::Sender<LinkStatus>,
     data: Mutex<Option<SendRequest<ChannelBody>>>,
     bytes: Arc<LinkBytes>,
@@ -151,12 +153,12 @@ impl LinkClient {
             bytes_out: 0,
             capped: None,
             peer: None,
+            leave: None,
         });
         Self {
             backoff: Backoff::new(settings.seed),
             settings,
             tracker,
-            born,
             status,
             data: Mutex::new(None),
             bytes: Arc::default(),
@@ -286,13 +288,14 @@ impl LinkClient {
             Some(standing) => (standing.lineage.clone(), standing.epoch),
             None => (Lineage::default(), Epoch::default()),
         };
-        let nanos = u64::try_from(self.born.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let nanos = u64::try_from(boottime().as_nanos()).unwrap_or(u64::MAX);
         Frame::Canary(Canary {
             sent_nanos: nanos,
             lineage,
             epoch,
             unit: self.settings.here.unit.clone(),
             gateway: self.settings.here.gateway.clone(),
+            leave: false,
         })
         .encode()
         .map_err(|error| self.stream_error(chain(&error)))
@@ -316,7 +319,10 @@ impl LinkClient {
     fn heard(&self, echo: Canary, now: Instant) {
         let sent = Duration::from_nanos(echo.sent_nanos);
         self.status.send_modify(|status| {
-            let round_trip = now.duration_since(self.born).saturating_sub(sent);
+            let round_trip = boottime().saturating_sub(sent);
+            if echo.leave {
+                status.leave = Some(sent);
+            }
             status.round_trip = Some(round_trip);
             status.distance.measured(round_trip);
             status.peer = Some(PeerStanding {

@@ -6,6 +6,7 @@ mod body;
 mod cap;
 mod client;
 mod client_stream;
+mod clock;
 mod counts;
 mod error;
 mod pipe;
@@ -16,6 +17,7 @@ mod tls;
 
 pub use cap::LinkCap;
 pub use client::{ClientSettings, LinkClient, LinkStatus, LinkTarget, PeerStanding};
+pub use clock::boottime;
 pub use counts::RefusedCounts;
 pub use error::LinkError;
 pub use pipe::{ReceiverPipe, SenderPipe, StreamEvent, local_pipe};

@@ -11,12 +11,14 @@ use super::preface::{BadPreface, greet};
 use super::server_stream::{serve_control, serve_lane};
 use super::tls::{LinkSecurity, identity, refusal_reason};
 use crate::link::{
-    CONNECTION_WINDOW_BYTES, CreditPool, Here, Peer, Refusal, RefusalReason, STREAMS_MAX, Standing,
+    CONNECTION_WINDOW_BYTES, CreditPool, Granter, Here, Peer, Refusal, RefusalReason, STREAMS_MAX,
+    Standing,
 };
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use parking_lot::Mutex;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -65,6 +67,8 @@ pub struct ServerSettings {
     pub standing: watch::Receiver<Option<Arc<Standing>>>,
     /// Two for each gateway of every other unit, and as many again while they reconnect.
     pub connections_max: usize,
+    /// Who has leave of this gateway.
+    pub granter: Arc<Mutex<Granter>>,
 }
 
 /// A bound link port.
@@ -82,6 +86,7 @@ pub(super) struct Port {
     pub(super) message_max: usize,
     pub(super) standing: watch::Receiver<Option<Arc<Standing>>>,
     pub(super) incoming: mpsc::Sender<ReceiverPipe>,
+    pub(super) granter: Arc<Mutex<Granter>>,
     security: LinkSecurity,
     refused: Arc<RefusedCounts>,
     tracker: TaskTracker,
@@ -148,6 +153,7 @@ impl LinkServer {
             message_max: self.settings.message_max,
             standing: self.settings.standing,
             incoming,
+            granter: self.settings.granter,
             security: self.settings.security,
             refused: self.refused,
             tracker: tracker.clone(),

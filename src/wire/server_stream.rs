@@ -5,6 +5,7 @@
 //! its credit is turned away before it costs memory.
 
 use super::body::{chain, next_piece};
+use super::clock::boottime;
 use super::pipe::{PARCELS_CAPACITY, ReceiverPipe, StreamEvent, WORDS_CAPACITY};
 use super::server::Port;
 use crate::link::{
@@ -321,8 +322,7 @@ pub(super) async fn serve_control(
                     ),
                 ),
                 Peer::Certified { .. } | Peer::Unproven | Peer::Local => {
-                    let Ok(echo) = Frame::CanaryEcho(own_canary(port, canary.sent_nanos)).encode()
-                    else {
+                    let Ok(echo) = Frame::CanaryEcho(echo(port, &canary)).encode() else {
                         return;
                     };
                     if out.send(echo).await.is_err() {
@@ -352,17 +352,21 @@ pub(super) async fn serve_control(
     }
 }
 
-fn own_canary(port: &Port, sent_nanos: u64) -> Canary {
+fn echo(port: &Port, canary: &Canary) -> Canary {
     let standing = port.standing.borrow();
+    let asks = (&canary.lineage, canary.epoch);
+    let mut granter = port.granter.lock();
+    let leave = granter.grants(&canary.unit, asks, standing.as_deref(), boottime());
     let (lineage, epoch) = match standing.as_deref() {
         Some(standing) => (standing.lineage.clone(), standing.epoch),
         None => (Lineage::default(), Epoch::default()),
     };
     Canary {
-        sent_nanos,
+        sent_nanos: canary.sent_nanos,
         lineage,
         epoch,
         unit: port.here.unit.clone(),
         gateway: port.here.gateway.clone(),
+        leave,
     }
 }

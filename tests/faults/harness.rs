@@ -38,6 +38,27 @@ pub(crate) async fn own(test: &str, units: usize) -> Fabric {
     fabric.unwrap_or_else(|error| panic!("{error}"))
 }
 
+/// As [`own`], of all units, under a topology in which this text stands in the place of that one.
+pub(crate) async fn own_with(test: &str, (that, this): (&str, &str)) -> Fabric {
+    let profile =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("routing-rules/two-sites-three-centers");
+    let dir = test_lab_dir().with_file_name("fault-labs").join(test);
+    let rules = dir.with_extension("rules");
+    std::fs::create_dir_all(&rules).unwrap();
+    for entry in std::fs::read_dir(profile).unwrap() {
+        let path = entry.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let changed = text.replace(that, this);
+        std::fs::write(rules.join(path.file_name().unwrap()), changed).unwrap();
+    }
+    let spec = FabricSpec::folder(rules)
+        .rtt(Duration::from_millis(20))
+        .binary(env!("CARGO_BIN_EXE_setgate"))
+        .dir(dir);
+    let fabric = Fabric::up(spec, Reporter::Quiet).await;
+    fabric.unwrap_or_else(|error| panic!("{error}"))
+}
+
 /// Begins to publish and to consume.
 pub(crate) fn traffic(dir: &Path, words: &[&str]) -> Child {
     Command::new(env!("CARGO_BIN_EXE_setgate-lab"))

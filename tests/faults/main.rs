@@ -11,4 +11,6 @@ mod full_queue;
 mod gateways;
 mod harness;
 mod held_too_long;
+mod moves;
 mod rules;
+mod takeovers;

@@ -6,15 +6,15 @@ use setgate::model::{Answer, Message, Parcel};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-fn detour() -> Target {
+pub(crate) fn detour() -> Target {
     Target::Diversion(unit("bj-1"))
 }
 
-fn all(world: &mut World, target: &Target) -> Vec<Parcel> {
+pub(crate) fn all(world: &mut World, target: &Target) -> Vec<Parcel> {
     std::iter::from_fn(|| world.next(target)).collect()
 }
 
-fn accept(world: &mut World, target: &Target) -> Vec<Parcel> {
+pub(crate) fn accept(world: &mut World, target: &Target) -> Vec<Parcel> {
     let parcels = all(world, target);
     for parcel in &parcels {
         world.answer(target, parcel.number, Answer::Accepted);
@@ -37,7 +37,7 @@ pub(crate) fn id(parcel: &Parcel) -> u64 {
     std::str::from_utf8(&id.0[1..]).unwrap().parse().unwrap()
 }
 
-fn ids(parcels: &[Parcel]) -> Vec<u64> {
+pub(crate) fn ids(parcels: &[Parcel]) -> Vec<u64> {
     parcels.iter().map(id).collect()
 }
 

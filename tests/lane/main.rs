@@ -6,6 +6,7 @@ mod conservation;
 mod detours;
 mod diversions;
 mod explained;
+mod fences;
 mod park;
 #[path = "../shared/seeds.rs"]
 mod seeds;

@@ -2,14 +2,16 @@
 
 use bytes::Bytes;
 use setgate::amqp::{FieldValue, Properties, RawProperties};
+use setgate::failover::place;
 use setgate::lane::{
     Action, EntryId, Feed, Lane, LaneSettings, LargeParcel, Limits, Moment, Note, Routing, Target,
     Window,
 };
 use setgate::model::marks::X_SET_REASON;
 use setgate::model::{
-    Address, Answer, DeliveryTag, Epoch, Lineage, Message, Parcel, ParcelNumber, Partition,
-    Revision, SealKeys, Seats, SourceName, SpaceId, UnitId,
+    Address, Answer, DecidedBy, DeliveryTag, Epoch, Kind, Lineage, Message, Move, MoveId, Moves,
+    Parcel, ParcelNumber, Partition, Revision, SealKeys, Seats, SlotSet, SourceName, SpaceId,
+    Stage, UnitId,
 };
 use setgate::routing::{Table, TableInputs};
 use setgate::rules::{DocumentFile, Duplicates};
@@ -73,20 +75,48 @@ order: 100
 route: shared
 "##;
 
-fn table(documents: &str) -> Table {
+const PLACED: &[u8] = b"kind: placement\nslots: 100\nranges:\n  - {slots: 0-49, unit: sh-1}\n  \
+    - {slots: 50-69, unit: bj-1}\n  - {slots: 70-79, unit: sh-1}\n  - {slots: 80-99, unit: bj-1}\n";
+
+/// A move of the slots 70 to 79 from bj-1 to sh-1.
+fn moving(stage: Stage) -> Move {
+    Move {
+        stage,
+        slots: SlotSet::parse("70-79").unwrap(),
+        from: unit("bj-1"),
+        to: unit("sh-1"),
+        who: "op@host".into(),
+        why: "a test".into(),
+        at: "2026-01-01T00:00:00Z".into(),
+        kind: Kind::Planned,
+        decided_by: DecidedBy::Person,
+        ended_at_ms: None,
+        deadline_seconds: 60,
+        undo: None,
+        fenced_at_ms: None,
+        pause_ms: None,
+        cause: None,
+    }
+}
+
+fn table(documents: &str, moves: &Moves, revision: i64) -> Table {
+    let seats = Seats {
+        lineage: Lineage("one".into()),
+        epoch: Epoch(1),
+        ..Seats::default()
+    };
+    let placed = moves.values().find(|one| one.stage == Stage::Placed);
+    let seats = placed.map_or(seats.clone(), |one| place(&seats, one));
     let files = [DocumentFile {
         name: "all.yaml".into(),
         text: documents.into(),
     }];
     Table::compile(TableInputs {
         files: &files,
-        placement: None,
-        seats: Seats {
-            lineage: Lineage("one".into()),
-            epoch: Epoch(1),
-            stand_ins: BTreeMap::new(),
-        },
-        revision: Revision(7),
+        placement: placed.map(|_| PLACED),
+        seats,
+        moves: moves.clone(),
+        revision: Revision(revision),
         space: &SpaceId::parse("trade").unwrap(),
     })
     .unwrap_or_else(|faults| panic!("{faults:#?}"))
@@ -130,7 +160,7 @@ impl World {
         let lane = lane("sh-1", &source, deliveries, 1);
         let began = tokio::time::Instant::now().into_std();
         Self {
-            table: table(documents),
+            table: table(documents, &Moves::new(), 7),
             keys: keys(),
             source,
             lane,
@@ -144,6 +174,12 @@ impl World {
             now: began,
             began,
         }
+    }
+
+    /// A move of the slots 70 to 79 from bj-1 to sh-1 has come so far.
+    pub(crate) fn moves(&mut self, stage: Stage) {
+        let revision = self.table.revision().0 + 1;
+        self.table = table(DOCUMENTS, &[(MoveId(1), moving(stage))].into(), revision);
     }
 
     /// Another life of the lane, on another channel.

@@ -337,6 +337,9 @@ async fn a_busy_port_is_named_with_the_mend() {
         message_max: 1,
         standing: crate::harness::standing(),
         connections_max: 1,
+        granter: Arc::new(parking_lot::Mutex::new(setgate::link::Granter::new(
+            std::time::Duration::ZERO,
+        ))),
     };
     let error = LinkServer::bind(&port.address.to_string(), settings)
         .await

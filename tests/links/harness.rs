@@ -119,6 +119,7 @@ pub(crate) fn standing() -> watch::Receiver<Option<Arc<Standing>>> {
         units: ["sh-1", "sh-2", "bj-1"]
             .map(|unit| unit.parse().unwrap())
             .into(),
+        taken: std::collections::BTreeSet::new(),
     })));
     // The receiver keeps the last value without its sender.
     drop(sender);
@@ -197,6 +198,9 @@ impl Port {
             message_max: MESSAGE_MAX,
             standing: standing(),
             connections_max,
+            granter: Arc::new(parking_lot::Mutex::new(setgate::link::Granter::new(
+                Duration::ZERO,
+            ))),
         };
         let server = LinkServer::bind("127.0.0.1:0", settings).await.unwrap();
         let (address, refused) = (server.local_addr().unwrap(), server.refused());

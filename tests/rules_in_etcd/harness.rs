@@ -260,6 +260,8 @@ pub(crate) fn settings(
         version: "0.1.0".to_owned(),
         revision: Revision(0),
         epoch: Epoch(0),
+        drained: Revision(0),
+        ungranted: Revision(0),
         broker: BrokerHealth::Up,
         lanes: Vec::new(),
     };

@@ -1,12 +1,12 @@
 //! What never changes in any world: units, gateways, the tables that come into force one after the other, the seal's key.
 
 use setgate::model::{
-    Epoch, GatewayId, LaneId, Lineage, Partition, Revision, SealKeys, Seats, SourceName, SpaceId,
-    UnitId,
+    Epoch, GatewayId, LaneId, Lineage, Moves, Partition, Revision, SealKeys, Seats, SourceName,
+    SpaceId, UnitId,
 };
 use setgate::routing::{Source, Table, TableInputs};
 use setgate::rules::DocumentFile;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
 /// By index: so everything in a world names them.
@@ -107,8 +107,9 @@ fn table(space: &SpaceId, number: u32, owners: &[&str; 6]) -> Table {
         seats: Seats {
             lineage: Lineage("one".into()),
             epoch: Epoch(u64::from(number)),
-            stand_ins: BTreeMap::new(),
+            ..Seats::default()
         },
+        moves: Moves::new(),
         revision: Revision(i64::from(number)),
         space,
     })

@@ -141,6 +141,7 @@ impl Receiving {
                     epoch: table.epoch(),
                     revision: table.revision(),
                     units: FACTS.names(),
+                    taken: table.taken(),
                 };
                 let admitted = admit(&hello, &Peer::Unproven, &here, Some(&standing));
                 at.account

@@ -204,7 +204,7 @@ fn transaction(
     Ok(Some(transaction.and(write_history(&entry))))
 }
 
-fn who(user: Option<&str>) -> String {
+pub(in crate::cli) fn who(user: Option<&str>) -> String {
     let uname = rustix::system::uname();
     let host = uname.nodename().to_string_lossy();
     match user {

@@ -14,6 +14,7 @@ mod reach;
 mod retire;
 mod target;
 
+pub(super) use apply::who;
 pub use retire::SourcesArgs;
 pub use target::EtcdArgs;
 

@@ -3,7 +3,7 @@
 use crate::cli::ask;
 use crate::etcd::{SpaceView, Store};
 use crate::gateway::feed::document_files;
-use crate::model::{SourceName, SpaceId};
+use crate::model::{Moves, SourceName, SpaceId};
 use crate::routing::{Shift, Table, TableInputs, shifts};
 use crate::rules::DocumentFile;
 use bytes::Bytes;
@@ -51,6 +51,7 @@ pub(super) fn owners(view: &SpaceView<'_>, space: &SpaceId, wanted: &[DocumentFi
             files,
             placement: Some(placement),
             seats: crate::model::Seats::clone(&seats),
+            moves: Moves::new(),
             revision: view.rules_revision(),
             space,
         })

@@ -23,6 +23,7 @@ pub(super) fn text(status: &SpaceStatus) -> String {
     section(&mut out, "units", Some(units(status)));
     section(&mut out, "links", links(status));
     section(&mut out, "lanes", lanes(status));
+    section(&mut out, "moves", moves(status));
     if !status.faults.is_empty() {
         out.push_str("\nfaults\n");
         for fault in &status.faults {
@@ -41,6 +42,20 @@ fn section(out: &mut String, title: &str, table: Option<Table>) {
     if let Some(table) = table {
         let _ = write!(out, "\n{title}\n{}\n", table.trim_fmt());
     }
+}
+
+fn moves(status: &SpaceStatus) -> Option<Table> {
+    let mut table = table(&["move", "stage", "slots", "from", "to"]);
+    for one in &status.moves {
+        table.add_row([
+            Cell::new(one.id),
+            Cell::new(one.stage),
+            Cell::new(&one.slots),
+            Cell::new(&one.from),
+            Cell::new(&one.to),
+        ]);
+    }
+    (!status.moves.is_empty()).then_some(table)
 }
 
 /// A table as all commands print theirs.

@@ -5,10 +5,10 @@
 
 use super::inputs::{Inputs, Peers};
 use crate::etcd::{ClusterId, Files};
-use crate::model::{Revision, Seats, SpaceId};
+use crate::model::{GatewayId, Moves, Revision, Seats, SpaceId, UnitId};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -75,8 +75,12 @@ struct TableJson {
     files: BTreeMap<String, String>,
     placement: String,
     seats: Seats,
+    #[serde(default)]
+    moves: Moves,
     seal: String,
     peers: Peers,
+    #[serde(default)]
+    members: BTreeSet<(UnitId, GatewayId)>,
 }
 
 const VERSION: u32 = 1;
@@ -85,6 +89,7 @@ const VERSION: u32 = 1;
 pub(super) struct Saved {
     pub(super) inputs: Inputs,
     pub(super) peers: Peers,
+    pub(super) members: BTreeSet<(UnitId, GatewayId)>,
 }
 
 /// Reads the last good table; `None` when there is none.
@@ -135,9 +140,11 @@ pub(super) fn load(state_dir: &Path, space: &SpaceId) -> Result<Option<Saved>, S
             files,
             placement: json.placement.into_bytes(),
             seats: json.seats,
+            moves: json.moves,
             seal: json.seal.into(),
         },
         peers: json.peers,
+        members: json.members,
     }))
 }
 
@@ -147,6 +154,7 @@ pub(super) fn save(
     space: &SpaceId,
     inputs: &Inputs,
     peers: &Peers,
+    members: &BTreeSet<(UnitId, GatewayId)>,
 ) -> Result<(), StateError> {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let json = TableJson {
@@ -161,8 +169,10 @@ pub(super) fn save(
             .collect(),
         placement: text(&inputs.placement),
         seats: inputs.seats.clone(),
+        moves: inputs.moves.clone(),
         seal: inputs.seal.expose_secret().to_owned(),
         peers: peers.clone(),
+        members: members.clone(),
     };
     let path = state_dir.join(TABLE_FILE);
     let broken = |error: serde_json::Error| StateError::Broken {
@@ -227,8 +237,9 @@ mod tests {
             seats: Seats {
                 lineage: Lineage("one".to_owned()),
                 epoch: Epoch(3),
-                stand_ins: BTreeMap::new(),
+                ..Seats::default()
             },
+            moves: Moves::new(),
             seal: r#"{"seal": "00112233445566778899aabbccddeeff", "verify": []}"#
                 .to_owned()
                 .into(),
@@ -242,8 +253,22 @@ mod tests {
     #[test]
     fn what_is_saved_is_loaded_and_is_its_owners_alone() {
         let folder = tempfile::tempdir().unwrap();
-        save(folder.path(), &space(), &inputs(), &Peers::new()).unwrap();
-        save(folder.path(), &space(), &inputs(), &Peers::new()).unwrap();
+        save(
+            folder.path(),
+            &space(),
+            &inputs(),
+            &Peers::new(),
+            &BTreeSet::new(),
+        )
+        .unwrap();
+        save(
+            folder.path(),
+            &space(),
+            &inputs(),
+            &Peers::new(),
+            &BTreeSet::new(),
+        )
+        .unwrap();
         let saved = load(folder.path(), &space()).unwrap().unwrap();
         assert!(saved.inputs.same_as(&inputs()));
         let mode = std::fs::metadata(folder.path().join(TABLE_FILE))
@@ -256,7 +281,14 @@ mod tests {
     #[test]
     fn a_table_of_another_space_is_refused() {
         let folder = tempfile::tempdir().unwrap();
-        save(folder.path(), &space(), &inputs(), &Peers::new()).unwrap();
+        save(
+            folder.path(),
+            &space(),
+            &inputs(),
+            &Peers::new(),
+            &BTreeSet::new(),
+        )
+        .unwrap();
         let other = SpaceId::parse("pay").unwrap();
         assert!(matches!(
             load(folder.path(), &other),

@@ -17,7 +17,7 @@ use crate::routing::Table;
 use arc_swap::ArcSwapOption;
 use jiff::Timestamp;
 use secrecy::SecretString;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,12 +30,13 @@ const CHECK_EVERY: Duration = Duration::from_secs(10);
 
 pub(super) struct Follower {
     space: SpaceId,
+    me: (UnitId, GatewayId),
     state_dir: PathBuf,
     who: String,
     known: Option<Known>,
     inputs: Option<Inputs>,
-    /// What the disk has, by the peers' addresses; `None` when the table's inputs are newer than the disk.
-    saved: Option<Addresses>,
+    /// What the disk has, by the gateways that it names; `None` when the table's inputs are newer than the disk.
+    saved: Option<KnownGateways>,
     /// What the last judgement was made of: revisions of the newest rules and wishes, and how many keys there were.
     judged: Option<Fingerprint>,
     fresh: (Lineage, SecretString),
@@ -66,6 +67,7 @@ impl Follower {
     ) -> std::io::Result<Self> {
         Ok(Self {
             space: settings.space.clone(),
+            me: (settings.unit.clone(), settings.gateway.clone()),
             state_dir: settings.state_dir.clone(),
             who: format!("gateway {}/{}", settings.unit, settings.gateway),
             known: None,
@@ -150,19 +152,40 @@ impl Follower {
         let view = SpaceView::of(snapshot);
         let peers = view.gateways();
         let fingerprint = fingerprint(snapshot);
-        if self.judged != Some(fingerprint) {
+        // With the table comes who may have to grant leave.
+        self.state.send_if_modified(|state| {
+            let members = view.members();
+            if *state.members != members {
+                state.members = Arc::new(members);
+            }
+            false
+        });
+        // A move waits for every member: whoever isn't registered yet must not route by a table that may be moved away.
+        let is_member = view.members().contains(&self.me);
+        if is_member && self.judged != Some(fingerprint) {
             self.judged = Some(fingerprint);
             self.judge(store, snapshot).await?;
         }
-        let changed = {
-            let state = self.state.borrow();
+        let coordinator = view.coordinator();
+        let members = view.members();
+        self.state.send_if_modified(|state| {
+            state.read_at = snapshot.revision;
             // A refused space has strangers for gateways.
-            *state.peers != peers && !state.trouble.as_ref().is_some_and(Trouble::refuses)
-        };
-        if changed {
-            self.state
-                .send_modify(|state| state.peers = Arc::new(peers));
-        }
+            if state.trouble.as_ref().is_some_and(Trouble::refuses) {
+                return false;
+            }
+            let changed = *state.peers != peers
+                || state.coordinator != coordinator
+                || *state.members != members;
+            if *state.members != members {
+                state.members = Arc::new(members);
+            }
+            if *state.peers != peers {
+                state.peers = Arc::new(peers);
+            }
+            state.coordinator = coordinator;
+            changed
+        });
         self.save_if_changed().await;
         Ok(())
     }
@@ -241,9 +264,15 @@ impl Follower {
 
     /// Takes up what lay on the disk, or what a folder holds.
     pub(super) fn restore(&mut self, saved: disk::Saved) {
-        let disk::Saved { inputs, peers } = saved;
-        self.state
-            .send_modify(|state| state.peers = Arc::new(peers));
+        let disk::Saved {
+            inputs,
+            peers,
+            members,
+        } = saved;
+        self.state.send_modify(|state| {
+            state.peers = Arc::new(peers);
+            state.members = Arc::new(members);
+        });
         match inputs.compile(&self.space) {
             Ok(table) => self.publish(Judgement {
                 accepted: Some((table, inputs)),
@@ -258,7 +287,7 @@ impl Follower {
                 });
             }
         }
-        self.saved = Some(addresses(&self.state.borrow().peers));
+        self.saved = Some(known_of(&self.state.borrow()));
     }
 
     /// The table's inputs go to the disk when they change, and the peers' addresses with them; what else peers say of
@@ -267,20 +296,27 @@ impl Follower {
         let Some(inputs) = self.inputs.clone() else {
             return;
         };
-        let peers = self.state.borrow().peers.clone();
-        let addresses = addresses(&peers);
-        if self.saved.as_ref() == Some(&addresses) {
+        let (peers, members, known) = {
+            let state = self.state.borrow();
+            (state.peers.clone(), state.members.clone(), known_of(&state))
+        };
+        let revision = inputs.revision;
+        if self.saved.as_ref() == Some(&known) {
             return;
         }
         let (folder, space) = (self.state_dir.clone(), self.space.clone());
-        let saved =
-            tokio::task::spawn_blocking(move || disk::save(&folder, &space, &inputs, &peers));
+        let saved = tokio::task::spawn_blocking(move || {
+            disk::save(&folder, &space, &inputs, &peers, &members)
+        });
         match saved.await {
             Ok(Ok(())) => {
-                self.saved = Some(addresses);
-                self.state.send_if_modified(|state| match state.trouble {
-                    Some(Trouble::Disk(_)) => state.trouble.take().is_some(),
-                    Some(_) | None => false,
+                self.saved = Some(known);
+                self.state.send_if_modified(|state| {
+                    let newer = std::mem::replace(&mut state.saved, revision) != revision;
+                    match state.trouble {
+                        Some(Trouble::Disk(_)) => state.trouble.take().is_some(),
+                        Some(_) | None => newer,
+                    }
                 });
             }
             Ok(Err(error)) => {
@@ -341,15 +377,22 @@ fn known(inputs: &Inputs) -> Known {
     }
 }
 
+/// Link and admin address of each gateway, and who is registered.
+type KnownGateways = (Addresses, Arc<BTreeSet<(UnitId, GatewayId)>>);
+
+fn known_of(state: &FeedState) -> KnownGateways {
+    (addresses(&state.peers), Arc::clone(&state.members))
+}
+
 /// Link and admin address of each gateway.
 type Addresses = BTreeMap<UnitId, BTreeMap<GatewayId, (String, String)>>;
 
 /// Registrations come and go without the rules changing; they don't count.
 fn fingerprint(snapshot: &Snapshot) -> Fingerprint {
-    let rules = snapshot
-        .entries
-        .iter()
-        .filter(|(key, _)| !key.starts_with("gateways/") && !key.starts_with("members/"));
+    let rules = snapshot.entries.iter().filter(|(key, _)| {
+        let passing = ["gateways/", "members/", "coordinator"];
+        !passing.iter().any(|one| key.starts_with(one))
+    });
     rules.fold(
         Fingerprint {
             newest: Revision(0),

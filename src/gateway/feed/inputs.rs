@@ -1,7 +1,7 @@
 //! What a table is compiled from, wherever it came from: etcd, the disk or a folder.
 
 use crate::etcd::{ClusterId, Files, GatewayRecord};
-use crate::model::{GatewayId, Revision, SealError, SealKeys, Seats, SpaceId, UnitId};
+use crate::model::{GatewayId, Moves, Revision, SealError, SealKeys, Seats, SpaceId, UnitId};
 use crate::routing::{Table, TableInputs};
 use crate::rules::{DocumentFile, Fault, parse};
 use secrecy::{ExposeSecret as _, SecretString};
@@ -20,6 +20,7 @@ pub(super) struct Inputs {
     pub(super) files: Files,
     pub(super) placement: Vec<u8>,
     pub(super) seats: Seats,
+    pub(super) moves: Moves,
     /// The value of the key `seal`.
     pub(super) seal: SecretString,
 }
@@ -30,6 +31,7 @@ impl Inputs {
         self.revision == other.revision
             && self.cluster_id == other.cluster_id
             && self.seats == other.seats
+            && self.moves == other.moves
             && self.files == other.files
             && self.placement == other.placement
             && self.seal.expose_secret() == other.seal.expose_secret()
@@ -40,6 +42,7 @@ impl Inputs {
             files: &document_files(&self.files),
             placement: Some(&self.placement),
             seats: self.seats.clone(),
+            moves: self.moves.clone(),
             revision: self.revision,
             space,
         })

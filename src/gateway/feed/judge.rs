@@ -83,6 +83,9 @@ pub enum Trouble {
         /// In words; never the value.
         what: String,
     },
+    /// A key below `moves/` isn't what setgate writes.
+    #[error("the key {0} of the space is no move; put back what it was, or delete it")]
+    BrokenMove(String),
     /// etcd refuses a write of this gateway.
     #[error("{0}")]
     Write(String),
@@ -100,7 +103,8 @@ impl Trouble {
             | Self::OtherLineage { .. }
             | Self::Blank(_)
             | Self::Older { .. }
-            | Self::BrokenKey { .. } => true,
+            | Self::BrokenKey { .. }
+            | Self::BrokenMove(_) => true,
             Self::Write(_) | Self::Disk(_) => false,
         }
     }
@@ -185,8 +189,12 @@ pub(super) fn judge(
         files: view.in_force(),
         placement: placement.to_vec(),
         seats,
+        moves: view.moves(),
         seal: seal.to_owned().into(),
     };
+    if let Some(key) = view.unread_moves().into_iter().next() {
+        return Judgement::refused(Trouble::BrokenMove(key));
+    }
     if let Err(error) = inputs.seal_keys() {
         return Judgement::refused(broken("seal", &error.to_string()));
     }

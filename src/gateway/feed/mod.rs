@@ -18,18 +18,18 @@ pub use folder::{FolderError, is_document, read_folder};
 pub use inputs::{Peers, document_files};
 pub use judge::{Trouble, changed_before};
 pub use placement::{placement_text, with_live_placement};
-pub use state::{EtcdState, FeedHandle, FeedState};
+pub use state::{EtcdState, FeedHandle, FeedState, Leased};
 
 use crate::etcd::{EtcdConfig, EtcdCredentials, EtcdTls, Files, GatewayRecord};
 use crate::gateway::config::EtcdPart;
-use crate::model::{Backoff, Epoch, GatewayId, Lineage, Revision, Seats, SpaceId, UnitId};
+use crate::model::{Backoff, Epoch, GatewayId, Lineage, Moves, Revision, Seats, SpaceId, UnitId};
 use crate::rules::{Context, Fault, NotYet, validate};
 use arc_swap::ArcSwapOption;
 use follower::Follower;
 use inputs::Inputs;
 use register::Registrar;
 use secrecy::SecretString;
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -99,6 +99,7 @@ pub enum FeedError {
 pub struct Feed {
     settings: FeedSettings,
     own: watch::Receiver<GatewayRecord>,
+    leased: watch::Sender<Option<Leased>>,
     follower: Follower,
 }
 
@@ -124,6 +125,7 @@ impl Feed {
                     Some(disk::Saved {
                         inputs,
                         peers: Peers::new(),
+                        members: BTreeSet::new(),
                     }),
                 )
             }
@@ -137,10 +139,16 @@ impl Feed {
             rejected: None,
             etcd,
             lease_ttl: None,
+            saved: Revision::default(),
+            members: Arc::default(),
+            read_at: Revision::default(),
+            coordinator: None,
         };
         let (state, receiver) = watch::channel(state);
         let table = Arc::new(ArcSwapOption::empty());
+        let (leased, leased_seen) = watch::channel(None);
         let handle = FeedHandle {
+            leased: leased_seen,
             state: receiver,
             table: table.clone(),
         };
@@ -157,6 +165,7 @@ impl Feed {
             Self {
                 settings,
                 own,
+                leased,
                 follower,
             },
             handle,
@@ -168,6 +177,7 @@ impl Feed {
         let Self {
             settings,
             own,
+            leased,
             follower,
         } = self;
         let FeedFrom::Etcd(etcd) = &settings.from else {
@@ -178,6 +188,7 @@ impl Feed {
             settings: &settings,
             etcd,
             own,
+            leased,
             state: follower.state.subscribe(),
             backoff: Backoff::new(fastrand::u64(..)),
             failures: 0,
@@ -213,8 +224,9 @@ fn folder_inputs(
         seats: Seats {
             lineage: Lineage("local".to_owned()),
             epoch: Epoch(1),
-            stand_ins: BTreeMap::new(),
+            ..Seats::default()
         },
+        moves: Moves::new(),
         seal,
     })
 }

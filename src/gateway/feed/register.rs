@@ -3,11 +3,13 @@
 //! Promises that the record follows what it says within a second, and that a lease that ran out is granted anew. Owns its
 //! own connection: a slow table must not cost the lease, nor a slow lease the table.
 
-use super::{FeedSettings, FeedState};
+use super::judge::Trouble;
+use super::{FeedSettings, FeedState, Leased};
 use crate::etcd::{
     EtcdConfig, EtcdError, GatewayRecord, Key, Lease, MemberRecord, Store, Transaction,
 };
-use crate::model::Backoff;
+use crate::model::{Backoff, Revision};
+use crate::wire::boottime;
 use std::convert::Infallible;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -27,11 +29,18 @@ pub(super) struct Registrar<'a> {
     pub(super) settings: &'a FeedSettings,
     pub(super) etcd: &'a EtcdConfig,
     pub(super) own: watch::Receiver<GatewayRecord>,
+    pub(super) leased: watch::Sender<Option<Leased>>,
     pub(super) state: watch::Receiver<FeedState>,
     pub(super) backoff: Backoff,
     /// In a row.
     pub(super) failures: u32,
     pub(super) held: Option<(Store, Lease)>,
+}
+
+/// A lease, and what etcd had when it was granted.
+struct Granted {
+    lease: Leased,
+    at: Revision,
 }
 
 enum Event {
@@ -71,13 +80,18 @@ impl Registrar<'_> {
             let store = Store::connect(self.etcd, &self.settings.space).await?;
             self.join(&store).await?;
             let ttl = self.state.borrow().lease_ttl.unwrap_or(LEASE_TTL);
+            let sent = boottime();
             let lease = store.grant(ttl).await?;
-            Ok((store, lease, ttl))
+            let granted = Granted {
+                lease: Leased { sent, ttl },
+                at: store.newest().await?.mod_revision,
+            };
+            Ok((store, lease, granted))
         };
         match registered.await {
-            Ok((store, lease, ttl)) => {
+            Ok((store, lease, granted)) => {
                 self.held = Some((store, lease));
-                match self.keep(ttl).await {
+                match self.keep(granted).await {
                     Ok(never) => match never {},
                     Err(error) => error,
                 }
@@ -107,18 +121,38 @@ impl Registrar<'_> {
         Ok(())
     }
 
-    async fn keep(&mut self, ttl: Duration) -> Result<Infallible, EtcdError> {
+    /// Tells of the lease where it counts: the space was read after it was granted, and is believed.
+    fn tell(&self, granted: &Granted) {
+        let state = self.state.borrow();
+        let believed = !state.trouble.as_ref().is_some_and(Trouble::refuses);
+        if believed && state.table.is_some() && state.read_at >= granted.at {
+            self.leased.send_if_modified(|told| {
+                let changed = *told != Some(granted.lease);
+                *told = Some(granted.lease);
+                changed
+            });
+        }
+    }
+
+    async fn keep(&mut self, mut granted: Granted) -> Result<Infallible, EtcdError> {
         // Three tries within a lease's life.
-        let mut renewals = interval(ttl / 3);
+        let mut renewals = interval(granted.lease.ttl / 3);
         renewals.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut written: Option<GatewayRecord> = None;
         let mut write_at = Instant::now();
         loop {
+            self.tell(&granted);
             let current = self.record();
             let due = written.as_ref() != Some(&current);
+            // A move waits for that.
+            let urgent = written.as_ref().is_none_or(|last| {
+                let of = |one: &GatewayRecord| (one.drained, one.ungranted, one.revision);
+                of(last) != of(&current)
+            });
+            let at = if urgent { Instant::now() } else { write_at };
             let event = tokio::select! {
                 _ = renewals.tick() => Event::Renew,
-                () = sleep_until(write_at), if due => Event::Write,
+                () = sleep_until(at), if due => Event::Write,
                 // The gateway is on its way out when its own side is closed: the last record stands until the lease ends.
                 Ok(()) = self.own.changed() => Event::Changed,
                 Ok(()) = self.state.changed() => Event::Changed,
@@ -129,7 +163,11 @@ impl Registrar<'_> {
                 continue;
             };
             match event {
-                Event::Renew => lease.renew().await?,
+                Event::Renew => {
+                    let sent = boottime();
+                    lease.renew().await?;
+                    granted.lease.sent = sent;
+                }
                 Event::Write => {
                     let key = Key::Gateway(&self.settings.unit, &self.settings.gateway);
                     let text = serde_json::to_vec(&current).unwrap_or_default();
@@ -148,10 +186,14 @@ impl Registrar<'_> {
     /// What the gateway says of itself, with the table that it applies.
     fn record(&self) -> GatewayRecord {
         let mut record = self.own.borrow().clone();
-        if let Some(table) = &self.state.borrow().table {
+        let state = self.state.borrow();
+        if let Some(table) = &state.table {
             record.revision = table.revision();
             record.epoch = table.epoch();
         }
+        // After a restart without etcd it must not route by an older one.
+        record.drained = record.drained.min(state.saved);
+        record.ungranted = record.ungranted.min(state.saved);
         record
     }
 }

@@ -5,11 +5,12 @@
 
 use super::inputs::Peers;
 use super::judge::Trouble;
-use crate::model::{Revision, SealKeys};
+use crate::model::{GatewayId, Revision, SealKeys, UnitId};
 use crate::routing::Table;
 use crate::rules::Fault;
 use arc_swap::ArcSwapOption;
 use jiff::Timestamp;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -33,6 +34,14 @@ pub struct FeedState {
     pub etcd: EtcdState,
     /// `failover.detect` of the table's topology.
     pub lease_ttl: Option<Duration>,
+    /// Of the table that the disk has.
+    pub saved: Revision,
+    /// The gateways that are registered, whether or not they run; while etcd is away, as they were last known.
+    pub members: Arc<BTreeSet<(UnitId, GatewayId)>>,
+    /// What etcd had when it was last read. Nobody is woken for it alone.
+    pub read_at: Revision,
+    /// `unit/gateway` of the gateway that advances moves, as etcd last said.
+    pub coordinator: Option<String>,
 }
 
 /// Whether etcd answers.
@@ -58,9 +67,19 @@ pub enum EtcdState {
     },
 }
 
+/// A lease of this gateway in etcd, as it was last renewed. It counts: the space was read after it was granted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Leased {
+    /// When the renewal was sent, since the machine started.
+    pub sent: Duration,
+    /// How long it lives from then on.
+    pub ttl: Duration,
+}
+
 /// The reading side, cheap to clone.
 #[derive(Debug, Clone)]
 pub struct FeedHandle {
+    pub(super) leased: watch::Receiver<Option<Leased>>,
     pub(super) state: watch::Receiver<FeedState>,
     pub(super) table: Arc<ArcSwapOption<Table>>,
 }
@@ -74,6 +93,11 @@ impl FeedHandle {
     /// All that is known now.
     pub fn state(&self) -> FeedState {
         self.state.borrow().clone()
+    }
+
+    /// This gateway's lease.
+    pub fn leased(&self) -> watch::Receiver<Option<Leased>> {
+        self.leased.clone()
     }
 
     /// To wait for changes.

@@ -4,8 +4,8 @@
 //! out.
 
 use super::{
-    Asked, GatewayLine, GatewayStatus, LaneLine, LinkLine, LinkState, SpaceStatus, TableFacts,
-    UnitFacts, UnitState, UnitStatus, UpDown,
+    Asked, FenceLine, GatewayLine, GatewayStatus, LaneLine, LinkLine, LinkState, SpaceStatus,
+    TableFacts, UnitFacts, UnitState, UnitStatus, UpDown,
 };
 use crate::model::{Epoch, Lineage, Revision, SpaceId, UnitId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,6 +24,7 @@ pub fn assemble(space: &SpaceId, etcd: UpDown, asked: &[Asked]) -> SpaceStatus {
     for facts in table.into_iter().flat_map(|table| &table.units) {
         units.insert(&facts.unit, Some(facts));
     }
+    let moves = table.map_or_else(Vec::new, |table| table.moves.clone());
     let faults: BTreeSet<_> = answers()
         .flat_map(|status| status.faults.iter().cloned())
         .collect();
@@ -37,8 +38,15 @@ pub fn assemble(space: &SpaceId, etcd: UpDown, asked: &[Asked]) -> SpaceStatus {
             .into_iter()
             .map(|(unit, facts)| unit_status(unit, facts, table, etcd, asked))
             .collect(),
-        fences: Vec::new(),
-        moves: Vec::new(),
+        fences: moves
+            .iter()
+            .filter(|one| one.stage.fences())
+            .map(|one| FenceLine {
+                slots: one.slots.clone(),
+                id: one.id,
+            })
+            .collect(),
+        moves,
         faults: faults.into_iter().collect(),
     }
 }
@@ -244,6 +252,7 @@ mod tests {
             epoch: Epoch(1),
             revision: Revision(revision),
             units: units.to_vec(),
+            moves: Vec::new(),
         }
     }
 

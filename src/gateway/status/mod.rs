@@ -13,7 +13,8 @@ pub use hub::StatusHub;
 pub use ready::{Readiness, readiness};
 
 use crate::model::{
-    Epoch, GatewayId, Lineage, Partition, Revision, SiteId, SourceName, SpaceId, UnitId,
+    Epoch, GatewayId, Lineage, MoveId, Partition, Revision, SiteId, SlotSet, SourceName, SpaceId,
+    Stage, UnitId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -209,6 +210,34 @@ pub struct TableFacts {
     pub revision: Revision,
     /// All units.
     pub units: Vec<UnitFacts>,
+    /// Moves that are not over.
+    #[serde(default)]
+    pub moves: Vec<MoveLine>,
+}
+
+/// A move under way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MoveLine {
+    /// Its number.
+    pub id: MoveId,
+    /// How far it is.
+    pub stage: Stage,
+    /// What moves.
+    pub slots: SlotSet,
+    /// Their home before.
+    pub from: UnitId,
+    /// Their home afterwards.
+    pub to: UnitId,
+}
+
+/// Slots that nobody may deliver.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FenceLine {
+    /// Which.
+    pub slots: SlotSet,
+    /// The move that they wait for.
+    #[serde(rename = "move")]
+    pub id: MoveId,
 }
 
 /// What one gateway knows: `/v1/status`.
@@ -253,10 +282,10 @@ pub struct SpaceStatus {
     pub etcd: UpDown,
     /// All units of the table.
     pub units: Vec<UnitStatus>,
-    /// Slots that nobody may deliver: none before moves exist.
-    pub fences: Vec<serde_json::Value>,
-    /// Moves under way: none before moves exist.
-    pub moves: Vec<serde_json::Value>,
+    /// Slots that nobody may deliver.
+    pub fences: Vec<FenceLine>,
+    /// Moves under way.
+    pub moves: Vec<MoveLine>,
     /// Everything that some gateway complains of, each once.
     pub faults: Vec<StatusFault>,
 }

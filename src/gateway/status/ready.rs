@@ -87,6 +87,7 @@ mod tests {
             epoch: Epoch(1),
             revision: Revision(1),
             units: Vec::new(),
+            moves: Vec::new(),
         });
     }
 

@@ -219,6 +219,8 @@ pub(super) fn record(revision: Revision) -> GatewayRecord {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         revision,
         epoch: Epoch(1),
+        drained: Revision(0),
+        ungranted: Revision(0),
         broker: BrokerHealth::Up,
         lanes: Vec::new(),
     }

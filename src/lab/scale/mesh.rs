@@ -11,11 +11,11 @@ use crate::etcd::{EtcdConfig, GatewayRecord, Key, Lease, SpaceView, Store, Trans
 use crate::lab::ca::Validity;
 use crate::lab::usage::{descriptors, processor_time, resident_bytes};
 use crate::lab::{Fabric, LabError, LabGateway, Node, Reporter};
-use crate::link::{Here, Standing};
+use crate::link::{Granter, Here, Standing};
 use crate::model::{GatewayId, Revision, Seats, SpaceId, UnitId};
 use crate::wire::{
     ClientSettings, LinkCap, LinkClient, LinkSecurity, LinkServer, LinkTarget, ReceiverPipe,
-    ServerSettings, TlsFiles, TlsIdentity,
+    ServerSettings, TlsFiles, TlsIdentity, boottime,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -185,6 +185,7 @@ impl<'a> Mesh<'a> {
             epoch: seats.epoch,
             revision: view.rules_revision(),
             units: units.chain([first]).collect(),
+            taken: std::collections::BTreeSet::new(),
         })));
         Ok(())
     }
@@ -207,6 +208,7 @@ impl<'a> Mesh<'a> {
             message_max: MESSAGE_MAX,
             standing: self.standing.subscribe(),
             connections_max: 64,
+            granter: Arc::new(parking_lot::Mutex::new(Granter::new(boottime()))),
         };
         let server = LinkServer::bind("127.0.0.1:0", settings).await?;
         let record = GatewayRecord {

@@ -3,11 +3,10 @@
 use super::ScaleError;
 use super::documents::{Owners, SPACE, documents};
 use super::size::Size;
-use crate::model::{Epoch, Lineage, Revision, Seats, SpaceId};
+use crate::model::{Epoch, Lineage, Moves, Revision, Seats, SpaceId};
 use crate::routing::{Table, TableInputs};
 use crate::rules::DocumentFile;
 use serde::Serialize;
-use std::collections::BTreeMap;
 use tokio::time::Instant;
 
 /// Compiled so often; the median counts.
@@ -44,8 +43,9 @@ pub(super) fn measure(size: Size) -> Result<TablePoint, ScaleError> {
             seats: Seats {
                 lineage: Lineage("scale".to_owned()),
                 epoch: Epoch(1),
-                stand_ins: BTreeMap::new(),
+                ..Seats::default()
             },
+            moves: Moves::new(),
             revision: Revision(1),
             space: &space,
         });

@@ -8,6 +8,8 @@ use crate::lab::checker::{Expect, UnitIndex};
 use secrecy::SecretString;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -72,6 +74,8 @@ pub struct Plan {
     pub away_max: Duration,
     /// Cancelled by whoever has seen enough: publishers then stop before all messages are published.
     pub enough: CancellationToken,
+    /// Counts deliveries by a stand-in.
+    pub stood_in: Arc<AtomicU64>,
     /// Latencies by the minute, for whoever compares some of them with others.
     pub windows: Option<Windows>,
 }
@@ -98,6 +102,7 @@ impl Plan {
             settle_max: Duration::MAX,
             away_max: Duration::from_mins(1),
             enough: CancellationToken::new(),
+            stood_in: Arc::default(),
             windows: None,
         }
     }

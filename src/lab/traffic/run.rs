@@ -19,6 +19,7 @@ use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;
 use parking_lot::Mutex;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -115,6 +116,9 @@ impl Shared {
                 Duration::from_micros(sent_micros),
                 latency,
             );
+        }
+        if marks.why == Some(Why::Standby) {
+            self.plan.stood_in.fetch_add(1, Ordering::Relaxed);
         }
         let mut state = self.state.lock();
         let (place, epoch) = self.judge(&mut state.owners, tag.key, unit, marks);

@@ -2,14 +2,15 @@
 
 use super::super::action::{Action, LaneSettings, Moment, Note, Routing, Target};
 use super::super::diversion::{
-    Detour, Diversion, DivertReason, PATIENCE, Place, SILENCE, follows_its_slot,
+    Detour, Diversion, DivertReason, PATIENCE, Place, SILENCE, follows_its_slot, is_fenced,
 };
 use super::super::outlet::{Feed, Offered, Origin, Outlet};
 use super::super::park::{Diverted, Kept, Stored, wrap};
 use super::route::{Before, own_address, own_parcel};
 use super::{Lane, Turn};
 use crate::amqp::RawProperties;
-use crate::model::{Parcel, UnitId, own_queues};
+use crate::model::{Parcel, UnitId, Why, own_queues};
+use crate::routing::Table;
 use bytes::Bytes;
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,7 @@ impl Lane {
     /// Looks at its targets and diversions; to be called several times a second.
     pub fn tick(&mut self, routing: Routing<'_>, at: Moment) -> Vec<Action> {
         let mut turn = Turn::new(routing, at);
+        self.follow_seats(&mut turn);
         let slow: Vec<_> = self
             .outlets
             .iter()
@@ -41,6 +43,7 @@ impl Lane {
         for unit in diverted {
             self.tend(&unit, &mut turn);
         }
+        self.take_up_waiting(&mut turn);
         self.end(turn)
     }
 
@@ -92,6 +95,11 @@ impl Lane {
     pub fn stop(&mut self, routing: Routing<'_>, at: Moment) -> Vec<Action> {
         let mut turn = Turn::new(routing, at);
         self.stopping = true;
+        // What waits for a fence or another diversion is back in its own.
+        let waiting: Vec<_> = self.waiting.keys().cloned().collect();
+        for unit in waiting {
+            self.give_up_drain(&unit, &mut turn);
+        }
         let diverted: Vec<_> = self.diversions.keys().cloned().collect();
         for unit in diverted {
             self.put_held_in(&unit, &mut turn);
@@ -100,17 +108,103 @@ impl Lane {
     }
 
     /// The diversion that a parcel follows into: the one with earlier messages of its slot, whatever its seat has become
-    /// since, else the one of its unit.
-    pub(super) fn followed_by(&self, parcel: &Parcel) -> Option<UnitId> {
+    /// since; one in which a former holder may have left some; else the one of its unit.
+    pub(super) fn followed_by(&self, parcel: &Parcel, table: &Table) -> Option<UnitId> {
         if let Some(slot) = parcel.slot.filter(|_| follows_its_slot(parcel.why)) {
             let has = |unit: &UnitId| self.diversions.get(unit).is_some_and(|one| one.has(slot));
-            if !has(&parcel.to)
-                && let Some(unit) = self.diversions.keys().find(|unit| has(unit))
-            {
+            if has(&parcel.to) {
+                return Some(parcel.to.clone());
+            }
+            let mut others = self.diversions.keys();
+            if let Some(unit) = others.find(|unit| has(unit)) {
+                return Some(unit.clone());
+            }
+            let before = table.seat_before(slot);
+            if let Some(unit) = before.filter(|unit| self.is_found(unit)) {
                 return Some(unit.clone());
             }
         }
         self.is_diverted(&parcel.to).then(|| parcel.to.clone())
+    }
+
+    /// Whether a former holder's messages may lie in a unit's diversion.
+    pub(super) fn is_found(&self, unit: &UnitId) -> bool {
+        self.diversions.get(unit).is_some_and(Diversion::is_found)
+    }
+
+    /// After a change of seats: what the old ones haven't answered is routed anew, from the oldest on, so that what is new for
+    /// the same slots doesn't reach their new seat before it.
+    pub(super) fn follow_seats(&mut self, turn: &mut Turn<'_>) {
+        let table = turn.routing.table;
+        if self.epoch == table.epoch() {
+            return;
+        }
+        self.epoch = table.epoch();
+        let elsewhere = |unit: &UnitId, parcel: &Parcel| {
+            let seat = match parcel.why {
+                Why::Owner | Why::Standby => parcel.slot.and_then(|slot| table.seat_of(slot)),
+                Why::Center => Some(table.center_seat()),
+                // By their key, which a parcel doesn't carry: it leads to a home that has another seat.
+                Why::Gray | Why::Pin => Some(table.seats().seat_of(unit)),
+                Why::Shared | Why::Units | Why::Local => None,
+            };
+            seat.is_some_and(|seat| seat != unit)
+        };
+        let mut left = Vec::new();
+        for (target, outlet) in &mut self.outlets {
+            let Target::Unit(unit) = target else { continue };
+            let taken_out = outlet.take_out_where(|one| elsewhere(unit, &one.parcel));
+            if taken_out.iter().any(|offered| offered.parcel.sent_before)
+                && outlet.close("its slots have another seat")
+            {
+                turn.actions.push(Action::Close(target.clone()));
+            }
+            left.extend(taken_out);
+        }
+        for offered in left {
+            let (Some(claim), Some(origin)) = (offered.claim, offered.origin) else {
+                debug_assert!(false, "what goes to a unit was routed to it");
+                continue;
+            };
+            let before = Before {
+                copy_for: None,
+                sent: offered.parcel.sent_before,
+                moves: origin.moves,
+                is_ours: true,
+            };
+            self.dispatch(&claim, &origin.admitted, &before, turn);
+            if let Some(ledger) = self.ledger_of(&claim.feed) {
+                ledger.answered(claim.entry);
+            }
+        }
+    }
+
+    /// Slots that a unit serves are being moved: from now on they go through its diversion.
+    pub(super) fn fence(&mut self, unit: &UnitId, turn: &mut Turn<'_>) {
+        let reason = DivertReason::Fenced;
+        let in_use = self.diversions.get(unit).is_some_and(Diversion::is_active);
+        self.diversions
+            .entry(unit.clone())
+            .or_insert_with(|| {
+                let routed_by = turn.routing.table.revision();
+                Diversion::new(reason, Some(routed_by), self.next_number, turn.at)
+            })
+            .activate(reason, turn.at);
+        let outlet = self.outlets.get(&Target::Unit(unit.clone()));
+        let fenced = |parcel: &Parcel| is_fenced(turn.routing.table, parcel.slot, parcel.why);
+        let behind = outlet.is_some_and(|outlet| outlet.count_of_source(fenced) > 0);
+        if let Some(diversion) = self.diversions.get_mut(unit).filter(|_| behind)
+            && !diversion.takes_all()
+        {
+            diversion.fall_behind(turn.at.now);
+        }
+        if !in_use {
+            turn.note(Note::Diverting {
+                to: unit.clone(),
+                reason,
+                cause: format!("slots {} are being moved", turn.routing.table.fenced()),
+            });
+        }
     }
 
     /// Puts a parcel into a diversion, or holds it where the end of that is near.
@@ -136,7 +230,7 @@ impl Lane {
 
     fn is_diverted(&self, unit: &UnitId) -> bool {
         let diversion = self.diversions.get(unit);
-        diversion.is_some_and(Diversion::is_active)
+        diversion.is_some_and(Diversion::takes_all)
     }
 
     /// Why a target is to be diverted, if it is.
@@ -213,6 +307,7 @@ impl Lane {
                 copy_for: (!follows_its_slot(detour.why)).then_some(detour.to),
                 sent: detour.sent || offered.parcel.sent_before,
                 moves: origin.moves,
+                is_ours: true,
             };
             self.dispatch(&claim, &origin.admitted, &before, turn);
             if let Some(ledger) = self.ledger_of(&claim.feed) {
@@ -235,6 +330,9 @@ impl Lane {
         let Some(outlet) = self.outlets.get_mut(&target) else {
             return;
         };
+        // What was held for a fence is newer than what is under way.
+        let behind = self.diversions.get_mut(unit);
+        let newer = behind.map(|diversion| diversion.catch_up(turn.at.now));
         let taken_out = outlet.take_out(&Feed::Source);
         // What its receiver has not published yet must not be published beside what the drain will bring.
         if taken_out.iter().any(|offered| offered.parcel.sent_before) && outlet.close(&cause) {
@@ -252,8 +350,29 @@ impl Lane {
             reason,
             cause,
         });
-        for offered in taken_out {
+        for offered in taken_out.into_iter().chain(newer.unwrap_or_default()) {
             self.divert(unit, offered, turn);
+        }
+    }
+
+    /// Looks after a diversion that is behind messages under way to its unit.
+    pub(super) fn catch_up(&mut self, unit: &UnitId, turn: &mut Turn<'_>) {
+        let Some(diversion) = self.diversions.get(unit) else {
+            return;
+        };
+        let outlet = self.outlets.get(&Target::Unit(unit.clone()));
+        let goes_in = |parcel: &Parcel| parcel.slot.is_some_and(|slot| diversion.has(slot));
+        let in_front = outlet.map_or(0, |outlet| outlet.count_of_source(goes_in));
+        if in_front == 0 {
+            let diversion = self.diversions.get_mut(unit);
+            let held = diversion.map(|diversion| diversion.catch_up(turn.at.now));
+            for offered in held.unwrap_or_default() {
+                self.put_in(unit, offered, turn);
+            }
+        } else if diversion.has_held_enough(self.settings.window.deliveries / 4, turn.at.now) {
+            let cause =
+                format!("{in_front} messages of slots that are being moved keep others waiting");
+            self.begin_diversion(unit, DivertReason::Slow, cause, turn);
         }
     }
 

@@ -1,7 +1,7 @@
 //! Out of a diversion: what is consumed of it is routed anew, until the way is direct again.
 
 use super::super::action::{Action, Moment, Note, Routing, Target};
-use super::super::diversion::{Diversion, PATIENCE, Place, follows_its_slot};
+use super::super::diversion::{Diversion, PATIENCE, Place, follows_its_slot, is_fenced};
 use super::super::envelope::Admitted;
 use super::super::expiration::remaining;
 use super::super::ledger::Ledger;
@@ -11,18 +11,28 @@ use super::super::unwrap::{Unwrapped, unwrap};
 use super::route::Before;
 use super::{Lane, Turn, cost_bytes};
 use crate::amqp::{Edit, TextProperty};
-use crate::model::{DeliveryTag, Message, Reason, UnitId};
+use crate::model::{DeliveryTag, Message, Reason, Slot, UnitId};
+use crate::routing::{Table, Target as Whither};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// While another target's oldest message waits for longer, a drain gives way.
 const OTHERS_WAIT: Duration = Duration::from_millis(200);
 
+/// What a drain has brought and may not go on yet.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    claim: Claim,
+    admitted: Arc<Admitted>,
+    before: Before,
+}
+
 impl Lane {
     /// Whether another message of the diversion of this unit may be taken now.
     pub fn drain_has_room(&self, unit: &UnitId, now: Instant) -> bool {
         let drained: usize = self.drains().map(Ledger::cost_bytes).sum();
         !self.stopping
+            && !self.waiting.contains_key(unit)
             && (drained == 0 || drained * 2 < self.settings.window.bytes)
             && self
                 .diversions
@@ -99,6 +109,9 @@ impl Lane {
             return;
         };
         diversion.adapt(now, others_wait);
+        if diversion.is_behind() {
+            return self.catch_up(unit, turn);
+        }
         if diversion.is_stalled(now) {
             return self.give_up_drain(unit, turn);
         }
@@ -161,12 +174,69 @@ impl Lane {
         }
     }
 
+    /// Whether what was drained may not go on yet: its slot is being moved, or messages of it from before may lie in
+    /// another diversion; or others wait in front of it.
+    pub(super) fn must_wait(
+        &self,
+        unit: &UnitId,
+        slot: Option<Slot>,
+        targets: &[Whither],
+        before: &Before,
+        table: &Table,
+    ) -> bool {
+        self.waiting.contains_key(unit)
+            || targets.iter().any(|target| {
+                let behind_found = before.is_ours && target.unit != *unit;
+                follows_its_slot(target.why)
+                    && (is_fenced(table, slot, target.why)
+                        || (behind_found && self.is_found(&target.unit)))
+            })
+    }
+
+    /// Keeps it, and whatever the drain would bring behind it.
+    pub(super) fn wait(
+        &mut self,
+        unit: &UnitId,
+        claim: &Claim,
+        admitted: &Arc<Admitted>,
+        before: &Before,
+    ) {
+        if let Some(ledger) = self.ledger_of(&claim.feed) {
+            ledger.wait_for(claim.entry);
+        }
+        let waiting = Waiting {
+            claim: claim.clone(),
+            admitted: Arc::clone(admitted),
+            before: before.clone(),
+        };
+        let queue = self.waiting.entry(unit.clone()).or_default();
+        queue.push_back(waiting);
+    }
+
+    /// Sends on what waited, as far as it may go now.
+    pub(super) fn take_up_waiting(&mut self, turn: &mut Turn<'_>) {
+        for (_, queue) in std::mem::take(&mut self.waiting) {
+            for waiting in queue {
+                let Waiting {
+                    claim,
+                    admitted,
+                    before,
+                } = waiting;
+                self.dispatch(&claim, &admitted, &before, turn);
+                if let Some(ledger) = self.ledger_of(&claim.feed) {
+                    ledger.answered(claim.entry);
+                }
+            }
+        }
+    }
+
     /// What was taken of a diversion comes again, from the oldest.
-    fn give_up_drain(&mut self, unit: &UnitId, turn: &mut Turn<'_>) {
+    pub(super) fn give_up_drain(&mut self, unit: &UnitId, turn: &mut Turn<'_>) {
         let Some(diversion) = self.diversions.get_mut(unit) else {
             return;
         };
         if diversion.end_drain(turn.at.now) {
+            self.waiting.remove(unit);
             let feed = Feed::Diversion(unit.clone());
             for (target, outlet) in &mut self.outlets {
                 let taken_out = outlet.take_out(&feed);
@@ -235,6 +305,7 @@ impl Lane {
             copy_for: (!follows_its_slot(diverted.why)).then_some(diverted.to),
             sent: diverted.sent || message.redelivered || went_otherwise,
             moves: 0,
+            is_ours,
         };
         let waited = Duration::from_secs(turn.at.unix_seconds.saturating_sub(at));
         let admitted = Admitted {

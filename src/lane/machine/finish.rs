@@ -105,6 +105,7 @@ impl Lane {
             copy_for: (!follows_its_slot(parcel.why)).then(|| parcel.to.clone()),
             sent: parcel.sent_before,
             moves: moves + 1,
+            is_ours: true,
         };
         self.dispatch(claim, &admitted, &before, turn);
     }

@@ -11,12 +11,14 @@ mod finish;
 mod route;
 
 use super::action::{Action, LaneSettings, Moment, Note, Routing, Target};
-use super::diversion::{Diversion, DiversionView};
+use super::diversion::{Diversion, DiversionView, is_fenced};
 use super::ledger::{EntryId, Ledger};
 use super::outlet::{Claim, Feed, Offered, Outlet, OutletView};
 use super::park::{LargeParcel, wrap_large};
-use crate::model::{Answer, DeliveryTag, Message, Parcel, ParcelNumber, Reason, UnitId};
-use std::collections::{BTreeMap, BTreeSet};
+use crate::model::{Answer, DeliveryTag, Epoch, Message, Parcel, ParcelNumber, Reason, UnitId};
+use crate::routing::Table;
+use drain::Waiting;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Instant;
 
 /// See the file's head.
@@ -27,10 +29,14 @@ pub struct Lane {
     ledger: Ledger,
     outlets: BTreeMap<Target, Outlet>,
     diversions: BTreeMap<UnitId, Diversion>,
+    /// By the unit whose diversion brought it; no queue is empty.
+    waiting: BTreeMap<UnitId, VecDeque<Waiting>>,
     /// Numbers what goes into diversions, over all of them.
     next_number: u64,
     /// Of the ledger's entries, those whose bodies are being parked in pieces.
     large: BTreeSet<EntryId>,
+    /// Of the table that parcels were last routed by.
+    epoch: Epoch,
     /// Its own broker is slow: see [`Lane::tick`].
     no_detour_until: Option<Instant>,
     /// It takes no more: nothing is held for the end of a diversion.
@@ -66,8 +72,10 @@ impl Lane {
             ledger: Ledger::default(),
             outlets: BTreeMap::new(),
             diversions: BTreeMap::new(),
+            waiting: BTreeMap::new(),
             next_number: 1,
             large: BTreeSet::new(),
+            epoch: Epoch::default(),
             no_detour_until: None,
             stopping: false,
         }
@@ -105,6 +113,22 @@ impl Lane {
         self.ledger.cost_bytes() + self.drains().map(Ledger::cost_bytes).sum::<usize>()
     }
 
+    /// Parcels of slots that are being moved, by this table, which some unit has not answered yet. With none in any lane
+    /// and any receiver, those slots are delivered nowhere.
+    pub fn fenced_in_flight(&self, table: &Table) -> usize {
+        if table.fenced().is_empty() {
+            return 0;
+        }
+        let fenced = |parcel: &Parcel| is_fenced(table, parcel.slot, parcel.why);
+        let outlets = self.outlets.iter();
+        outlets
+            .map(|(target, outlet)| match target {
+                Target::Unit(_) => outlet.count(fenced),
+                Target::Diversion(_) | Target::Park => 0,
+            })
+            .sum()
+    }
+
     /// When the oldest of its own queue's was taken.
     pub fn oldest(&self) -> Option<Instant> {
         self.ledger.oldest()
@@ -134,6 +158,7 @@ impl Lane {
         at: Moment,
     ) -> Vec<Action> {
         let mut turn = Turn::new(routing, at);
+        self.follow_seats(&mut turn);
         turn.note(Note::Received);
         let claim = Claim {
             feed: Feed::Source,
@@ -226,6 +251,7 @@ impl Lane {
         at: Moment,
     ) -> Vec<Action> {
         let mut turn = Turn::new(routing, at);
+        self.follow_seats(&mut turn);
         if let Some(outlet) = self.outlets.get_mut(target) {
             outlet.hears(at.now);
         }
@@ -280,8 +306,9 @@ impl Lane {
             let unanswered: usize = self.outlets.values().map(Outlet::claimed).sum();
             let held: usize = self.diversions.values().map(Diversion::held).sum();
             let waiting = self.ledger.waiting() + self.drains().map(Ledger::waiting).sum::<usize>();
+            let kept: usize = self.waiting.values().map(VecDeque::len).sum();
             debug_assert_eq!(
-                unanswered + held + self.large.len(),
+                unanswered + held + kept + self.large.len(),
                 waiting,
                 "every parcel has its entry"
             );

@@ -1,6 +1,7 @@
 //! From a delivery to its parcels: envelope, decision, stamp, offer.
 
 use super::super::action::{Note, Routing, Target};
+use super::super::diversion::is_fenced;
 use super::super::envelope::{Admission, Admitted, Envelope, user_id_of};
 use super::super::give_back::give_back;
 use super::super::outlet::{Claim, Feed, Offered, Origin};
@@ -16,6 +17,7 @@ use bytes::Bytes;
 use std::sync::Arc;
 
 /// What is known of a message's way before it is routed.
+#[derive(Debug, Clone)]
 pub(super) struct Before {
     /// A copy for this unit, whatever the rule's other targets are.
     pub(super) copy_for: Option<UnitId>,
@@ -23,6 +25,8 @@ pub(super) struct Before {
     pub(super) sent: bool,
     /// How often a receiver has said that it belongs elsewhere.
     pub(super) moves: u32,
+    /// This life of the lane took it from its queue: whatever a former one left was there before.
+    pub(super) is_ours: bool,
 }
 
 impl Before {
@@ -31,6 +35,7 @@ impl Before {
         copy_for: None,
         sent: false,
         moves: 0,
+        is_ours: true,
     };
 }
 
@@ -90,6 +95,11 @@ impl Lane {
             }
             Outcome::Deliver(targets) => targets,
         };
+        if let Feed::Diversion(unit) = &claim.feed
+            && self.must_wait(unit, decision.slot, &targets, before, table)
+        {
+            return self.wait(unit, claim, admitted, before);
+        }
         if let Some(unit) = &before.copy_for {
             targets.retain(|target| target.unit == *unit);
             if targets.is_empty() {
@@ -208,7 +218,12 @@ impl Lane {
 
     /// Offers a parcel to its unit, or through the diversion that it has to follow.
     pub(super) fn go(&mut self, offered: Offered, turn: &mut Turn<'_>) {
-        if let Some(unit) = self.followed_by(&offered.parcel) {
+        let (table, parcel) = (turn.routing.table, &offered.parcel);
+        if let Some(unit) = self.followed_by(parcel, table) {
+            self.divert(&unit, offered, turn);
+        } else if is_fenced(table, parcel.slot, parcel.why) {
+            let unit = parcel.to.clone();
+            self.fence(&unit, turn);
             self.divert(&unit, offered, turn);
         } else {
             self.go_directly(offered, turn);

@@ -5,7 +5,7 @@
 
 use crate::amqp::RawValue;
 use crate::model::marks::X_SET_PATH;
-use crate::model::{Answer, LaneId, Parcel, Reason, UnitId, Why};
+use crate::model::{Answer, Epoch, LaneId, Parcel, Reason, UnitId, Why};
 use crate::routing::Table;
 
 /// What this unit's table says of a parcel before it is published here.
@@ -59,8 +59,19 @@ fn belongs_here(table: &Table, here: &UnitId, parcel: &Parcel) -> Result<(), Ans
         Some(seat) if seat != here => Err(Answer::Later {
             cause: format!("by the table here {seat} serves it, and the parcel's is no older"),
         }),
+        // It may have come back here: what was routed before is behind what was delivered elsewhere meanwhile.
+        Some(_) if parcel.epoch < changed_at(table, parcel) => Err(Answer::Moved),
         Some(_) | None => Ok(()),
     }
+}
+
+/// The epoch in which the parcel's slot last changed its seat.
+fn changed_at(table: &Table, parcel: &Parcel) -> Epoch {
+    let slot = parcel.slot.filter(|_| match parcel.why {
+        Why::Owner | Why::Standby => true,
+        Why::Center | Why::Shared | Why::Local | Why::Units | Why::Gray | Why::Pin => false,
+    });
+    slot.map_or(Epoch::default(), |slot| table.changed_at(slot))
 }
 
 /// How often `here` occurs in the parcel's path, which has to end with it.

@@ -1,0 +1,420 @@
+//! `setgate move`: slots to another unit, under traffic.
+//!
+//! Asks in etcd for what the coordinator carries out, and says how far it is. Promises that nothing is asked for that would
+//! be refused as things are, and that two operators at once get one move each, or one of them a refusal.
+
+mod print;
+mod takeover;
+
+pub(super) use takeover::{FailbackArgs, FailoverArgs, failback, failover};
+
+use super::block_on;
+use super::failure::Failure;
+use super::rules::{EtcdArgs, Format};
+use super::tables;
+use crate::etcd::{Commit, Key, Scope, Snapshot, SpaceView, Store, Transaction};
+use crate::failover::{Verdict, World, judge};
+use crate::gateway::coordinator::{Seen, world};
+use crate::model::{
+    DecidedBy, Kind, Move, MoveId, Moves, Revision, SlotSet, SpaceId, Stage, Undo, UnitId,
+};
+use anstream::println;
+use print::Shown;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// How often `--watch` looks again.
+const WATCH_EVERY: Duration = Duration::from_millis(500);
+
+/// Moves that are over and kept, for whoever asks what became of them.
+const KEPT: usize = 50;
+
+/// A transaction has room for few keys; what is too much goes with the next moves.
+const FORGOTTEN_AT_ONCE: usize = 8;
+
+/// Longest deadline: a fence that stands for longer is no pause any more.
+const DEADLINE_MAX: i64 = 24 * 3_600;
+
+/// Move slots to another unit, under traffic.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Say what a move would do, and whether it could; change nothing.
+    Plan(What),
+    /// Ask for a move. The coordinator carries it out; `setgate move status --watch` follows it.
+    Start(Start),
+    /// Say how far a move is: the newest, or the one of that number.
+    Status(Status),
+    /// Have a move undone that isn't placed yet.
+    Undo(UndoArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct What {
+    /// Slots, for example 2000-2999 or 7,100-199.
+    #[arg(long, value_name = "SLOTS", required_unless_present = "unit")]
+    slots: Option<SlotSet>,
+    /// All slots of this unit.
+    #[arg(long, value_name = "UNIT", conflicts_with = "slots")]
+    unit: Option<UnitId>,
+    /// Their new home.
+    #[arg(long, value_name = "UNIT")]
+    to: UnitId,
+    /// A stage that takes longer, in seconds, undoes the move.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=DEADLINE_MAX))]
+    deadline: u32,
+    #[command(flatten)]
+    etcd: EtcdArgs,
+    /// Format of the result.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Format,
+}
+
+#[derive(Debug, clap::Args)]
+struct Start {
+    #[command(flatten)]
+    what: What,
+    #[command(flatten)]
+    asks: Asks,
+}
+
+/// Who asks, and why.
+#[derive(Debug, clap::Args)]
+pub(super) struct Asks {
+    /// Why, for the history.
+    #[arg(short = 'm', long = "message", value_name = "WHY")]
+    why: String,
+    /// Who, for the history.
+    #[arg(long, env = "USER", hide = true)]
+    who: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+struct Status {
+    /// The move's number.
+    id: Option<u32>,
+    /// Follow it until it is over: 0 when it is done, 1 when it is undone.
+    #[arg(long)]
+    watch: bool,
+    #[command(flatten)]
+    etcd: EtcdArgs,
+    /// Format of the result.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Format,
+}
+
+#[derive(Debug, clap::Args)]
+struct UndoArgs {
+    /// The move's number.
+    id: u32,
+    #[command(flatten)]
+    asks: Asks,
+    #[command(flatten)]
+    etcd: EtcdArgs,
+    /// Format of the result.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Format,
+}
+
+impl Args {
+    pub(super) fn output(&self) -> Format {
+        match &self.command {
+            Command::Plan(what) => what.output,
+            Command::Start(start) => start.what.output,
+            Command::Status(status) => status.output,
+            Command::Undo(undo) => undo.output,
+        }
+    }
+}
+
+impl Asks {
+    pub(super) fn checked(&self) -> Result<(String, String), Failure> {
+        let why = self.why.trim();
+        if why.is_empty() {
+            let text = "-m WHY: say why, for whoever reads the history";
+            return Err(Failure::Usage(text.to_owned()));
+        }
+        Ok((super::rules::who(self.who.as_deref()), why.to_owned()))
+    }
+}
+
+pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
+    block_on(async {
+        match &args.command {
+            Command::Plan(what) => Box::pin(plan(what)).await,
+            Command::Start(start) => Box::pin(ask_for(start)).await,
+            Command::Status(status) => Box::pin(show(status)).await,
+            Command::Undo(undo) => Box::pin(take_back(undo)).await,
+        }
+    })
+}
+
+/// A space as it is, and what moves are judged by.
+struct Space {
+    name: SpaceId,
+    store: Store,
+    snapshot: Snapshot,
+    world: World,
+    moves: Moves,
+}
+
+impl Space {
+    async fn read(etcd: &EtcdArgs) -> Result<Self, Failure> {
+        let (etcd, space) = etcd.resolve()?;
+        let store = Store::connect(&etcd, &space).await?;
+        Self::again(store, &space).await
+    }
+
+    async fn again(store: Store, space: &SpaceId) -> Result<Self, Failure> {
+        let table = tables::of_etcd(&store, space).await?;
+        let snapshot = store.read(Scope::Ownership).await?;
+        let view = SpaceView::of(&snapshot);
+        let Some(world) = world(&view, &table, &Seen::nothing()) else {
+            return Err(Failure::Refused(format!(
+                "the keys `placement` and `seats` of space {space} can't be read; put back what they were"
+            )));
+        };
+        if let Some(key) = view.unread_moves().first() {
+            return Err(Failure::Refused(format!(
+                "the key {key} of space {space} is no move; put back what it was, or delete it"
+            )));
+        }
+        let moves = view.moves();
+        Ok(Self {
+            name: space.clone(),
+            store,
+            snapshot,
+            world,
+            moves,
+        })
+    }
+
+    /// The number of the next move.
+    fn next_id(&self) -> MoveId {
+        MoveId(self.moves.keys().next_back().map_or(0, |last| last.0) + 1)
+    }
+
+    fn shown(&self, id: MoveId) -> Option<Shown> {
+        let one = self.moves.get(&id)?;
+        let view = SpaceView::of(&self.snapshot);
+        let written = view.move_revision(id).unwrap_or_default();
+        Some(Shown::of(id, one, &self.moves, written, &self.world))
+    }
+
+    /// One move for each home of the slots, numbered on from the last one; a refusal where one of them couldn't be.
+    fn asked(&self, what: &What, who: &str, why: &str) -> Result<Vec<(MoveId, Move)>, Failure> {
+        let wanted: Vec<(UnitId, SlotSet)> = match (&what.slots, &what.unit) {
+            (Some(slots), _) => self.by_home(slots)?,
+            (None, Some(unit)) => {
+                let owned = self.world.units.get(unit);
+                let owned = owned.ok_or_else(|| refused(format!("there is no unit {unit}")))?;
+                vec![(unit.clone(), owned.slots.clone())]
+            }
+            (None, None) => Vec::new(),
+        };
+        let at = jiff::Timestamp::now().to_string();
+        let mut all = self.moves.clone();
+        let mut asked = Vec::new();
+        for ((from, slots), number) in wanted.into_iter().zip(self.next_id().0..) {
+            let (id, one) = (
+                MoveId(number),
+                Move {
+                    stage: Stage::Asked,
+                    slots,
+                    from,
+                    to: what.to.clone(),
+                    who: who.to_owned(),
+                    why: why.to_owned(),
+                    at: at.clone(),
+                    kind: Kind::Planned,
+                    decided_by: DecidedBy::Person,
+                    ended_at_ms: None,
+                    deadline_seconds: what.deadline,
+                    undo: None,
+                    fenced_at_ms: None,
+                    pause_ms: None,
+                    cause: None,
+                },
+            );
+            all.insert(id, one.clone());
+            asked.push((id, one));
+        }
+        for (id, _) in &asked {
+            let verdict = judge(*id, &all, Revision::default(), Duration::ZERO, &self.world);
+            if let Verdict::Undo(cause) = verdict {
+                return Err(refused(format!("{cause}; nothing was changed")));
+            }
+        }
+        Ok(asked)
+    }
+
+    fn by_home(&self, slots: &SlotSet) -> Result<Vec<(UnitId, SlotSet)>, Failure> {
+        let homes = self.world.units.iter();
+        let parts: Vec<_> = homes
+            .map(|(unit, view)| (unit.clone(), view.slots.and(slots)))
+            .filter(|(_, part)| !part.is_empty())
+            .collect();
+        let found = parts
+            .iter()
+            .fold(SlotSet::empty(), |all, (_, part)| all.or(part));
+        let beyond = slots.without(&found);
+        if beyond.is_empty() {
+            Ok(parts)
+        } else {
+            Err(refused(format!("the space has no slots {beyond}")))
+        }
+    }
+}
+
+fn refused(text: String) -> Failure {
+    Failure::Refused(text)
+}
+
+async fn plan(what: &What) -> Result<ExitCode, Failure> {
+    let space = Space::read(&what.etcd).await?;
+    let asked = space.asked(what, "", "")?;
+    let shown: Vec<Shown> = asked
+        .iter()
+        .map(|(id, one)| Shown::of(*id, one, &space.moves, Revision::default(), &space.world))
+        .collect();
+    match what.output {
+        Format::Text => print::plan(&asked, &space.world, what.deadline),
+        Format::Json => println!("{}", print::json(&shown)),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn ask_for(start: &Start) -> Result<ExitCode, Failure> {
+    let what = &start.what;
+    let (who, why) = start.asks.checked()?;
+    let space = Space::read(&what.etcd).await?;
+    let asked = space.asked(what, &who, &why)?;
+    commit(&space, &asked).await?;
+    let all = asked.iter().cloned().collect();
+    let shown: Vec<Shown> = asked
+        .iter()
+        .map(|(id, one)| Shown::of(*id, one, &all, Revision::default(), &space.world))
+        .collect();
+    match what.output {
+        Format::Text => {
+            for (id, one) in &asked {
+                let Move {
+                    slots, from, to, ..
+                } = one;
+                println!("asked for move {id}: slots {slots} from {from} to {to}");
+            }
+            println!("follow it with `setgate move status --watch`");
+        }
+        Format::Json => println!("{}", print::json(&shown)),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes what is asked for, unless something has changed meanwhile; the oldest moves that are over are forgotten.
+async fn commit(space: &Space, asked: &[(MoveId, Move)]) -> Result<(), Failure> {
+    let mut transaction = Transaction::new()
+        .no_newer_moves(space.snapshot.revision)
+        .unchanged(&Key::Placement, &space.snapshot)
+        .unchanged(&Key::Seats, &space.snapshot);
+    for (id, one) in asked {
+        let text = serde_json::to_vec(one).unwrap_or_default();
+        let key = Key::Move(*id);
+        transaction = transaction.absent(&key).put(&key, text);
+    }
+    let over = space.moves.iter().filter(|(_, one)| one.stage.is_over());
+    let surplus = over.clone().count().saturating_sub(KEPT);
+    for (id, _) in over.take(surplus.min(FORGOTTEN_AT_ONCE)) {
+        transaction = transaction.delete(&Key::Move(*id));
+    }
+    if space.store.commit(&transaction).await? == Commit::Conflict {
+        return Err(refused(
+            "moves, placement or seats have changed meanwhile; nothing was changed: look again with `setgate move status`, then ask again"
+                .to_owned(),
+        ));
+    }
+    Ok(())
+}
+
+async fn show(status: &Status) -> Result<ExitCode, Failure> {
+    let (etcd, name) = status.etcd.resolve()?;
+    let store = Store::connect(&etcd, &name).await?;
+    let mut said = None;
+    loop {
+        let space = Space::again(store.clone(), &name).await?;
+        let newest = space.moves.keys().next_back().copied();
+        let Some(id) = status.id.map(MoveId).or(newest) else {
+            match status.output {
+                Format::Text => println!("there has been no move in {name}"),
+                Format::Json => println!("{}", print::json(&[])),
+            }
+            return Ok(ExitCode::SUCCESS);
+        };
+        let Some(shown) = space.shown(id) else {
+            return Err(refused(format!("there is no move {id} in {name}")));
+        };
+        let over = shown.stage.is_over();
+        let line = shown.to_string();
+        if said.as_ref() != Some(&line) && status.output == Format::Text {
+            println!("{line}");
+            said = Some(line);
+        }
+        if over || !status.watch {
+            if status.output == Format::Json {
+                let others = space.moves.keys().filter(|other| **other != id);
+                let others = others.rev().filter_map(|other| space.shown(*other));
+                let shown: Vec<Shown> = std::iter::once(shown.clone()).chain(others).collect();
+                println!("{}", print::json(&shown));
+            }
+            let undone = status.watch && shown.stage == Stage::Undone;
+            return Ok(ExitCode::from(u8::from(undone)));
+        }
+        tokio::time::sleep(WATCH_EVERY).await;
+    }
+}
+
+async fn take_back(args: &UndoArgs) -> Result<ExitCode, Failure> {
+    let (who, why) = args.asks.checked()?;
+    let space = Space::read(&args.etcd).await?;
+    let id = MoveId(args.id);
+    let Some(one) = space.moves.get(&id) else {
+        return Err(refused(format!("there is no move {id}")));
+    };
+    if !one.stage.can_be_undone() {
+        let Move { slots, from, .. } = one;
+        let how = if one.stage == Stage::Undone {
+            "it is undone already".to_owned()
+        } else {
+            format!(
+                "its slots have their new home: move them back with `setgate move start --slots {slots} --to {from}`"
+            )
+        };
+        return Err(refused(format!("move {id} is {}: {how}", one.stage)));
+    }
+    let wish = Move {
+        undo: Some(Undo { who, why }),
+        ..one.clone()
+    };
+    let key = Key::Move(id);
+    let transaction = Transaction::new()
+        .unchanged(&key, &space.snapshot)
+        .put(&key, serde_json::to_vec(&wish).unwrap_or_default());
+    if space.store.commit(&transaction).await? == Commit::Conflict {
+        return Err(refused(format!(
+            "move {id} has gone on meanwhile; nothing was changed: look again with `setgate move status {id}`"
+        )));
+    }
+    match args.output {
+        Format::Text => println!("asked for move {id} to be undone"),
+        Format::Json => {
+            let moves = [(id, wish.clone())].into();
+            let shown = Shown::of(id, &wish, &moves, Revision::default(), &space.world);
+            println!("{}", print::json(&[shown]));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,312 @@
+//! How far a move is, and whether it may go on.
+//!
+//! Owns the order of the stages and what each of them waits for. Promises that slots get their new home only when every
+//! member diverts them and nothing of them is under way anywhere, and that each move ends: done, or undone in every stage
+//! before *placed*. Never reads a clock, never writes.
+
+use crate::model::{
+    DecidedBy, GatewayId, Kind, Move, MoveId, Moves, Revision, Seats, SlotSet, Stage, UnitId,
+};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// What a gateway says that holds its lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Report {
+    /// Of the table that it routes by.
+    pub revision: Revision,
+    /// The newest table with fences that is on its disk and of whose fenced slots nothing is under way there.
+    pub drained: Revision,
+    /// The newest table with units taken over to which no leave of it counts any more.
+    pub ungranted: Revision,
+}
+
+/// A unit as moves see it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct UnitView {
+    /// What it owns by placement.
+    pub slots: SlotSet,
+    /// Messages may be delivered to it.
+    pub consumes: bool,
+    /// Some gateway of it holds its lease and says that its broker takes confirms.
+    pub up: bool,
+    /// For how long it hasn't been, as the coordinator saw it.
+    pub down_for: Duration,
+    /// Where it is.
+    pub site: String,
+    /// Where that is.
+    pub city: String,
+    /// Who takes over, in this order.
+    pub standby: Vec<UnitId>,
+}
+
+/// What a unit does that is cut off from etcd and from one of its stand-ins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Isolated {
+    /// It stops delivering within a leave.
+    #[default]
+    Fences,
+    /// It goes on, so only a person can say that it doesn't run.
+    GoesOn,
+}
+
+/// What moves are judged by: one revision of the space, and how long the coordinator has seen who was away.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct World {
+    /// By placement and topology.
+    pub units: BTreeMap<UnitId, UnitView>,
+    /// Unit → the unit that stands in for it.
+    pub stand_ins: BTreeMap<UnitId, UnitId>,
+    /// Registered, whether or not they run; for how long they have been without their lease.
+    pub members: BTreeMap<(UnitId, GatewayId), Duration>,
+    /// Of those that hold their lease.
+    pub reports: BTreeMap<(UnitId, GatewayId), Report>,
+    /// What a unit does that is cut off.
+    pub isolated: Isolated,
+}
+
+/// A member without its lease, and without one of those that could give it leave, has stopped delivering after so long: a
+/// leave of five seconds, and one for clocks that differ.
+pub const MARGIN: Duration = Duration::from_secs(6);
+
+/// What is to become of a move now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing yet, or ever: why.
+    Wait(String),
+    /// Its next stage.
+    Go(Stage),
+    /// It is undone: why.
+    Undo(String),
+}
+
+/// Judges one of a space's moves, which has been in its stage for so long and was last written at that revision.
+pub fn judge(
+    id: MoveId,
+    moves: &Moves,
+    written: Revision,
+    in_stage: Duration,
+    world: &World,
+) -> Verdict {
+    let Some(one) = moves.get(&id) else {
+        return Verdict::Wait("there is no such move".to_owned());
+    };
+    if one.stage.is_over() {
+        return Verdict::Wait("it is over".to_owned());
+    }
+    if one.stage.can_be_undone() {
+        if let Some(undo) = &one.undo {
+            return Verdict::Undo(format!("{} asked for it: {}", undo.who, undo.why));
+        }
+        // Whatever it was accepted by may have changed since.
+        if let Some(cause) = refusal(id, one, moves, world) {
+            return Verdict::Undo(cause);
+        }
+    }
+    let verdict = match one.stage {
+        Stage::Asked => match in_front(id, one, moves) {
+            None => Verdict::Go(Stage::Fenced),
+            Some(cause) => Verdict::Wait(cause),
+        },
+        Stage::Fenced => match unsafe_yet(one, written, world) {
+            None => Verdict::Go(Stage::Drained),
+            Some(cause) => Verdict::Wait(cause),
+        },
+        Stage::Drained => Verdict::Go(Stage::Placed),
+        // Those without a lease have drained: they route nothing of it until they have heard of this.
+        Stage::Placed => match behind(world, written) {
+            None => Verdict::Go(Stage::Done),
+            Some(behind) => Verdict::Wait(format!("not routed by yet: {behind}")),
+        },
+        Stage::Done | Stage::Undone => Verdict::Wait("it is over".to_owned()),
+    };
+    match verdict {
+        Verdict::Wait(cause) if one.stage.can_be_undone() && is_past(one, in_stage) => {
+            Verdict::Undo(format!(
+                "it took longer than {} s: {cause}",
+                one.deadline_seconds
+            ))
+        }
+        verdict => verdict,
+    }
+}
+
+/// The seats when a move is placed: of the next epoch.
+pub fn place(seats: &Seats, one: &Move) -> Seats {
+    let mut seats = seats.with_changed(&one.slots, &one.from);
+    match one.kind {
+        Kind::Planned => {}
+        Kind::Failover => {
+            seats.stand_ins.insert(one.from.clone(), one.to.clone());
+        }
+        Kind::Failback => {
+            seats.stand_ins.remove(&one.to);
+        }
+    }
+    seats
+}
+
+/// Why the slots might still be delivered by who served them; `None` when nobody can.
+fn unsafe_yet(one: &Move, written: Revision, world: &World) -> Option<String> {
+    let drained = |report: &Report| report.drained >= written;
+    let lost = world.units.get(&one.from).is_some_and(|unit| !unit.up);
+    if one.kind != Kind::Failover || !lost {
+        let late = late(world.members.keys(), world, drained)?;
+        return Some(format!("not drained yet: {late}"));
+    }
+    let of_unit = || world.members.keys().filter(|(unit, _)| *unit == one.from);
+    let (running, away): (Vec<_>, Vec<_>) =
+        of_unit().partition(|member| world.reports.contains_key(*member));
+    if let Some(late) = late(running.into_iter(), world, drained) {
+        return Some(format!("not drained yet: {late}"));
+    }
+    let recent = |member: &&&(UnitId, GatewayId)| world.members[**member] < MARGIN;
+    if let Some((unit, gateway)) = away.iter().find(recent) {
+        return Some(format!(
+            "{unit}/{gateway} has been without its lease for less than {} s",
+            MARGIN.as_secs()
+        ));
+    }
+    let standby = world.units.get(&one.from).map(|unit| &unit.standby);
+    let granters = standby.is_some_and(|standby| !standby.is_empty());
+    if away.is_empty() || !granters || world.isolated == Isolated::GoesOn {
+        // Then a person has decided, who knows that it doesn't run; the policy never does.
+        return None;
+    }
+    let mut reports = world.reports.iter().filter(|((unit, _), _)| {
+        standby.is_some_and(|standby| standby.contains(unit)) && !world.stand_ins.contains_key(unit)
+    });
+    let taken_back = reports.any(|(_, report)| report.ungranted >= written);
+    (!taken_back).then(|| format!("leave of {} hasn't ended yet", one.from))
+}
+
+/// Another move of the same slots that has to end first.
+fn in_front(id: MoveId, one: &Move, moves: &Moves) -> Option<String> {
+    let mut others = moves.iter();
+    others
+        .find(|(other, with)| {
+            **other != id && overlap(one, with) && !yields(id, one, **other, with)
+        })
+        .map(|(other, _)| format!("move {other} has to end first"))
+}
+
+/// Whether two moves that go on have slots or a seat in common.
+fn overlap(one: &Move, other: &Move) -> bool {
+    let seats = one.kind != Kind::Planned && other.kind != Kind::Planned;
+    !other.stage.is_over()
+        && (!one.slots.and(&other.slots).is_empty() || (seats && one.home() == other.home()))
+}
+
+/// Whether the second of two moves that overlap is undone for the first: what was asked for first goes on, but a lost unit
+/// waits for nobody that can still be undone.
+fn yields(id: MoveId, one: &Move, other_id: MoveId, other: &Move) -> bool {
+    if !other.stage.can_be_undone() {
+        return false;
+    }
+    match (one.kind, other.kind) {
+        (Kind::Failover, Kind::Planned | Kind::Failback) => true,
+        (Kind::Planned | Kind::Failback, Kind::Failover) => false,
+        (_, _) => id < other_id,
+    }
+}
+
+fn is_past(one: &Move, in_stage: Duration) -> bool {
+    in_stage >= Duration::from_secs(u64::from(one.deadline_seconds))
+}
+
+/// Why a move can't be carried out as things are.
+fn refusal(id: MoveId, one: &Move, moves: &Moves, world: &World) -> Option<String> {
+    let Move {
+        slots, from, to, ..
+    } = one;
+    if from == to {
+        return Some(format!("it leads from {from} to {from}"));
+    }
+    for unit in [from, to] {
+        if !world.units.contains_key(unit) {
+            return Some(format!("there is no unit {unit}"));
+        }
+    }
+    let home = &world.units[one.home()].slots;
+    let elsewhere = slots.without(home);
+    if !elsewhere.is_empty() {
+        return Some(format!(
+            "{} isn't the home of slots {elsewhere}",
+            one.home()
+        ));
+    }
+    if slots.is_empty() && one.kind == Kind::Planned {
+        return Some(format!("{from} isn't the home of no slots"));
+    }
+    let stand_in = |unit: &UnitId| world.stand_ins.get(unit);
+    match one.kind {
+        Kind::Planned | Kind::Failover => {
+            for unit in [from, to] {
+                if let Some(seat) = stand_in(unit) {
+                    return Some(format!("{seat} stands in for {unit}: give that back first"));
+                }
+            }
+        }
+        Kind::Failback if stand_in(to) != Some(from) => {
+            return Some(format!("{from} doesn't stand in for {to}"));
+        }
+        Kind::Failback => {}
+    }
+    let served = world.stand_ins.iter().find(|(_, seat)| *seat == from);
+    if let (Kind::Failover, Some((served, _))) = (one.kind, served) {
+        return Some(format!(
+            "{from} stands in for {served}: give that back first"
+        ));
+    }
+    let (target, source) = (&world.units[to], &world.units[from]);
+    if !target.consumes {
+        return Some(format!("the access of {to} allows no delivery"));
+    }
+    if !target.up {
+        return Some(format!("{to} is not up"));
+    }
+    if one.decided_by == DecidedBy::Policy && source.up {
+        return Some(format!("{from} is up again"));
+    }
+    let mut others = moves.iter();
+    others
+        .find(|(other, with)| **other != id && overlap(one, with) && yields(**other, with, id, one))
+        .map(|(other, with)| {
+            let both = with.slots.and(slots);
+            format!("move {other} has slots {both} too")
+        })
+}
+
+/// Those of these members that don't hold their lease or don't say so, in words.
+fn late<'a>(
+    members: impl Iterator<Item = &'a (UnitId, GatewayId)>,
+    world: &World,
+    says: impl Fn(&Report) -> bool,
+) -> Option<String> {
+    let late = members.filter_map(|member| {
+        let (unit, gateway) = member;
+        match world.reports.get(member) {
+            Some(report) if says(report) => None,
+            Some(_) => Some(format!("{unit}/{gateway}")),
+            None => Some(format!(
+                "{unit}/{gateway} (without its lease in etcd: start it, or retire it)"
+            )),
+        }
+    });
+    some(&late.collect::<Vec<_>>())
+}
+
+/// The gateways that run and route by an older table.
+fn behind(world: &World, written: Revision) -> Option<String> {
+    let behind = world.reports.iter();
+    let behind = behind.filter(|(_, report)| report.revision < written);
+    let names = behind.map(|((unit, gateway), _)| format!("{unit}/{gateway}"));
+    some(&names.collect::<Vec<_>>())
+}
+
+fn some(names: &[String]) -> Option<String> {
+    (!names.is_empty()).then(|| names.join(", "))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,182 @@
+//! Slots that are being moved wait in the diversion of their old seat, those alone, and go on to the new one in order.
+
+use crate::diversions::{accept, all, as_delivered, detour, ids};
+use crate::world::{World, here, order, there, unit};
+use setgate::lane::{DivertReason, Note, Target};
+use setgate::model::{Answer, Parcel, Stage};
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+const BEAT: Duration = Duration::from_millis(100);
+
+/// Both units and the diversion of bj-1 answer.
+fn world() -> World {
+    let mut world = World::new("orders", 100);
+    for target in [here(), there(), detour()] {
+        world.lane.stream_up(&target, 1 << 20, 100);
+    }
+    world
+}
+
+/// Streams to whatever it has opened since.
+fn open(world: &mut World) {
+    let opened: Vec<Target> = world.opened.iter().cloned().collect();
+    for target in opened {
+        world.lane.stream_up(&target, 1 << 20, 100);
+    }
+}
+
+fn give_back(world: &mut World, diverted: Vec<Parcel>) {
+    let bj = unit("bj-1");
+    let from = world.drained.get(&bj).copied().unwrap_or(0) + 1;
+    for (tag, parcel) in (from..).zip(diverted) {
+        assert!(world.lane.drain_has_room(&bj, world.now));
+        world.take_diverted(&bj, tag, as_delivered(parcel, false));
+    }
+}
+
+#[test]
+fn fenced_slots_wait_in_the_diversion_of_their_seat_and_their_neighbours_go_on() {
+    let mut world = world();
+    world.moves(Stage::Fenced);
+    world.take(1, order(70, 1));
+    world.take(2, order(60, 2));
+    world.take(3, order(20, 3));
+    open(&mut world);
+    assert_eq!(ids(&accept(&mut world, &detour())), [1]);
+    assert_eq!(ids(&accept(&mut world, &there())), [2]);
+    assert_eq!(ids(&accept(&mut world, &here())), [3]);
+    assert_eq!(world.settled, 3, "what is diverted is durable");
+    let fenced = |note: &Note| matches!(note, Note::Diverting { reason, .. } if *reason == DivertReason::Fenced);
+    assert!(world.notes.iter().any(fenced));
+}
+
+#[test]
+fn what_is_under_way_when_the_fence_comes_is_counted_until_it_is_answered() {
+    let mut world = world();
+    world.take(1, order(70, 1));
+    world.take(2, order(60, 2));
+    open(&mut world);
+    let under_way = all(&mut world, &there());
+    assert_eq!(world.lane.fenced_in_flight(&world.table), 0, "no fence");
+    world.moves(Stage::Fenced);
+    world.take(3, order(70, 3));
+    assert_eq!(world.lane.fenced_in_flight(&world.table), 1);
+    world.answer(&there(), under_way[0].number, Answer::Accepted);
+    assert_eq!(world.lane.fenced_in_flight(&world.table), 0);
+    world.pass(BEAT);
+    open(&mut world);
+    assert_eq!(ids(&accept(&mut world, &detour())), [3], "behind it");
+}
+
+#[test]
+fn placed_slots_go_to_their_new_home_in_order_and_what_is_new_behind_them() {
+    let mut world = world();
+    world.take(1, order(60, 9));
+    open(&mut world);
+    assert_eq!(ids(&accept(&mut world, &there())), [9], "the way is open");
+    world.moves(Stage::Fenced);
+    world.take(2, order(70, 1));
+    world.take(3, order(71, 2));
+    open(&mut world);
+    let diverted = accept(&mut world, &detour());
+    world.pass(BEAT);
+    give_back(&mut world, diverted[..1].to_vec());
+    assert_eq!(all(&mut world, &there()), [], "the fence stands");
+    assert!(
+        !world.lane.drain_has_room(&unit("bj-1"), world.now),
+        "nothing overtakes it"
+    );
+    world.moves(Stage::Placed);
+    world.take(4, order(70, 3));
+    assert_eq!(all(&mut world, &here()), [], "it follows");
+    world.pass(BEAT);
+    open(&mut world);
+    assert_eq!(ids(&accept(&mut world, &here())), [1]);
+    world.pass(2 * BEAT);
+    give_back(&mut world, diverted[1..].to_vec());
+    assert_eq!(ids(&accept(&mut world, &here())), [2]);
+    let late = accept(&mut world, &detour());
+    let held = accept(&mut world, &here());
+    give_back(&mut world, late);
+    let came = [ids(&held), ids(&accept(&mut world, &here()))].concat();
+    assert_eq!(came, [3]);
+    world.take(5, order(70, 4));
+    assert_eq!(ids(&accept(&mut world, &here())), [4], "the way is direct");
+    assert_eq!(all(&mut world, &there()), [], "bj-1 serves it no more");
+    assert_eq!(world.settled, 5);
+}
+
+#[test]
+fn slots_of_a_move_that_is_undone_go_to_their_old_home_in_order() {
+    let mut world = world();
+    world.moves(Stage::Fenced);
+    world.take(1, order(70, 1));
+    open(&mut world);
+    let diverted = accept(&mut world, &detour());
+    world.moves(Stage::Undone);
+    world.take(2, order(70, 2));
+    assert_eq!(all(&mut world, &there()), [], "it follows");
+    world.pass(BEAT);
+    assert_eq!(world.drains, BTreeSet::from([unit("bj-1")]));
+    give_back(&mut world, diverted);
+    open(&mut world);
+    assert_eq!(ids(&accept(&mut world, &there())), [1]);
+}
+
+#[test]
+fn a_lane_that_begins_after_a_move_follows_into_what_a_former_holder_left_at_the_old_seat() {
+    let mut world = world();
+    world.moves(Stage::Fenced);
+    world.take(1, order(70, 1));
+    open(&mut world);
+    let before = accept(&mut world, &detour());
+    world.moves(Stage::Placed);
+    world.restart(100, 2);
+    let bj = unit("bj-1");
+    world.ask(|lane, routing, at| (lane.diversion_found(&bj, routing, at), ()));
+    world.take(1, order(70, 2));
+    world.take(2, order(20, 3));
+    open(&mut world);
+    assert_eq!(ids(&accept(&mut world, &here())), [3], "it never moved");
+    let marker_and_new = all(&mut world, &detour());
+    for parcel in &marker_and_new {
+        world.answer(&detour(), parcel.number, Answer::Accepted);
+    }
+    world.pass(BEAT);
+    give_back(&mut world, before);
+    open(&mut world);
+    assert_eq!(ids(&accept(&mut world, &here())), [1]);
+    give_back(&mut world, marker_and_new);
+    assert_eq!(ids(&accept(&mut world, &here())), [2]);
+}
+
+#[test]
+fn what_was_under_way_when_the_fence_came_goes_into_the_diversion_before_what_is_new() {
+    let mut world = world();
+    world.take(1, order(70, 1));
+    open(&mut world);
+    assert_eq!(all(&mut world, &there()).len(), 1, "no answer comes");
+    world.moves(Stage::Fenced);
+    world.take(2, order(70, 2));
+    open(&mut world);
+    assert_eq!(all(&mut world, &detour()), [], "it is held behind it");
+    world.pass(Duration::from_secs(3));
+    open(&mut world);
+    assert_eq!(ids(&accept(&mut world, &detour())), [1, 2]);
+    assert_eq!(world.lane.fenced_in_flight(&world.table), 0);
+}
+
+#[test]
+fn what_a_lost_seat_has_not_answered_goes_to_the_new_one_before_what_is_new() {
+    let mut world = world();
+    world.take(1, order(70, 1));
+    world.take(2, order(60, 2));
+    open(&mut world);
+    assert_eq!(all(&mut world, &there()).len(), 2, "no answer comes");
+    world.moves(Stage::Placed);
+    world.take(3, order(70, 3));
+    open(&mut world);
+    assert_eq!(ids(&accept(&mut world, &here())), [1, 3]);
+    assert_eq!(world.closed, [there()], "it may be published there no more");
+}
