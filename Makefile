@@ -100,6 +100,10 @@ cut-off: lab-release ## One unit cut off: 10 minutes of 1,000 msg/s, then 2 minu
 	$(CHAOS) cut-off
 	$(CHAOS) cut-off --before 1 --during 2 --size 65536 --rate 50
 
+.PHONY: drills
+drills: lab-release ## Every drill under traffic, into docs/drills.md (20 minutes)
+	$(CHAOS) drill all --docs docs
+
 .PHONY: soak
 soak: lab-release ## Hours of traffic with restarts and reconnects; memory, descriptors and latency must stay flat (MINUTES=120)
 	$(CHAOS) soak --minutes $(or $(MINUTES),120) $(SEEDED)

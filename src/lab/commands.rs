@@ -1,7 +1,7 @@
 //! The commands of `setgate-lab` that start, change and end a lab.
 
 use super::bench::{self, BenchArgs};
-use super::chaos::{self, ChaosArgs, CutOffArgs, KillsArgs, SoakArgs};
+use super::chaos::{self, ChaosArgs, CutOffArgs, DrillArgs, KillsArgs, SoakArgs};
 use super::control::{self, Reply, Request, Status};
 use super::demo::{self, DemoArgs};
 use super::fabric::{FabricSpec, Parts, default_dir};
@@ -53,6 +53,8 @@ pub enum Command {
     Kills(KillsArgs),
     /// Cut one unit off from all others for minutes, and compare what the others feel with the minutes before
     CutOff(CutOffArgs),
+    /// What operators fear, on purpose and under traffic: losses, cuts, moves; the account, the time to recover, the pause
+    Drill(DrillArgs),
     /// Two hours of traffic with restarts and reconnects: memory, descriptors and latency must stay flat
     Soak(SoakArgs),
     /// Measure setgate, shovel and federation on the same brokers over distances, and print the figures and ratios
@@ -221,6 +223,7 @@ pub async fn run(command: Command) -> ExitCode {
         Command::Chaos(args) => return chaos::run(&args).await,
         Command::Kills(args) => return chaos::run_kills(&args).await,
         Command::CutOff(args) => return chaos::run_cut_off(&args).await,
+        Command::Drill(args) => return chaos::run_drill(&args).await,
         Command::Soak(args) => return chaos::run_soak(&args).await,
         Command::Bench(args) => return bench::run(&args).await,
         Command::Scale(args) => return scale::run(&args).await,

@@ -6,6 +6,7 @@
 //! time, with the lab. Never claims a fault that did not strike.
 
 mod cut_off;
+mod drill;
 mod fault;
 mod health;
 mod inflict;
@@ -19,6 +20,7 @@ use super::fabric::{FabricSpec, default_dir};
 use super::traffic;
 use clap::Args;
 pub(super) use cut_off::{CutOffArgs, run as run_cut_off};
+pub(super) use drill::{DrillArgs, run as run_drill};
 use fault::{Deck, FaultKind, Role, World, kills};
 use run::{Ends, Setting, perform};
 pub(super) use soak::{SoakArgs, run as run_soak};
