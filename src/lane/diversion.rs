@@ -408,8 +408,8 @@ impl Diversion {
     /// Whether all that went in has come out. What is on its way in counts as in.
     pub(super) fn is_through(&self) -> bool {
         self.marker.is_none()
-            && !self.behind
             && self.messages == 0
+            && !self.behind
             && self
                 .drain
                 .as_ref()

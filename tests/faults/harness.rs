@@ -31,15 +31,23 @@ pub(crate) async fn borrowed(test: &str, gateways: usize) -> Fabric {
     fabric.unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// A fabric with brokers of its own, one for each of so many units.
+/// A fabric with brokers of its own, one for each of so many units. Nobody takes over from a unit whose broker is away: a
+/// test of that has a fabric [of its own](own_with).
 pub(crate) async fn own(test: &str, units: usize) -> Fabric {
-    let dir = test_lab_dir().with_file_name("fault-labs").join(test);
-    let fabric = Fabric::up(spec(1).units(units).dir(dir), Reporter::Quiet).await;
-    fabric.unwrap_or_else(|error| panic!("{error}"))
+    let manual = ("within_city: automatic", "within_city: manual");
+    up(test, manual, |spec| spec.units(units)).await
 }
 
 /// As [`own`], of all units, under a topology in which this text stands in the place of that one.
-pub(crate) async fn own_with(test: &str, (that, this): (&str, &str)) -> Fabric {
+pub(crate) async fn own_with(test: &str, that_this: (&str, &str)) -> Fabric {
+    up(test, that_this, |spec| spec).await
+}
+
+async fn up(
+    test: &str,
+    (that, this): (&str, &str),
+    more: impl FnOnce(FabricSpec) -> FabricSpec,
+) -> Fabric {
     let profile =
         Path::new(env!("CARGO_MANIFEST_DIR")).join("routing-rules/two-sites-three-centers");
     let dir = test_lab_dir().with_file_name("fault-labs").join(test);
@@ -55,7 +63,7 @@ pub(crate) async fn own_with(test: &str, (that, this): (&str, &str)) -> Fabric {
         .rtt(Duration::from_millis(20))
         .binary(env!("CARGO_BIN_EXE_setgate"))
         .dir(dir);
-    let fabric = Fabric::up(spec, Reporter::Quiet).await;
+    let fabric = Fabric::up(more(spec), Reporter::Quiet).await;
     fabric.unwrap_or_else(|error| panic!("{error}"))
 }
 

@@ -292,7 +292,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         by: By::Units,
         file: "lane/diversion.rs",
         edits: &[(
-            "            Some(held) => {\n                held.parcels.push_back(offered);\n                None\n            }",
+            "            Some(held) => {\n                held.slots.insert(offered.parcel.slot);\n                held.parcels.push_back(offered);\n                None\n            }",
             "            Some(_) => None,",
         )],
     },

@@ -350,7 +350,10 @@ impl Lane {
             reason,
             cause,
         });
-        for offered in taken_out.into_iter().chain(newer.unwrap_or_default()) {
+        for offered in taken_out {
+            self.divert(unit, offered, turn);
+        }
+        for offered in newer.unwrap_or_default() {
             self.divert(unit, offered, turn);
         }
     }

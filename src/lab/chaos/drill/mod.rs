@@ -74,6 +74,10 @@ pub enum Name {
     CutOffFromAll,
     /// A unit's gateways are frozen for longer than it takes another to take over, and wake up
     PausedGateway,
+    /// A unit's broker hangs: it keeps its connections and confirms nothing
+    GrayFailure,
+    /// A gateway starts again with a table from before a move, cut off from etcd
+    StaleGateway,
     /// The coordinator is killed at random points of moves
     CoordinatorLoss,
     /// All of etcd is killed for longer than any lease lives
@@ -81,7 +85,7 @@ pub enum Name {
 }
 
 impl Name {
-    const EACH: [Self; 11] = [
+    const EACH: [Self; 13] = [
         Self::PlannedMove,
         Self::MoveThatCannotDrain,
         Self::UnitLoss,
@@ -91,6 +95,8 @@ impl Name {
         Self::CutOffFromPeers,
         Self::CutOffFromAll,
         Self::PausedGateway,
+        Self::GrayFailure,
+        Self::StaleGateway,
         Self::CoordinatorLoss,
         Self::EtcdLoss,
     ];
@@ -195,7 +201,9 @@ async fn one(
                 .cut_off(&["etcd", STAND_IN, FAR], Expected::TakenOver)
                 .await?;
         }
-        Name::PausedGateway => drill.paused().await?,
+        Name::PausedGateway => drill.paused(&gateways()?).await?,
+        Name::GrayFailure => drill.paused(&[node("broker/sh-1")?]).await?,
+        Name::StaleGateway => drill.stale_gateway().await?,
         Name::CoordinatorLoss => drill.coordinator_loss(args.crashes).await?,
         Name::EtcdLoss => drill.etcd_loss().await?,
     }
@@ -319,17 +327,54 @@ impl Drill<'_> {
         Ok(())
     }
 
-    async fn paused(&mut self) -> Result<(), LabError> {
-        let gateways = gateways()?;
-        for gateway in &gateways {
-            self.fabric.pause(gateway)?;
+    async fn paused(&mut self, nodes: &[Node]) -> Result<(), LabError> {
+        for node in nodes {
+            self.fabric.pause(node)?;
         }
         self.follow_takeover(Instant::now()).await?;
-        for gateway in &gateways {
-            self.fabric.resume(gateway)?;
+        for node in nodes {
+            self.fabric.resume(node)?;
         }
         self.until_back().await?;
         self.give_back().await
+    }
+
+    async fn stale_gateway(&mut self) -> Result<(), LabError> {
+        let stale = node("gateway/sh-1-b")?;
+        self.fabric.stop(&stale).await?;
+        let retire = ["members", "retire", "sh-1/sh-1-b", "-m", "a drill"];
+        self.setgate(&retire).await?;
+        let done = self.moved("0-999", STAND_IN, "60").await?;
+        self.expect_stage(&done, "done");
+        let (near, etcd) = (place(LOST)?, Place::Etcd);
+        self.fabric.cut(&near, &etcd, Ways::Both)?;
+        self.fabric.start(&stale, Await::Nothing).await?;
+        self.until("the stale gateway may not deliver", async |drill| {
+            drill.has_no_right("sh-1-b").await
+        })
+        .await?;
+        // Its links are up by now, and it would have leave if anybody granted it.
+        sleep(AROUND).await;
+        if !self.has_no_right("sh-1-b").await {
+            self.complain("a gateway with an old table may deliver".to_owned());
+        }
+        self.fabric.heal(&near, &etcd, Ways::Both)?;
+        self.until_back().await?;
+        let done = self.moved("0-999", LOST, "60").await?;
+        self.expect_stage(&done, "done");
+        Ok(())
+    }
+
+    /// Whether a gateway says that it may not deliver.
+    async fn has_no_right(&mut self, name: &str) -> bool {
+        let Some(gateway) = self.fabric.lab().gateway(name).cloned() else {
+            return false;
+        };
+        let url = format!("http://{}/v1/status", gateway.admin);
+        let status = self.fabric.http().get_json(&url, None).await;
+        let faults = status.unwrap_or_default()["faults"].clone();
+        let mut faults = faults.as_array().into_iter().flatten();
+        faults.any(|fault| fault["subject"] == "right to deliver")
     }
 
     async fn coordinator_loss(&mut self, crashes: u32) -> Result<(), LabError> {
@@ -457,7 +502,15 @@ impl Drill<'_> {
     }
 
     async fn give_back(&mut self) -> Result<(), LabError> {
-        let asked = self.setgate(&["failback", LOST, "-m", "a drill"]).await?;
+        let begun = Instant::now();
+        // Its broker's first probe may not have been confirmed yet.
+        let asked = loop {
+            match self.setgate(&["failback", LOST, "-m", "a drill"]).await {
+                Ok(asked) => break asked,
+                Err(error) if begun.elapsed() > PATIENCE => return Err(error),
+                Err(_) => sleep(LOOK).await,
+            }
+        };
         let over = self.until_over(&asked["id"].to_string()).await?;
         self.expect_stage(&over, "done");
         Ok(())
