@@ -180,3 +180,27 @@ fn what_a_lost_seat_has_not_answered_goes_to_the_new_one_before_what_is_new() {
     assert_eq!(ids(&accept(&mut world, &here())), [1, 3]);
     assert_eq!(world.closed, [there()], "it may be published there no more");
 }
+
+#[test]
+fn what_is_held_for_the_end_of_a_diversion_goes_where_its_slot_has_its_seat_by_then() {
+    let mut world = world();
+    world.moves(Stage::Fenced);
+    world.take(1, order(70, 1));
+    open(&mut world);
+    let diverted = accept(&mut world, &detour());
+    world.moves(Stage::Placed);
+    world.pass(BEAT);
+    give_back(&mut world, diverted);
+    world.pass(BEAT);
+    world.take(2, order(70, 2));
+    open(&mut world);
+    assert_eq!(all(&mut world, &detour()), [], "it is held");
+    assert_eq!(ids(&all(&mut world, &here())), [1]);
+    // Back again, and the diversion ends.
+    world.moves(Stage::Undone);
+    world.pass(BEAT);
+    open(&mut world);
+    let came = ids(&accept(&mut world, &there()));
+    assert_eq!([came, ids(&accept(&mut world, &there()))].concat(), [1, 2]);
+    assert_eq!(all(&mut world, &here()), []);
+}

@@ -1,4 +1,4 @@
-//! Hours of traffic with restarts and reconnects: memory, descriptors and latency must not grow.
+//! Hours of traffic with moves, restarts and reconnects: memory, descriptors and latency must not grow.
 //!
 //! Owns the command `soak`. One unit's gateways are left alone and watched, for what grows only shows in a process that
 //! lives; those of the others are restarted, their connections closed, their links cut. Promises to compare the first
@@ -31,6 +31,9 @@ const CALIBRATION: u64 = 40_000;
 const MEMORY: (f64, f64) = (1.1, 8.0);
 const DESCRIPTORS: (f64, f64) = (1.0, 8.0);
 const LATENCY: (f64, f64) = (1.2, 5.0);
+
+/// Slots that go from one unit to another and back.
+const MOVED: &str = "0-999";
 
 /// Disturbances that heal within seconds.
 const KINDS: [FaultKind; 3] = [
@@ -132,8 +135,9 @@ async fn soak(args: &SoakArgs, fabric: &mut Fabric, report: Reporter) -> Result<
         )));
     }
     let units = lab.units.into_iter().map(|unit| unit.unit);
+    let others: Vec<UnitId> = units.filter(|unit| *unit != args.unit).collect();
     let world = World {
-        units: units.filter(|unit| *unit != args.unit).collect(),
+        units: others.clone(),
         etcd: 0,
     };
     let seed = seed(args.seed);
@@ -166,6 +170,11 @@ async fn soak(args: &SoakArgs, fabric: &mut Fabric, report: Reporter) -> Result<
             inflict(fabric, &fault, SOURCE).await?;
             disturbances += 1;
         }
+        match move_slots(fabric, &others, disturbances).await {
+            Ok(to) => report.say(format!("slots {MOVED} move to {to}")),
+            // The one before may have been undone by a disturbance, or its target may not be up again.
+            Err(error) => report.say(format!("no move: {error}")),
+        }
         next += every;
     }
     let account = traffic.end().await?;
@@ -181,6 +190,18 @@ async fn soak(args: &SoakArgs, fabric: &mut Fabric, report: Reporter) -> Result<
         minutes: seen,
         disturbances,
     })
+}
+
+/// Asks for slots to be moved to the other of two units, in turn.
+async fn move_slots(fabric: &mut Fabric, units: &[UnitId], turn: u32) -> Result<UnitId, LabError> {
+    let turn = usize::try_from(turn).unwrap_or(0);
+    let to = &units[turn % units.len().max(1)];
+    let lab = fabric.lab();
+    let (etcd, space) = (lab.etcd.join(","), lab.space.to_string());
+    let words = ["move", "start", "--slots", MOVED, "--to", to.as_str()];
+    let more = ["-m", "a soak", "--etcd", &etcd, "--space", &space];
+    fabric.setgate(&[&words[..], &more].concat()).await?;
+    Ok(to.clone())
 }
 
 /// So many percent of what the fabric carries when it is given as much as it takes.

@@ -162,20 +162,7 @@ impl Lane {
             left.extend(taken_out);
         }
         for offered in left {
-            let (Some(claim), Some(origin)) = (offered.claim, offered.origin) else {
-                debug_assert!(false, "what goes to a unit was routed to it");
-                continue;
-            };
-            let before = Before {
-                copy_for: None,
-                sent: offered.parcel.sent_before,
-                moves: origin.moves,
-                is_ours: true,
-            };
-            self.dispatch(&claim, &origin.admitted, &before, turn);
-            if let Some(ledger) = self.ledger_of(&claim.feed) {
-                ledger.answered(claim.entry);
-            }
+            self.route_again(offered, turn);
         }
     }
 

@@ -50,6 +50,7 @@ impl Lane {
         at: Moment,
     ) -> Vec<Action> {
         let mut turn = Turn::new(routing, at);
+        self.follow_seats(&mut turn);
         let Some(drain) = self.diversions.get_mut(unit).and_then(|diversion| {
             diversion.took(at.now);
             diversion.drain_mut()

@@ -1,7 +1,7 @@
 //! From a delivery to its parcels: envelope, decision, stamp, offer.
 
 use super::super::action::{Note, Routing, Target};
-use super::super::diversion::is_fenced;
+use super::super::diversion::{follows_its_slot, is_fenced};
 use super::super::envelope::{Admission, Admitted, Envelope, user_id_of};
 use super::super::give_back::give_back;
 use super::super::outlet::{Claim, Feed, Offered, Origin};
@@ -219,6 +219,10 @@ impl Lane {
     /// Offers a parcel to its unit, or through the diversion that it has to follow.
     pub(super) fn go(&mut self, offered: Offered, turn: &mut Turn<'_>) {
         let (table, parcel) = (turn.routing.table, &offered.parcel);
+        if parcel.epoch != table.epoch() {
+            // It was held meanwhile: its slot may have another seat.
+            return self.route_again(offered, turn);
+        }
         if let Some(unit) = self.followed_by(parcel, table) {
             self.divert(&unit, offered, turn);
         } else if is_fenced(table, parcel.slot, parcel.why) {
@@ -227,6 +231,25 @@ impl Lane {
             self.divert(&unit, offered, turn);
         } else {
             self.go_directly(offered, turn);
+        }
+    }
+
+    /// Routes what was routed before, by the table as it is now.
+    pub(super) fn route_again(&mut self, offered: Offered, turn: &mut Turn<'_>) {
+        let (Some(claim), Some(origin)) = (offered.claim, offered.origin) else {
+            debug_assert!(false, "what goes to a unit was routed to it");
+            return;
+        };
+        let parcel = offered.parcel;
+        let before = Before {
+            copy_for: (!follows_its_slot(parcel.why)).then_some(parcel.to),
+            sent: parcel.sent_before,
+            moves: origin.moves,
+            is_ours: true,
+        };
+        self.dispatch(&claim, &origin.admitted, &before, turn);
+        if let Some(ledger) = self.ledger_of(&claim.feed) {
+            ledger.answered(claim.entry);
         }
     }
 
