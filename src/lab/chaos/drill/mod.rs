@@ -104,14 +104,18 @@ pub(in crate::lab) async fn run(args: &DrillArgs) -> ExitCode {
     }
 }
 
-/// Drills of one unit follow each other at once.
+/// Drills of one unit follow each other at once: under a copy of the rules that says so.
 async fn ready(fabric: &Fabric) -> Result<(), LabError> {
-    let dir = fabric.profile().dir.clone();
-    let file = dir.join("topology.yaml");
-    let text = std::fs::read_to_string(&file).map_err(LabError::file("read", &file))?;
-    let text = text.replace("hold_down: 10m", "hold_down: 1s ");
-    std::fs::write(&file, text).map_err(LabError::file("write", &file))?;
-    fabric.apply(&dir, "drills follow each other").await?;
+    let (from, to) = (&fabric.profile().dir, fabric.dir().join("drill-rules"));
+    std::fs::create_dir_all(&to).map_err(LabError::file("create", &to))?;
+    for entry in std::fs::read_dir(from).map_err(LabError::file("read", from))? {
+        let file = entry.map_err(LabError::file("read", from))?.path();
+        let text = std::fs::read_to_string(&file).map_err(LabError::file("read", &file))?;
+        let text = text.replace("hold_down: 10m", "hold_down: 1s ");
+        let copy = to.join(file.file_name().unwrap_or_default());
+        std::fs::write(&copy, text).map_err(LabError::file("write", &copy))?;
+    }
+    fabric.apply(&to, "drills follow each other").await?;
     Ok(())
 }
 
