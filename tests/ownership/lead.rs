@@ -1,7 +1,8 @@
 //! Two gateways that both think that they lead, one of them with what etcd had some time ago.
 
+use crate::{takeover, unit};
 use setgate::failover::{Report, UnitView, Verdict, World, judge};
-use setgate::model::{DecidedBy, GatewayId, Kind, Move, MoveId, Revision, SlotSet, Stage, UnitId};
+use setgate::model::{GatewayId, MoveId, Revision, SlotSet, Stage};
 use stateright::{Checker, Model, Property};
 use std::time::Duration;
 
@@ -48,10 +49,6 @@ enum Action {
     StandInSees,
 }
 
-fn unit(name: &str) -> UnitId {
-    UnitId::parse(name).unwrap()
-}
-
 fn taken(stage: Stage) -> bool {
     stage.fences() || placed(stage)
 }
@@ -93,24 +90,7 @@ fn world(etcd: Etcd) -> World {
 }
 
 fn judged(etcd: Etcd) -> Option<Stage> {
-    let one = Move {
-        stage: etcd.stage,
-        kind: Kind::Failover,
-        decided_by: DecidedBy::Policy,
-        slots: SlotSet::parse("0-9").unwrap(),
-        from: unit("one"),
-        to: unit("two"),
-        who: String::new(),
-        why: String::new(),
-        at: String::new(),
-        deadline_seconds: 60,
-        undo: None,
-        ended_at_ms: None,
-        fenced_at_ms: None,
-        pause_ms: None,
-        cause: None,
-    };
-    let moves = [(MoveId(1), one)].into();
+    let moves = takeover(etcd.stage);
     let written = Revision(i64::from(etcd.revision));
     match judge(MoveId(1), &moves, written, Duration::ZERO, &world(etcd)) {
         Verdict::Go(stage) => Some(stage),

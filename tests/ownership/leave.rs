@@ -4,14 +4,12 @@
 //! good as cut: no wires are modelled, an event that doesn't come is one that a cut has kept back. The owner's clock may fall a
 //! second behind.
 
+use crate::{takeover, unit};
 use setgate::failover::{
     Granters, Policy, Report, Right, Takeover, UnitView, Verdict, World, judge, plan,
 };
 use setgate::link::{Granter, LEAVE, Standing};
-use setgate::model::{
-    DecidedBy, Epoch, GatewayId, Kind, Lineage, Move, MoveId, Moves, Revision, SlotSet, Stage,
-    UnitId,
-};
+use setgate::model::{Epoch, GatewayId, Lineage, MoveId, Moves, Revision, SlotSet, Stage, UnitId};
 use stateright::{Checker, HasDiscoveries, Model, Property};
 use std::time::Duration;
 
@@ -105,10 +103,6 @@ enum Action {
     Lead,
 }
 
-fn unit(name: &str) -> UnitId {
-    UnitId::parse(name).unwrap()
-}
-
 const STAND_BY: [&str; 2] = ["two", "three"];
 
 fn member(name: &str) -> (UnitId, GatewayId) {
@@ -163,27 +157,7 @@ impl State {
     }
 
     fn moves(&self) -> Moves {
-        let Some(stage) = self.etcd.stage else {
-            return Moves::new();
-        };
-        let one = Move {
-            stage,
-            kind: Kind::Failover,
-            decided_by: DecidedBy::Policy,
-            slots: SlotSet::parse("0-9").unwrap(),
-            from: unit("one"),
-            to: unit("two"),
-            who: String::new(),
-            why: String::new(),
-            at: String::new(),
-            deadline_seconds: 60,
-            undo: None,
-            ended_at_ms: None,
-            fenced_at_ms: None,
-            pause_ms: None,
-            cause: None,
-        };
-        [(MoveId(1), one)].into()
+        self.etcd.stage.map_or_else(Moves::new, takeover)
     }
 }
 

@@ -170,13 +170,7 @@ impl Lane {
     pub(super) fn fence(&mut self, unit: &UnitId, turn: &mut Turn<'_>) {
         let reason = DivertReason::Fenced;
         let in_use = self.diversions.get(unit).is_some_and(Diversion::is_active);
-        self.diversions
-            .entry(unit.clone())
-            .or_insert_with(|| {
-                let routed_by = turn.routing.table.revision();
-                Diversion::new(reason, Some(routed_by), self.next_number, turn.at)
-            })
-            .activate(reason, turn.at);
+        self.activate(unit, reason, turn);
         let outlet = self.outlets.get(&Target::Unit(unit.clone()));
         let fenced = |parcel: &Parcel| is_fenced(turn.routing.table, parcel.slot, parcel.why);
         let behind = outlet.is_some_and(|outlet| outlet.count_of_source(fenced) > 0);
@@ -306,6 +300,15 @@ impl Lane {
         }
     }
 
+    /// Has the diversion of a unit in use, for this reason.
+    fn activate(&mut self, unit: &UnitId, reason: DivertReason, turn: &Turn<'_>) {
+        let diversion = self.diversions.entry(unit.clone()).or_insert_with(|| {
+            let routed_by = turn.routing.table.revision();
+            Diversion::new(reason, Some(routed_by), self.next_number, turn.at)
+        });
+        diversion.activate(reason, turn.at);
+    }
+
     fn begin_diversion(
         &mut self,
         unit: &UnitId,
@@ -325,13 +328,7 @@ impl Lane {
         if taken_out.iter().any(|offered| offered.parcel.sent_before) && outlet.close(&cause) {
             turn.actions.push(Action::Close(target));
         }
-        self.diversions
-            .entry(unit.clone())
-            .or_insert_with(|| {
-                let routed_by = turn.routing.table.revision();
-                Diversion::new(reason, Some(routed_by), self.next_number, turn.at)
-            })
-            .activate(reason, turn.at);
+        self.activate(unit, reason, turn);
         turn.note(Note::Diverting {
             to: unit.clone(),
             reason,
