@@ -21,8 +21,8 @@ pub use lease::Lease;
 pub use records::{BrokerHealth, GatewayRecord, HistoryEntry, LaneRecord, MemberRecord};
 pub use snapshot::{Changes, ClusterId, Entry, Snapshot};
 pub use space::{
-    Files, HISTORY_MAX, SpaceView, bound_history, create_space, fresh_lineage, fresh_seal, history,
-    put_in_force, write_history,
+    Files, HISTORY_MAX, SpaceView, bound_history, create_space, files_hash, fresh_lineage,
+    fresh_seal, history, put_in_force, write_history,
 };
 pub use store::{Newest, Scope, Store};
 pub use transaction::{Commit, Transaction};

@@ -12,6 +12,7 @@ use crate::model::{
 use secrecy::{ExposeSecret as _, SecretString};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
+use xxhash_rust::xxh3::Xxh3Default;
 
 /// Entries of a history: years of changes; `setgate rules history -o json` exports them before they are forgotten.
 pub const HISTORY_MAX: usize = 1_000;
@@ -88,6 +89,18 @@ impl<'a> SpaceView<'a> {
             .unwrap_or_default()
     }
 
+    /// What the wishes are, as [`files_hash`].
+    pub fn documents_hash(&self) -> String {
+        let wishes = self.snapshot.under(keys::DOCUMENTS);
+        hash_of(wishes.map(|(file, entry)| (file, entry.value.as_slice())))
+    }
+
+    /// What is in force, in the same way.
+    pub fn in_force_hash(&self) -> String {
+        let files = self.snapshot.under(keys::IN_FORCE);
+        hash_of(files.map(|(file, entry)| (file, entry.value.as_slice())))
+    }
+
     /// The moves that the space knows of. What can't be read is left out: see [`Self::unread_moves`].
     pub fn moves(&self) -> Moves {
         let moves = self.snapshot.under(keys::MOVES);
@@ -144,6 +157,26 @@ impl<'a> SpaceView<'a> {
         }
         all
     }
+}
+
+/// A hash of files, names and texts: others have another one. Hexadecimal.
+pub fn files_hash(files: &Files) -> String {
+    hash_of(
+        files
+            .iter()
+            .map(|(file, text)| (file.as_str(), text.as_slice())),
+    )
+}
+
+fn hash_of<'a>(files: impl Iterator<Item = (&'a str, &'a [u8])>) -> String {
+    let mut hash = Xxh3Default::new();
+    for (name, text) in files {
+        for part in [name.as_bytes(), text] {
+            hash.update(&(part.len() as u64).to_be_bytes());
+            hash.update(part);
+        }
+    }
+    format!("{:032x}", hash.digest128())
 }
 
 fn read_move(id: &str, entry: &Entry) -> Option<(MoveId, Move)> {

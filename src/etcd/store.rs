@@ -59,7 +59,7 @@ pub enum Scope {
     Rules,
     /// Members, and the gateways that hold a lease.
     Registrations,
-    /// What moves are judged by: files in force, placement, seats, moves, members, gateways, coordinator.
+    /// What moves are judged by: all but the seal and the history.
     Ownership,
     /// Who changed what and why.
     History,
@@ -90,6 +90,7 @@ impl Scope {
             Self::History => vec![(keys::HISTORY, End::Key(keys::AFTER_HISTORY))],
             Self::Ownership => vec![
                 ("coordinator", End::Key("coordinator\0")),
+                (keys::DOCUMENTS, End::Key("documents0")),
                 (keys::GATEWAYS, End::Key("gateways0")),
                 (keys::IN_FORCE, End::Key("in-force0")),
                 (keys::MEMBERS, End::Key("members0")),

@@ -7,5 +7,5 @@ mod plan;
 mod right;
 
 pub use moves::{Isolated, MARGIN, Report, UnitView, Verdict, World, judge, place};
-pub use plan::{Plan, Policy, Takeover, plan};
+pub use plan::{Plan, Policy, Takeover, plan, wished};
 pub use right::{Granters, Right};

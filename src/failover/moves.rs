@@ -1,11 +1,12 @@
 //! How far a move is, and whether it may go on.
 //!
-//! Owns the order of the stages and what each of them waits for. Promises that slots get their new home only when every
-//! member diverts them and nothing of them is under way anywhere, and that each move ends: done, or undone in every stage
+//! Owns the order of the stages and what each of them waits for. Promises that nothing gets its new owner before every
+//! member holds it back and nothing of it is under way anywhere, and that each move ends: done, or undone in every stage
 //! before *placed*. Never reads a clock, never writes.
 
 use crate::model::{
-    DecidedBy, GatewayId, Kind, Move, MoveId, Moves, Revision, Seats, SlotSet, Stage, UnitId,
+    Change, DecidedBy, GatewayId, Kind, Move, MoveId, Moves, Revision, RuleChange, SeatChange,
+    Seats, SlotSet, Stage, UnitId,
 };
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use std::time::Duration;
 pub struct Report {
     /// Of the table that it routes by.
     pub revision: Revision,
-    /// The newest table with fences that is on its disk and of whose fenced slots nothing is under way there.
+    /// The newest table with fences that is on its disk and of whose fenced slots and sources nothing is under way there.
     pub drained: Revision,
     /// The newest table with units taken over to which no leave of it counts any more.
     pub ungranted: Revision,
@@ -63,6 +64,10 @@ pub struct World {
     pub reports: BTreeMap<(UnitId, GatewayId), Report>,
     /// What a unit does that is cut off.
     pub isolated: Isolated,
+    /// Keys that have a home of their own.
+    pub pins: BTreeMap<String, UnitId>,
+    /// What the documents ask for that only a move can carry out; `None`: nothing, or they have faults.
+    pub wish: Option<RuleChange>,
 }
 
 /// A member without its lease, and without one of those that could give it leave, has stopped delivering after so long: a
@@ -132,29 +137,43 @@ pub fn judge(
 }
 
 /// The seats when a move is placed: of the next epoch.
-pub fn place(seats: &Seats, one: &Move) -> Seats {
-    let mut seats = seats.with_changed(&one.slots, &one.from);
-    match one.kind {
+pub fn place(seats: &Seats, change: &Change) -> Seats {
+    let change = match change {
+        Change::Seats(change) => change,
+        Change::Rules(rules) => return seats.with_rules_of(&rules.sources),
+    };
+    let SeatChange {
+        kind,
+        slots,
+        from,
+        to,
+        ..
+    } = change;
+    let mut seats = seats.with_changed(slots, from);
+    match kind {
         Kind::Planned => {}
         Kind::Failover => {
-            seats.stand_ins.insert(one.from.clone(), one.to.clone());
+            seats.stand_ins.insert(from.clone(), to.clone());
         }
         Kind::Failback => {
-            seats.stand_ins.remove(&one.to);
+            seats.stand_ins.remove(to);
         }
     }
     seats
 }
 
-/// Why the slots might still be delivered by who served them; `None` when nobody can.
+/// Why what moves might still be delivered to who owned it; `None` when it can't be.
 fn unsafe_yet(one: &Move, written: Revision, world: &World) -> Option<String> {
     let drained = |report: &Report| report.drained >= written;
-    let lost = world.units.get(&one.from).is_some_and(|unit| !unit.up);
-    if one.kind != Kind::Failover || !lost {
+    let lost = one.seats().map(|change| &change.from).filter(|from| {
+        let takes_over = one.seats().map(|change| change.kind) == Some(Kind::Failover);
+        takes_over && world.units.get(*from).is_some_and(|unit| !unit.up)
+    });
+    let Some(lost) = lost else {
         let late = late(world.members.keys(), world, drained)?;
         return Some(format!("not drained yet: {late}"));
-    }
-    let of_unit = || world.members.keys().filter(|(unit, _)| *unit == one.from);
+    };
+    let of_unit = || world.members.keys().filter(|(unit, _)| unit == lost);
     let (running, away): (Vec<_>, Vec<_>) =
         of_unit().partition(|member| world.reports.contains_key(*member));
     if let Some(late) = late(running.into_iter(), world, drained) {
@@ -167,7 +186,7 @@ fn unsafe_yet(one: &Move, written: Revision, world: &World) -> Option<String> {
             MARGIN.as_secs()
         ));
     }
-    let standby = world.units.get(&one.from).map(|unit| &unit.standby);
+    let standby = world.units.get(lost).map(|unit| &unit.standby);
     let granters = standby.is_some_and(|standby| !standby.is_empty());
     if away.is_empty() || !granters || world.isolated == Isolated::GoesOn {
         // Then a person has decided, who knows that it doesn't run; the policy never does.
@@ -177,10 +196,10 @@ fn unsafe_yet(one: &Move, written: Revision, world: &World) -> Option<String> {
         standby.is_some_and(|standby| standby.contains(unit)) && !world.stand_ins.contains_key(unit)
     });
     let taken_back = reports.any(|(_, report)| report.ungranted >= written);
-    (!taken_back).then(|| format!("leave of {} hasn't ended yet", one.from))
+    (!taken_back).then(|| format!("leave of {lost} hasn't ended yet"))
 }
 
-/// Another move of the same slots that has to end first.
+/// Another move of the same that has to end first.
 fn in_front(id: MoveId, one: &Move, moves: &Moves) -> Option<String> {
     let mut others = moves.iter();
     others
@@ -190,11 +209,17 @@ fn in_front(id: MoveId, one: &Move, moves: &Moves) -> Option<String> {
         .map(|(other, _)| format!("move {other} has to end first"))
 }
 
-/// Whether two moves that go on have slots or a seat in common.
+/// Whether two moves that go on have slots or a seat in common. Documents are one, so two changes of them do.
 fn overlap(one: &Move, other: &Move) -> bool {
-    let seats = one.kind != Kind::Planned && other.kind != Kind::Planned;
-    !other.stage.is_over()
-        && (!one.slots.and(&other.slots).is_empty() || (seats && one.home() == other.home()))
+    let same = match (&one.change, &other.change) {
+        (Change::Seats(one), Change::Seats(other)) => {
+            let seats = one.kind != Kind::Planned && other.kind != Kind::Planned;
+            !one.slots.and(&other.slots).is_empty() || (seats && one.home() == other.home())
+        }
+        (Change::Rules(_), Change::Rules(_)) => true,
+        (Change::Seats(_), Change::Rules(_)) | (Change::Rules(_), Change::Seats(_)) => false,
+    };
+    same && !other.stage.is_over()
 }
 
 /// Whether the second of two moves that overlap is undone for the first: what was asked for first goes on, but a lost unit
@@ -203,9 +228,10 @@ fn yields(id: MoveId, one: &Move, other_id: MoveId, other: &Move) -> bool {
     if !other.stage.can_be_undone() {
         return false;
     }
-    match (one.kind, other.kind) {
-        (Kind::Failover, Kind::Planned | Kind::Failback) => true,
-        (Kind::Planned | Kind::Failback, Kind::Failover) => false,
+    let takes_over = |one: &Move| one.seats().map(|change| change.kind) == Some(Kind::Failover);
+    match (takes_over(one), takes_over(other)) {
+        (true, false) => true,
+        (false, true) => false,
         (_, _) => id < other_id,
     }
 }
@@ -216,9 +242,32 @@ fn is_past(one: &Move, in_stage: Duration) -> bool {
 
 /// Why a move can't be carried out as things are.
 fn refusal(id: MoveId, one: &Move, moves: &Moves, world: &World) -> Option<String> {
-    let Move {
-        slots, from, to, ..
-    } = one;
+    match &one.change {
+        Change::Seats(change) => refused(change, one.decided_by, world),
+        Change::Rules(rules) if world.wish.as_ref() != Some(rules) => {
+            Some("the documents in etcd are others by now".to_owned())
+        }
+        Change::Rules(_) => None,
+    }
+    .or_else(|| {
+        let yields =
+            |other: MoveId, with: &Move| overlap(one, with) && yields(other, with, id, one);
+        let (other, with) = moves
+            .iter()
+            .find(|(other, with)| **other != id && yields(**other, with))?;
+        Some(format!("move {other} is about {} too", with.change))
+    })
+}
+
+/// Why seats can't be changed like this.
+fn refused(change: &SeatChange, decided_by: DecidedBy, world: &World) -> Option<String> {
+    let SeatChange {
+        kind,
+        slots,
+        from,
+        to,
+        key,
+    } = change;
     if from == to {
         return Some(format!("it leads from {from} to {from}"));
     }
@@ -227,19 +276,22 @@ fn refusal(id: MoveId, one: &Move, moves: &Moves, world: &World) -> Option<Strin
             return Some(format!("there is no unit {unit}"));
         }
     }
-    let home = &world.units[one.home()].slots;
+    let home = &world.units[change.home()].slots;
     let elsewhere = slots.without(home);
-    if !elsewhere.is_empty() {
-        return Some(format!(
-            "{} isn't the home of slots {elsewhere}",
-            one.home()
-        ));
+    if let Some(key) = key {
+        let pinned = world.pins.get(key);
+        if pinned.map_or(!elsewhere.is_empty(), |unit| unit != from) {
+            return Some(format!("{from} isn't the home of key {key:?}"));
+        }
+    } else if !elsewhere.is_empty() {
+        let home = change.home();
+        return Some(format!("{home} isn't the home of slots {elsewhere}"));
     }
-    if slots.is_empty() && one.kind == Kind::Planned {
+    if slots.is_empty() && *kind == Kind::Planned {
         return Some(format!("{from} isn't the home of no slots"));
     }
     let stand_in = |unit: &UnitId| world.stand_ins.get(unit);
-    match one.kind {
+    match kind {
         Kind::Planned | Kind::Failover => {
             for unit in [from, to] {
                 if let Some(seat) = stand_in(unit) {
@@ -253,7 +305,7 @@ fn refusal(id: MoveId, one: &Move, moves: &Moves, world: &World) -> Option<Strin
         Kind::Failback => {}
     }
     let served = world.stand_ins.iter().find(|(_, seat)| *seat == from);
-    if let (Kind::Failover, Some((served, _))) = (one.kind, served) {
+    if let (Kind::Failover, Some((served, _))) = (kind, served) {
         return Some(format!(
             "{from} stands in for {served}: give that back first"
         ));
@@ -265,16 +317,7 @@ fn refusal(id: MoveId, one: &Move, moves: &Moves, world: &World) -> Option<Strin
     if !target.up {
         return Some(format!("{to} is not up"));
     }
-    if one.decided_by == DecidedBy::Policy && source.up {
-        return Some(format!("{from} is up again"));
-    }
-    let mut others = moves.iter();
-    others
-        .find(|(other, with)| **other != id && overlap(one, with) && yields(**other, with, id, one))
-        .map(|(other, with)| {
-            let both = with.slots.and(slots);
-            format!("move {other} has slots {both} too")
-        })
+    (decided_by == DecidedBy::Policy && source.up).then(|| format!("{from} is up again"))
 }
 
 /// Those of these members that don't hold their lease or don't say so, in words.

@@ -1,10 +1,10 @@
-//! Whether a unit is to be stood in for, by the topology's policy.
+//! What the coordinator begins of its own accord: takeovers by the topology's policy, and changes of rules that were wished.
 //!
 //! Owns the damping: grace, hold-down, sites that may be down at once. Promises that it never decides where a person is to,
 //! and that the same space leads to the same plan, whoever plans. Never reads a clock.
 
 use super::moves::{Isolated, UnitView, World};
-use crate::model::{Kind, Moves, UnitId};
+use crate::model::{Kind, Move, Moves, RuleChange, Stage, UnitId};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -74,6 +74,17 @@ pub fn plan(world: &World, moves: &Moves, policy: &Policy, now_ms: u64) -> Optio
     })
 }
 
+/// The wished change of rules that is due: when nothing else moves. One that was undone waits for a person.
+pub fn wished<'a>(world: &'a World, moves: &Moves) -> Option<&'a RuleChange> {
+    let wish = world.wish.as_ref()?;
+    let going_on = moves.values().any(|one| !one.stage.is_over());
+    let mut of_rules = moves.values().rev().filter_map(|one| {
+        let rules = one.rules()?;
+        (rules.documents == wish.documents).then_some(one.stage)
+    });
+    (!going_on && of_rules.next() != Some(Stage::Undone)).then_some(wish)
+}
+
 fn of_sites(world: &World, like: impl Fn(&UnitView) -> bool) -> BTreeSet<&str> {
     let units = world.units.values().filter(|unit| like(unit));
     units.map(|unit| unit.site.as_str()).collect()
@@ -98,9 +109,11 @@ fn may(world: &World, unit: &UnitView, by: &UnitId, policy: &Policy) -> bool {
 /// Whether its seat is changing, or has changed lately.
 fn is_held_down(unit: &UnitId, moves: &Moves, policy: &Policy, now_ms: u64) -> bool {
     let hold_down = u64::try_from(policy.hold_down.as_millis()).unwrap_or(u64::MAX);
-    let mut of_unit = moves
-        .values()
-        .filter(|one| one.kind != Kind::Planned && one.home() == unit);
+    let is_of_unit = |one: &&Move| {
+        let change = one.seats();
+        change.is_some_and(|change| change.kind != Kind::Planned && change.home() == unit)
+    };
+    let mut of_unit = moves.values().filter(is_of_unit);
     of_unit.any(|one| match one.ended_at_ms {
         None => !one.stage.is_over(),
         // A clock that was set back holds nothing down.
@@ -111,7 +124,7 @@ fn is_held_down(unit: &UnitId, moves: &Moves, policy: &Policy, now_ms: u64) -> b
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{GatewayId, MoveId, Stage};
+    use crate::model::{Asked, Change, DecidedBy, GatewayId, MoveId};
     use serde_json::json;
 
     fn unit(name: &str) -> UnitId {
@@ -202,11 +215,35 @@ mod tests {
     }
 
     #[test]
+    fn a_wish_waits_for_other_moves_and_one_that_was_undone_for_a_person() {
+        let mut world = world();
+        let wish = |documents: &str| RuleChange {
+            sources: [crate::model::SourceName::parse("orders").unwrap()].into(),
+            documents: documents.to_owned(),
+        };
+        assert_eq!(wished(&world, &Moves::new()), None);
+        world.wish = Some(wish("a"));
+        assert_eq!(wished(&world, &Moves::new()), Some(&wish("a")));
+        let with = |documents: &str, stage: Stage| -> Moves {
+            let change = Change::Rules(wish(documents));
+            let mut one = Move::asked(change, DecidedBy::Policy, Asked::default(), 60);
+            one.stage = stage;
+            [(MoveId(1), one)].into()
+        };
+        for stage in [Stage::Asked, Stage::Fenced, Stage::Placed, Stage::Undone] {
+            assert_eq!(wished(&world, &with("a", stage)), None, "{stage}");
+        }
+        assert!(wished(&world, &with("b", Stage::Undone)).is_some());
+        assert!(wished(&world, &with("a", Stage::Done)).is_some(), "again");
+    }
+
+    #[test]
     fn a_seat_that_has_changed_lately_is_held_down() {
         let mut world = world();
         lose(&mut world, "sh-1", GRACE);
         let failback = json!({
-            "stage": Stage::Done, "kind": Kind::Failback, "slots": "0", "from": "sh-2", "to": "sh-1",
+            "stage": Stage::Done,
+            "change": {"seats": {"kind": Kind::Failback, "slots": "0", "from": "sh-2", "to": "sh-1"}},
             "who": "op", "why": "", "at": "", "deadline_seconds": 60, "ended_at_ms": 1_000,
         });
         let moves: Moves = [(MoveId(1), serde_json::from_value(failback).unwrap())].into();

@@ -152,9 +152,7 @@ fn facts(table: &Table) -> TableFacts {
             .map(|(id, one)| MoveLine {
                 id: *id,
                 stage: one.stage,
-                slots: one.slots.clone(),
-                from: one.from.clone(),
-                to: one.to.clone(),
+                change: one.change.clone(),
             })
             .collect(),
     }

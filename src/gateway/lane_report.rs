@@ -112,6 +112,17 @@ impl Taking<'_> {
         }
     }
 
+    /// Why a lane that can't go on gives up its channel.
+    pub(super) fn stalled(&self) -> String {
+        let stuck = self.stuck(tokio::time::Instant::now().into_std());
+        let why = stuck.as_deref().unwrap_or("its targets are slow");
+        format!(
+            "it holds {} messages of {} KiB together and has no room for the next one ({why}): it gives the queue up and takes it again with a prefetch that fits",
+            self.lane.in_flight(),
+            self.lane.cost_bytes() / 1_024,
+        )
+    }
+
     /// The first target that keeps what the lane's own queue gave waiting for two seconds, and why.
     pub(super) fn stuck(&self, now: Instant) -> Option<String> {
         self.lane.views().find_map(|(target, view)| {

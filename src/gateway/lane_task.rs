@@ -369,10 +369,12 @@ impl<'a> Taking<'a> {
     /// Several times a second, while slots are being moved: what of them is under way.
     fn say_fenced(&self) {
         if let (Some(party), Some(rules)) = (&self.fenced, self.shared.rules())
-            && !rules.table.fenced().is_empty()
+            && rules.table.has_fences()
         {
             let table = &rules.table;
-            party.says(table, self.lane.fenced_in_flight(table));
+            // Of a source that is fenced as a whole, nothing is under way when its lanes have ended.
+            let runs = usize::from(table.is_source_fenced(&self.spec.source));
+            party.says(table, runs.max(self.lane.fenced_in_flight(table)));
         }
     }
 
@@ -428,15 +430,16 @@ impl<'a> Taking<'a> {
         Ok(ask(&mut self.lane, routing))
     }
 
-    /// Why a lane that can't go on gives up its channel.
-    fn stalled(&self) -> String {
-        let stuck = self.stuck(Instant::now().into_std());
-        let why = stuck.as_deref().unwrap_or("its targets are slow");
-        format!(
-            "it holds {} messages of {} KiB together and has no room for the next one ({why}): it gives the queue up and takes it again with a prefetch that fits",
-            self.lane.in_flight(),
-            self.lane.cost_bytes() / 1_024,
-        )
+    /// As [`routed`](Self::routed), of what is new: nothing is taken of a source whose rules are being changed.
+    fn taken(
+        &mut self,
+        take: impl FnOnce(&mut Lane, Routing<'_>) -> Vec<Action>,
+    ) -> Result<Vec<Action>, String> {
+        let rules = self.shared.rules();
+        if rules.is_some_and(|rules| rules.table.is_source_fenced(&self.spec.source)) {
+            return Err("its rules are being changed".to_owned());
+        }
+        self.routed(take)
     }
 
     fn on_consumer(&mut self, event: ConsumerEvent) -> Result<Vec<Action>, String> {
@@ -446,7 +449,7 @@ impl<'a> Taking<'a> {
         match event {
             ConsumerEvent::Delivery { tag, message } => {
                 self.prefetch.saw(message.body.len());
-                self.routed(|lane, routing| lane.take(tag, message, routing, at))
+                self.taken(|lane, routing| lane.take(tag, message, routing, at))
             }
             ConsumerEvent::Large {
                 tag,
@@ -454,7 +457,7 @@ impl<'a> Taking<'a> {
                 body_bytes,
             } => {
                 let mut large = None;
-                let actions = self.routed(|lane, routing| {
+                let actions = self.taken(|lane, routing| {
                     let (actions, parcel) = lane.take_large(tag, message, body_bytes, routing, at);
                     large = Some(parcel);
                     actions
@@ -477,7 +480,7 @@ impl<'a> Taking<'a> {
         let at = Shared::moment();
         match event {
             ConsumerEvent::Delivery { tag, message } => {
-                self.routed(|lane, routing| lane.take_diverted(&unit, tag, message, routing, at))
+                self.taken(|lane, routing| lane.take_diverted(&unit, tag, message, routing, at))
             }
             ConsumerEvent::Lost { cause } => {
                 tracing::warn!(source = %self.spec.source, %unit, %cause, "a drain was interrupted");

@@ -500,17 +500,17 @@ impl<'a> Publishing<'a> {
         self.shared.failpoint.pass(seam, actions.answers.len());
     }
 
-    /// While slots are being moved: what of them is published and not confirmed here.
+    /// During a move: what of it is published and not confirmed here.
     fn say_fenced(&self) {
-        let Some(rules) = self.shared.rules() else {
+        let rules = self.shared.rules();
+        let Some(rules) = rules.filter(|rules| rules.table.has_fences()) else {
             return;
         };
         let table = &rules.table;
-        if table.fenced().is_empty() {
-            return;
-        }
-        let fenced = |one: &&UnderWay| one.slot.is_some_and(|slot| table.fenced().contains(slot));
-        let in_flight = match self.kind {
+        let slots = table.fenced();
+        let fenced = |one: &&UnderWay| one.slot.is_some_and(|slot| slots.contains(slot));
+        let in_flight = match &self.kind {
+            Kind::Lane(lane) if table.is_source_fenced(&lane.source) => self.under_way.len(),
             Kind::Lane(_) => self.under_way.values().filter(fenced).count(),
             // On its way into a diversion or the park: it is delivered nowhere.
             Kind::Own(_) => 0,

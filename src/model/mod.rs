@@ -22,7 +22,10 @@ pub use backoff::Backoff;
 pub use identity::{AsItIs, Identities, Identity, Passed};
 pub use ids::{CityId, GatewayId, Name, NameError, RuleName, SiteId, SourceName, SpaceId, UnitId};
 pub use message::{Address, Message, MessageId};
-pub use moves::{DecidedBy, Kind, Move, MoveId, Moves, Stage, Undo, fenced, taken};
+pub use moves::{
+    Asked, Change, DecidedBy, Kind, Move, MoveId, Moves, RuleChange, SeatChange, Stage, Undo,
+    fenced, fenced_sources, next_move, taken,
+};
 pub use numbers::{
     DeliveryTag, Epoch, Lineage, ParcelNumber, Partition, Retry, Revision, Round, Slot,
 };

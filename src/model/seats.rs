@@ -1,8 +1,8 @@
 //! Who serves the slots now: the key `seats`, as every gateway reads it.
 
-use super::{Epoch, Lineage, SlotSet, UnitId};
+use super::{Epoch, Lineage, SlotSet, SourceName, UnitId};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The live seats of a space, JSON in etcd. Written at space creation, then by the coordinator alone.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -18,6 +18,9 @@ pub struct Seats {
     /// When slots last changed their seat; those that nothing is said of never did. No slot is in two of them.
     #[serde(default)]
     pub changed: Vec<Changed>,
+    /// When the rules of sources last gave keys other owners; those that nothing is said of never did.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sources: BTreeMap<SourceName, Epoch>,
 }
 
 /// Slots and the epoch in which they last changed their seat.
@@ -36,6 +39,19 @@ impl Seats {
     /// The seat of what `home` owns.
     pub fn seat_of<'a>(&'a self, home: &'a UnitId) -> &'a UnitId {
         self.stand_ins.get(home).unwrap_or(home)
+    }
+
+    /// The seats after the rules of these sources have changed: of the next epoch.
+    #[must_use]
+    pub fn with_rules_of(&self, sources: &BTreeSet<SourceName>) -> Self {
+        let epoch = Epoch(self.epoch.0 + 1);
+        let mut seats = Self {
+            epoch,
+            ..self.clone()
+        };
+        let changed = sources.iter().map(|source| (source.clone(), epoch));
+        seats.sources.extend(changed);
+        seats
     }
 
     /// The seats after these slots have changed theirs from that unit: of the next epoch.

@@ -4,8 +4,9 @@
 
 use super::decision::Outcome;
 use super::route::printed;
+use super::source::Source;
 use super::steps::{Recorded, Step};
-use super::table::{Source, Table};
+use super::table::Table;
 use crate::model::{Epoch, Message, Reason, RuleName, Slot, UnitId};
 use serde::{Deserialize, Serialize};
 use std::fmt;

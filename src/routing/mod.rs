@@ -10,6 +10,7 @@ mod key;
 mod route;
 mod rule_index;
 mod shift;
+mod source;
 mod steps;
 mod table;
 
@@ -17,8 +18,9 @@ pub use decision::{Decision, Outcome, Target};
 pub use explain::{Explanation, Published, explain};
 pub use key::{Candidate, Unfit, slot};
 pub use shift::{Moved, Shift, shifts};
+pub use source::Source;
 pub use steps::{Recorded, Step, StepName, Steps, Unrecorded};
-pub use table::{Source, Table, TableInputs, Unit};
+pub use table::{Table, TableInputs, Unit};
 
 #[cfg(test)]
 mod tests;

@@ -5,8 +5,9 @@
 
 use super::decision::{Decision, Outcome, Target};
 use super::key::{self, Candidate};
+use super::source::{CompiledRoute, CompiledRule, Reach, Source};
 use super::steps::{Step, StepName, Steps};
-use super::table::{CompiledRoute, CompiledRule, Reach, Source, Table, UnitIndex};
+use super::table::{Table, UnitIndex};
 use crate::model::{Address, Message, Reason, Slot, UnitId, Why};
 use crate::rules::KeyAbsent;
 use bytes::Bytes;
@@ -29,6 +30,12 @@ impl Table {
             steps.note(|| {
                 let detail = format!("{} (not enforced by this version)", rule.unenforced);
                 Step::new(StepName::NotYet, "ignored", detail)
+            });
+        }
+        if source.fenced {
+            steps.note(|| {
+                let detail = "its rules are being changed: it waits in the queue of its lane";
+                Step::new(StepName::Fence, "fenced", detail)
             });
         }
         let name = Some(rule.name.clone());

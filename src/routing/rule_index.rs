@@ -3,7 +3,7 @@
 //! Owns a trie of the patterns' words up to their first `#`, where a pattern takes whatever follows. What it finds is a
 //! superset, in ascending order; each rule's own condition decides. Finding allocates nothing.
 
-use super::table::CompiledRule;
+use super::source::CompiledRule;
 use crate::model::Message;
 use crate::rules::{TopicPattern, Words};
 use std::collections::HashMap;

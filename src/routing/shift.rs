@@ -4,8 +4,9 @@
 //! run. A rule whose conditions no example meets (an expression that isn't plain text) is left out.
 
 use super::decision::Outcome;
+use super::source::{CompiledRule, Source};
 use super::steps::Unrecorded;
-use super::table::{Source, Table};
+use super::table::Table;
 use crate::amqp::{FieldTable, FieldValue, Properties, RawProperties};
 use crate::model::{Address, Message, RuleName, SourceName, UnitId};
 use crate::rules::{KeyFrom, Scalar, Test, When};
@@ -112,7 +113,7 @@ fn end(outcome: &Outcome) -> String {
 /// One for each rule of the new source, and for each of the old one's whose conditions the new one doesn't have.
 fn examples(old: &Source, new: &Source) -> Vec<Example> {
     let gone = old.rules.iter().filter(|rule| {
-        let same = |other: &super::table::CompiledRule| other.when == rule.when;
+        let same = |other: &CompiledRule| other.when == rule.when;
         !new.rules.iter().any(same)
     });
     let all = new.rules.iter().chain(gone);

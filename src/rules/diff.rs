@@ -10,7 +10,7 @@ use super::rule::Rule;
 use super::source::{Deliver, Source, Take};
 use super::topology::Topology;
 use super::tree::DocumentFile;
-use super::validate::{owned, pins};
+use super::validate::owned;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -239,7 +239,7 @@ fn placement_effects(before: &Documents, after: &Documents, effects: &mut Vec<St
     let describe = |placement: &Placement| {
         let ranges = owned(placement).into_iter();
         let ranges = ranges.map(|(first, last, unit)| format!("{first}-{last} {unit}"));
-        let pinned = pins(placement).into_iter();
+        let pinned = placement.pinned().into_iter();
         let pinned = pinned.map(|(key, unit)| format!("key {key:?} {unit}"));
         let all: Vec<_> = ranges.chain(pinned).collect();
         format!("{} slots: {}", *placement.slots, all.join(", "))

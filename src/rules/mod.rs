@@ -34,7 +34,8 @@ pub use edit::{EditError, retire_source, without_source};
 pub use fault::{Fault, FaultCode, Place, Placed};
 pub use gray::{Gray, Share};
 pub use json_pointer::{JsonPointer, PointerFault};
-pub use placement::{Pin, Placement, Range, SLOTS_MAX};
+pub use owners::OwnerChange;
+pub use placement::{PINS_MAX, Pin, Placement, Range, SLOTS_MAX};
 pub use policies::{
     AbsentThen, Copies, Degrade, InDoubt, LagThen, MaxLag, OwnerAbsent, OwnerDown, Policies,
     Promise,
@@ -50,7 +51,7 @@ pub use topic::{TopicError, TopicPattern};
 pub use topology::{Access, Failover, Isolated, LinkPolicy, Site, Takeover, Topology, Unit};
 pub use tree::{DocumentFile, FILE_BYTES_MAX};
 pub(crate) use validate::examine;
-pub use validate::{Context, NotYet, OwnerChanges, Validation, validate};
+pub use validate::{Context, NotYet, Validation, validate};
 
 #[cfg(test)]
 mod tests;

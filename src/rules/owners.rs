@@ -1,6 +1,6 @@
 //! Whether a change of documents can give keys of a live source another owner.
 //!
-//! Such a change needs a move: messages of one key that are under way to both owners would overtake each other. Owns the
+//! Such a change comes in force by a move: messages of one key that are under way to both owners would overtake each other. Owns the
 //! comparison, which errs on the side of a move: rules are compared, not the messages that they might be about.
 
 use super::condition::When;
@@ -10,6 +10,16 @@ use super::gray::Gray;
 use super::rule::{KeyAbsent, Route, Rule};
 use super::source::Source;
 use crate::model::{SourceName, UnitId};
+use serde::{Deserialize, Serialize};
+
+/// A source whose keys may get other owners.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnerChange {
+    /// Its name.
+    pub source: SourceName,
+    /// Why and where, for whoever waits for it.
+    pub fault: Fault,
+}
 
 /// What of a rule decides where messages go.
 #[derive(Debug, PartialEq)]
@@ -22,8 +32,9 @@ struct Leads<'a> {
     center: Option<&'a UnitId>,
 }
 
-/// One fault for each source that is in force, and whose keys the new documents may give to others.
-pub(super) fn changes(before: &Documents, after: &Documents, faults: &mut Vec<Fault>) {
+/// The sources that are in force, and whose keys the new documents may give to others.
+pub(super) fn changes(before: &Documents, after: &Documents) -> Vec<OwnerChange> {
+    let mut changes = Vec::new();
     for source in &after.sources {
         let name = &source.name.value;
         if !before.sources.iter().any(|old| old.name.value == *name) {
@@ -53,12 +64,12 @@ pub(super) fn changes(before: &Documents, after: &Documents, faults: &mut Vec<Fa
             (Some(old), None) => format!("rule {} is gone", old.name.value),
             (None, None) => continue,
         };
-        faults.push(needs_move(
-            source,
-            &what,
-            place(source, new.get(at).copied()),
-        ));
+        changes.push(OwnerChange {
+            source: name.clone(),
+            fault: needs_move(source, &what, place(source, new.get(at).copied())),
+        });
     }
+    changes
 }
 
 fn needs_move(source: &Source, what: &str, place: &Place) -> Fault {
@@ -66,10 +77,13 @@ fn needs_move(source: &Source, what: &str, place: &Place) -> Fault {
         place,
         FaultCode::NeedsMove,
         format!(
-            "keys of source {} may get other owners: {what}; that needs a move, so that messages of one key don't overtake each other",
+            "keys of source {} may get other owners: {what}; that comes in force by a move, so that messages of one key don't overtake each other",
             source.name.value
         ),
-        "a change of rules isn't carried out as a move yet: put it back, or apply it at once with `setgate rules apply --unordered`",
+        format!(
+            "the coordinator makes that move: `setgate move status` says how far it is; one that was undone is asked for again with `setgate move start --source {}`",
+            source.name.value
+        ),
     )
 }
 

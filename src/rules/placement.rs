@@ -15,7 +15,7 @@ use std::fmt::Write as _;
 pub const SLOTS_MAX: u32 = 1 << 20;
 
 /// Most pins: what a file of documents has room for is less.
-const PINS_MAX: usize = 100_000;
+pub const PINS_MAX: usize = 100_000;
 
 /// Which unit owns which slots.
 #[derive(Debug, Clone, PartialEq)]
@@ -44,6 +44,21 @@ impl Placement {
             .collect()
     }
 
+    /// The document with this key, which lies in these slots, at another home: by a pin, unless that is the slots' home.
+    pub fn with_pinned(&self, key: &str, slots: &SlotSet, to: &UnitId) -> String {
+        let homes = self.homes();
+        let mut pins = self.pinned();
+        if homes
+            .get(to)
+            .is_some_and(|home| slots.without(home).is_empty())
+        {
+            pins.remove(key);
+        } else {
+            pins.insert(key, to);
+        }
+        self.text(&homes, &pins)
+    }
+
     /// The document with these slots at another home; pins stay where they are.
     pub fn with_moved(&self, slots: &SlotSet, to: &UnitId) -> String {
         let mut homes = self.homes();
@@ -52,6 +67,17 @@ impl Placement {
         }
         let home = homes.entry(to.clone()).or_default();
         *home = home.or(slots);
+        self.text(&homes, &self.pinned())
+    }
+
+    /// The home of each key that has one of its own.
+    pub fn pinned(&self) -> BTreeMap<&str, &UnitId> {
+        let pins = self.pins.iter();
+        pins.map(|pin| (pin.key.value.as_str(), &pin.unit.value))
+            .collect()
+    }
+
+    fn text(&self, homes: &BTreeMap<UnitId, SlotSet>, pins: &BTreeMap<&str, &UnitId>) -> String {
         let mut ranges: Vec<_> = homes
             .iter()
             .flat_map(|(unit, owned)| owned.ranges().map(move |range| (range, unit)))
@@ -62,12 +88,12 @@ impl Placement {
             // Writing into a text doesn't fail.
             let _ = writeln!(text, "  - {{slots: {first}-{last}, unit: {unit}}}");
         }
-        if !self.pins.is_empty() {
+        if !pins.is_empty() {
             text.push_str("pins:\n");
         }
-        for Pin { key, unit } in &self.pins {
-            let key = serde_json::Value::from(key.value.as_str());
-            let _ = writeln!(text, "  - {{key: {key}, unit: {}}}", unit.value);
+        for (key, unit) in pins {
+            let key = serde_json::Value::from(*key);
+            let _ = writeln!(text, "  - {{key: {key}, unit: {unit}}}");
         }
         text
     }

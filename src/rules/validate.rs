@@ -7,14 +7,14 @@
 use super::checks;
 use super::documents::{Documents, parse};
 use super::fault::{Fault, FaultCode, Place};
-use super::owners;
+use super::owners::{self, OwnerChange};
 use super::placement::Placement;
 use super::policies;
 use super::suspicious;
 use super::tree::DocumentFile;
 use crate::model::SpaceId;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 /// What documents are judged against.
 #[derive(Debug, Clone, Copy, Default)]
@@ -27,18 +27,6 @@ pub struct Context<'a> {
     pub in_force: Option<&'a [DocumentFile]>,
     /// What becomes of fields that this version knows and doesn't enforce.
     pub not_yet: NotYet,
-    /// What becomes of changes, against what is in force, that may give keys other owners.
-    pub owner_changes: OwnerChanges,
-}
-
-/// What becomes of changes that may give keys of a live source other owners.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum OwnerChanges {
-    /// They need a move.
-    #[default]
-    Refuse,
-    /// They apply at once: messages of one key may overtake each other.
-    Apply,
 }
 
 /// What becomes of fields that this version knows and doesn't enforce.
@@ -58,6 +46,9 @@ pub struct Validation {
     pub faults: Vec<Fault>,
     /// They don't.
     pub warnings: Vec<Fault>,
+    /// Against what is in force, they may give keys other owners: they come in force by a move.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub moves: Vec<OwnerChange>,
 }
 
 /// Documents that were judged, and the placement that counts for them.
@@ -123,12 +114,11 @@ pub(crate) fn examine(files: &[DocumentFile], context: &Context<'_>) -> Examined
     checks::rules(&documents, &mut found);
     policies::check(&documents, placement.as_ref(), &mut found, &mut warnings);
     suspicious::warn(&documents, placement.as_ref(), &mut warnings);
+    let mut moves = Vec::new();
     if let Some(in_force) = context.in_force {
         let before = parse(in_force).0;
         checks::keys_kept(&documents, &before, &mut found);
-        if context.owner_changes == OwnerChanges::Refuse {
-            owners::changes(&before, &documents, &mut found);
-        }
+        moves = owners::changes(&before, &documents);
     }
     checks::transaction(files, context.in_force.unwrap_or(&[]), &folder, &mut found);
     let (faults, later) = match context.not_yet {
@@ -144,6 +134,7 @@ pub(crate) fn examine(files: &[DocumentFile], context: &Context<'_>) -> Examined
         validation: Validation {
             faults: bounded(in_order(faults, files), &folder),
             warnings: bounded(in_order(warnings, files), &folder),
+            moves,
         },
     }
 }
@@ -200,7 +191,7 @@ fn compare_placements(
                 live.slots.value
             ),
         ));
-    } else if owned(live) != owned(own) || pins(live) != pins(own) {
+    } else if owned(live) != owned(own) || live.pinned() != own.pinned() {
         warnings.push(Fault::at(
             &own.place.place,
             FaultCode::PlacementDrift,
@@ -231,7 +222,7 @@ fn slots_apart(one: &Placement, other: &Placement) -> u32 {
 }
 
 fn pins_apart(one: &Placement, other: &Placement) -> usize {
-    let (one, other) = (pins(one), pins(other));
+    let (one, other) = (one.pinned(), other.pinned());
     let keys: BTreeSet<&str> = one.keys().chain(other.keys()).copied().collect();
     let keys = keys.into_iter();
     keys.filter(|key| one.get(key) != other.get(key)).count()
@@ -254,13 +245,6 @@ pub(super) fn owned(placement: &Placement) -> Vec<(u32, u32, &str)> {
         }
     }
     joined
-}
-
-/// By key, in the order of keys.
-pub(super) fn pins(placement: &Placement) -> BTreeMap<&str, &str> {
-    let pins = placement.pins.iter();
-    pins.map(|pin| (pin.key.as_str(), pin.unit.as_str()))
-        .collect()
 }
 
 /// By file, as the files were given, then by line; what concerns no single file comes last.

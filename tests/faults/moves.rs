@@ -70,6 +70,49 @@ async fn a_planned_move_there_and_back_under_traffic_costs_no_message_and_no_ord
 }
 
 #[tokio::test]
+async fn a_single_key_moves_there_and_back_under_traffic_and_costs_no_message_and_no_order() {
+    let mut fabric = borrowed("key-moved", 1).await;
+    let admin = fabric.gateway("bj-1-a").unwrap().admin;
+    let traffic = traffic(
+        fabric.dir(),
+        &["--messages", "8000", "--keys", "20", "--rate", "500"],
+    );
+    more_delivered(&fabric, &admin, "sh-1", 50).await;
+    let plan = mv(&mut fabric, &["plan", "--pin", "10001", "--to", "bj-1"]).await;
+    let home = plan["from"].as_str().unwrap().to_owned();
+    assert_ne!(home, "bj-1", "{plan}");
+    for to in ["bj-1", &home] {
+        let id = asked(&mut fabric, &["--pin", "10001", "--to", to]).await;
+        let moved = mv(&mut fabric, &["status", &id, "--watch"]).await;
+        assert_eq!(
+            (&moved["stage"], &moved["key"]),
+            (&"done".into(), &"10001".into())
+        );
+        let said = fabric
+            .http()
+            .get_json(&explained(&admin), None)
+            .await
+            .unwrap();
+        assert_eq!(
+            (&said["seat"], &said["why"]),
+            (
+                &to.into(),
+                &if to == "bj-1" { "pin" } else { "owner" }.into()
+            )
+        );
+        more_delivered(&fabric, &admin, to, 50).await;
+    }
+    assert_clean(&account(traffic).await);
+    fabric.down().await.unwrap();
+}
+
+fn explained(admin: &str) -> String {
+    format!(
+        "http://{admin}/v1/explain?source=orders&routing_key=order.cn.created&header=uid%3D10001"
+    )
+}
+
+#[tokio::test]
 async fn a_move_that_cannot_drain_is_undone_and_costs_nothing() {
     let mut fabric = borrowed("not-drained", 2).await;
     let admin = fabric.gateway("sh-1-a").unwrap().admin;

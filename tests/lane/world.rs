@@ -9,9 +9,9 @@ use setgate::lane::{
 };
 use setgate::model::marks::X_SET_REASON;
 use setgate::model::{
-    Address, Answer, DecidedBy, DeliveryTag, Epoch, Kind, Lineage, Message, Move, MoveId, Moves,
-    Parcel, ParcelNumber, Partition, Revision, SealKeys, Seats, SlotSet, SourceName, SpaceId,
-    Stage, UnitId,
+    Address, Answer, Asked, Change, DecidedBy, DeliveryTag, Epoch, Kind, Lineage, Message, Move,
+    MoveId, Moves, Parcel, ParcelNumber, Partition, Revision, SealKeys, SeatChange, Seats, SlotSet,
+    SourceName, SpaceId, Stage, UnitId,
 };
 use setgate::routing::{Table, TableInputs};
 use setgate::rules::{DocumentFile, Duplicates};
@@ -80,22 +80,16 @@ const PLACED: &[u8] = b"kind: placement\nslots: 100\nranges:\n  - {slots: 0-49, 
 
 /// A move of the slots 70 to 79 from bj-1 to sh-1.
 fn moving(stage: Stage) -> Move {
-    Move {
-        stage,
+    let change = Change::Seats(SeatChange {
+        kind: Kind::Planned,
         slots: SlotSet::parse("70-79").unwrap(),
         from: unit("bj-1"),
         to: unit("sh-1"),
-        who: "op@host".into(),
-        why: "a test".into(),
-        at: "2026-01-01T00:00:00Z".into(),
-        kind: Kind::Planned,
-        decided_by: DecidedBy::Person,
-        ended_at_ms: None,
-        deadline_seconds: 60,
-        undo: None,
-        fenced_at_ms: None,
-        pause_ms: None,
-        cause: None,
+        key: None,
+    });
+    Move {
+        stage,
+        ..Move::asked(change, DecidedBy::Person, Asked::default(), 60)
     }
 }
 
@@ -106,7 +100,7 @@ fn table(documents: &str, moves: &Moves, revision: i64) -> Table {
         ..Seats::default()
     };
     let placed = moves.values().find(|one| one.stage == Stage::Placed);
-    let seats = placed.map_or(seats.clone(), |one| place(&seats, one));
+    let seats = placed.map_or(seats.clone(), |one| place(&seats, &one.change));
     let files = [DocumentFile {
         name: "all.yaml".into(),
         text: documents.into(),

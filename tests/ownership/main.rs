@@ -8,7 +8,9 @@
 mod lead;
 mod leave;
 
-use setgate::model::{DecidedBy, Kind, Move, MoveId, Moves, SlotSet, Stage, UnitId};
+use setgate::model::{
+    Asked, Change, DecidedBy, Kind, Move, MoveId, Moves, SeatChange, SlotSet, Stage, UnitId,
+};
 
 pub(crate) fn unit(name: &str) -> UnitId {
     UnitId::parse(name).unwrap()
@@ -16,22 +18,16 @@ pub(crate) fn unit(name: &str) -> UnitId {
 
 /// Unit two takes over from unit one, by the policy.
 pub(crate) fn takeover(stage: Stage) -> Moves {
-    let one = Move {
-        stage,
+    let change = Change::Seats(SeatChange {
         kind: Kind::Failover,
-        decided_by: DecidedBy::Policy,
         slots: SlotSet::parse("0-9").unwrap(),
         from: unit("one"),
         to: unit("two"),
-        who: String::new(),
-        why: String::new(),
-        at: String::new(),
-        deadline_seconds: 60,
-        undo: None,
-        ended_at_ms: None,
-        fenced_at_ms: None,
-        pause_ms: None,
-        cause: None,
+        key: None,
+    });
+    let one = Move {
+        stage,
+        ..Move::asked(change, DecidedBy::Policy, Asked::default(), 60)
     };
     [(MoveId(1), one)].into()
 }

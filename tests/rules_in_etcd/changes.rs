@@ -1,7 +1,8 @@
 //! Changes that are refused, taken back, remembered and forgotten.
 
 use crate::harness::{Etcd, documents, folder};
-use setgate::etcd::{HISTORY_MAX, Key, Scope, SpaceView, Transaction, history};
+use setgate::etcd::{HISTORY_MAX, Key, Scope, SpaceView, Transaction, files_hash, history};
+use setgate::model::MoveId;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rollback_puts_back_what_was_in_force_and_the_history_shows_all_changes() {
@@ -37,7 +38,7 @@ async fn a_rollback_puts_back_what_was_in_force_and_the_history_shows_all_change
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_change_of_owners_is_refused_unless_it_is_to_apply_at_once() {
+async fn a_change_of_owners_waits_for_its_move_unless_it_is_to_apply_at_once() {
     let etcd = Etcd::start().await;
     assert_eq!(etcd.apply(&folder(&documents("orders")), &[]).await, 0);
     let before = SpaceView::of(&etcd.snapshot().await).in_force();
@@ -51,13 +52,29 @@ async fn a_change_of_owners_is_refused_unless_it_is_to_apply_at_once() {
     }
     assert_ne!(elsewhere, before);
     let changed = folder(&elsewhere);
-    assert_eq!(etcd.apply(&changed, &[]).await, 1);
-    assert_eq!(SpaceView::of(&etcd.snapshot().await).in_force(), before);
+    for _ in 0..2 {
+        assert_eq!(etcd.apply(&changed, &[]).await, 0);
+        let snapshot = etcd.snapshot().await;
+        let view = SpaceView::of(&snapshot);
+        assert_eq!(view.in_force(), before, "until the move is through");
+        assert_eq!(view.documents(), elsewhere);
+        let moves = view.moves();
+        assert_eq!(moves.len(), 1, "asked for once");
+        let rules = moves[&MoveId(1)].rules().unwrap();
+        assert_eq!(rules.documents, files_hash(&elsewhere));
+    }
     assert_eq!(etcd.apply(&changed, &["--unordered"]).await, 0);
     assert_eq!(SpaceView::of(&etcd.snapshot().await).in_force(), elsewhere);
     let back = first.to_string();
     let rollback = ["rollback", back.as_str(), "-m", "a test"];
-    assert_eq!(etcd.rules(&rollback).await, 1, "it changes owners too");
+    assert_eq!(etcd.rules(&rollback).await, 0);
+    let snapshot = etcd.snapshot().await;
+    assert_eq!(SpaceView::of(&snapshot).in_force(), elsewhere);
+    assert_eq!(
+        SpaceView::of(&snapshot).moves().len(),
+        2,
+        "owners change too"
+    );
     let at_once = [&rollback[..], &["--unordered"]].concat();
     assert_eq!(etcd.rules(&at_once).await, 0);
     assert_eq!(SpaceView::of(&etcd.snapshot().await).in_force(), before);

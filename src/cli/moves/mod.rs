@@ -1,4 +1,4 @@
-//! `setgate move`: slots to another unit, under traffic.
+//! `setgate move`: slots, a key or a source's rules to other owners, under traffic.
 //!
 //! Asks in etcd for what the coordinator carries out, and says how far it is. Promises that nothing is asked for that would
 //! be refused as things are, and that two operators at once get one move each, or one of them a refusal.
@@ -16,8 +16,11 @@ use crate::etcd::{Commit, Key, Scope, Snapshot, SpaceView, Store, Transaction};
 use crate::failover::{Verdict, World, judge};
 use crate::gateway::coordinator::{Seen, world};
 use crate::model::{
-    DecidedBy, Kind, Move, MoveId, Moves, Revision, SlotSet, SpaceId, Stage, Undo, UnitId,
+    Asked, Change, DecidedBy, Kind, Move, MoveId, Moves, Revision, SeatChange, SlotSet, SourceName,
+    SpaceId, Stage, Undo, UnitId, next_move,
 };
+use crate::routing::Table;
+use crate::rules::PINS_MAX;
 use anstream::println;
 use print::Shown;
 use std::process::ExitCode;
@@ -35,7 +38,7 @@ const FORGOTTEN_AT_ONCE: usize = 8;
 /// Longest deadline: a fence that stands for longer is no pause any more.
 const DEADLINE_MAX: i64 = 24 * 3_600;
 
-/// Move slots to another unit, under traffic.
+/// Give slots, a key or what a source's rules lead to other owners, under traffic.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -44,7 +47,7 @@ pub(super) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Say what a move would do, and whether it could; change nothing.
+    /// Say what a move would do, and whether it could be; change nothing.
     Plan(What),
     /// Ask for a move. The coordinator carries it out; `setgate move status --watch` follows it.
     Start(Start),
@@ -55,16 +58,23 @@ enum Command {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("what").required(true))]
 struct What {
     /// Slots, for example 2000-2999 or 7,100-199.
-    #[arg(long, value_name = "SLOTS", required_unless_present = "unit")]
+    #[arg(long, value_name = "SLOTS", group = "what")]
     slots: Option<SlotSet>,
     /// All slots of this unit.
-    #[arg(long, value_name = "UNIT", conflicts_with = "slots")]
+    #[arg(long, value_name = "UNIT", group = "what")]
     unit: Option<UnitId>,
+    /// This key alone, by a pin; back to the home of its slot, the pin goes.
+    #[arg(long, value_name = "KEY", group = "what")]
+    pin: Option<String>,
+    /// The change of this source's rules that lies in etcd and isn't in force, because its move was undone.
+    #[arg(long, value_name = "SOURCE", group = "what", conflicts_with = "to")]
+    source: Option<SourceName>,
     /// Their new home.
-    #[arg(long, value_name = "UNIT")]
-    to: UnitId,
+    #[arg(long, value_name = "UNIT", required_unless_present = "source")]
+    to: Option<UnitId>,
     /// A stage that takes longer, in seconds, undoes the move.
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=DEADLINE_MAX))]
     deadline: u32,
@@ -157,6 +167,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
 /// A space as it is, and what moves are judged by.
 struct Space {
     name: SpaceId,
+    table: Table,
     store: Store,
     snapshot: Snapshot,
     world: World,
@@ -174,7 +185,7 @@ impl Space {
         let table = tables::of_etcd(&store, space).await?;
         let snapshot = store.read(Scope::Ownership).await?;
         let view = SpaceView::of(&snapshot);
-        let Some(world) = world(&view, &table, &Seen::nothing()) else {
+        let Some(world) = world(&view, &table, &mut Seen::nothing()) else {
             return Err(Failure::Refused(format!(
                 "the keys `placement` and `seats` of space {space} can't be read; put back what they were"
             )));
@@ -187,16 +198,12 @@ impl Space {
         let moves = view.moves();
         Ok(Self {
             name: space.clone(),
+            table,
             store,
             snapshot,
             world,
             moves,
         })
-    }
-
-    /// The number of the next move.
-    fn next_id(&self) -> MoveId {
-        MoveId(self.moves.keys().next_back().map_or(0, |last| last.0) + 1)
     }
 
     fn shown(&self, id: MoveId) -> Option<Shown> {
@@ -206,43 +213,20 @@ impl Space {
         Some(Shown::of(id, one, &self.moves, written, &self.world))
     }
 
-    /// One move for each home of the slots, numbered on from the last one; a refusal where one of them couldn't be.
+    /// The moves that are asked for, numbered on from the last one; a refusal where one of them couldn't be.
     fn asked(&self, what: &What, who: &str, why: &str) -> Result<Vec<(MoveId, Move)>, Failure> {
-        let wanted: Vec<(UnitId, SlotSet)> = match (&what.slots, &what.unit) {
-            (Some(slots), _) => self.by_home(slots)?,
-            (None, Some(unit)) => {
-                let owned = self.world.units.get(unit);
-                let owned = owned.ok_or_else(|| refused(format!("there is no unit {unit}")))?;
-                vec![(unit.clone(), owned.slots.clone())]
-            }
-            (None, None) => Vec::new(),
+        let by = Asked {
+            who: who.to_owned(),
+            why: why.to_owned(),
+            at: jiff::Timestamp::now().to_string(),
         };
-        let at = jiff::Timestamp::now().to_string();
         let mut all = self.moves.clone();
         let mut asked = Vec::new();
-        for ((from, slots), number) in wanted.into_iter().zip(self.next_id().0..) {
-            let (id, one) = (
-                MoveId(number),
-                Move {
-                    stage: Stage::Asked,
-                    slots,
-                    from,
-                    to: what.to.clone(),
-                    who: who.to_owned(),
-                    why: why.to_owned(),
-                    at: at.clone(),
-                    kind: Kind::Planned,
-                    decided_by: DecidedBy::Person,
-                    ended_at_ms: None,
-                    deadline_seconds: what.deadline,
-                    undo: None,
-                    fenced_at_ms: None,
-                    pause_ms: None,
-                    cause: None,
-                },
-            );
-            all.insert(id, one.clone());
-            asked.push((id, one));
+        for (change, number) in self.changes(what)?.into_iter().zip(next_move(&all).0..) {
+            let by = by.clone();
+            let one = Move::asked(change, DecidedBy::Person, by, what.deadline);
+            all.insert(MoveId(number), one.clone());
+            asked.push((MoveId(number), one));
         }
         for (id, _) in &asked {
             let verdict = judge(*id, &all, Revision::default(), Duration::ZERO, &self.world);
@@ -251,6 +235,65 @@ impl Space {
             }
         }
         Ok(asked)
+    }
+
+    /// One change for each home of what is to move.
+    fn changes(&self, what: &What) -> Result<Vec<Change>, Failure> {
+        if let Some(source) = &what.source {
+            let wish = self.world.wish.as_ref();
+            let wish = wish.filter(|wish| wish.sources.contains(source));
+            let wish = wish.ok_or_else(|| {
+                refused(format!(
+                    "no change of owners of source {source} waits in etcd: put one there with `setgate rules apply`"
+                ))
+            })?;
+            return Ok(vec![Change::Rules(wish.clone())]);
+        }
+        // The command line has it, unless it has a source.
+        let Some(to) = &what.to else {
+            return Ok(Vec::new());
+        };
+        let (parts, key) = match (&what.slots, &what.unit, &what.pin) {
+            (Some(slots), _, _) => (self.by_home(slots)?, None),
+            (None, Some(unit), _) => {
+                let owned = self.world.units.get(unit);
+                let owned = owned.ok_or_else(|| refused(format!("there is no unit {unit}")))?;
+                (vec![(unit.clone(), owned.slots.clone())], None)
+            }
+            (None, None, Some(key)) => (vec![self.home_of_key(key)?], Some(key.clone())),
+            (None, None, None) => (Vec::new(), None),
+        };
+        let changes = parts.into_iter().map(|(from, slots)| {
+            Change::Seats(SeatChange {
+                kind: Kind::Planned,
+                slots,
+                from,
+                to: to.clone(),
+                key: key.clone(),
+            })
+        });
+        Ok(changes.collect())
+    }
+
+    /// The home of a key, and the slots that it lies in.
+    fn home_of_key(&self, key: &str) -> Result<(UnitId, SlotSet), Failure> {
+        let slots = self.table.slots_of_key(key);
+        if let Some(unit) = self.world.pins.get(key) {
+            return Ok((unit.clone(), slots));
+        }
+        if key.is_empty() || self.world.pins.len() >= PINS_MAX {
+            return Err(refused(format!(
+                "a pin is for a key that isn't empty, and a space has {PINS_MAX} of them at most"
+            )));
+        }
+        let mut homes = self.by_home(&slots)?;
+        match (homes.pop(), homes.as_slice()) {
+            (Some(home), []) => Ok(home),
+            (None, _) => Err(refused(format!("no source maps key {key:?} to a slot"))),
+            (Some(_), _) => Err(refused(format!(
+                "sources map key {key:?} to slots of several units ({slots}): it has no one home to move from"
+            ))),
+        }
     }
 
     fn by_home(&self, slots: &SlotSet) -> Result<Vec<(UnitId, SlotSet)>, Failure> {
@@ -303,10 +346,7 @@ async fn ask_for(start: &Start) -> Result<ExitCode, Failure> {
     match what.output {
         Format::Text => {
             for (id, one) in &asked {
-                let Move {
-                    slots, from, to, ..
-                } = one;
-                println!("asked for move {id}: slots {slots} from {from} to {to}");
+                println!("asked for move {id}: {}", one.change);
             }
             println!("follow it with `setgate move status --watch`");
         }
@@ -385,13 +425,32 @@ async fn take_back(args: &UndoArgs) -> Result<ExitCode, Failure> {
         return Err(refused(format!("there is no move {id}")));
     };
     if !one.stage.can_be_undone() {
-        let Move { slots, from, .. } = one;
-        let how = if one.stage == Stage::Undone {
-            "it is undone already".to_owned()
-        } else {
-            format!(
+        let how = match (&one.change, one.stage) {
+            (_, Stage::Undone) => "it is undone already".to_owned(),
+            (
+                Change::Seats(SeatChange {
+                    slots,
+                    from,
+                    key: None,
+                    ..
+                }),
+                _,
+            ) => format!(
                 "its slots have their new home: move them back with `setgate move start --slots {slots} --to {from}`"
-            )
+            ),
+            (
+                Change::Seats(SeatChange {
+                    from,
+                    key: Some(key),
+                    ..
+                }),
+                _,
+            ) => format!(
+                "its key has its new home: move it back with `setgate move start --pin {key} --to {from}`"
+            ),
+            (Change::Rules(_), _) => {
+                "its rules are in force: take them back with `setgate rules rollback`".to_owned()
+            }
         };
         return Err(refused(format!("move {id} is {}: {how}", one.stage)));
     }

@@ -1,9 +1,10 @@
 //! What `setgate move` prints: a line for each news, or JSON.
 
 use crate::failover::{Verdict, World, judge};
-use crate::model::{Kind, Move, MoveId, Moves, Revision, Stage};
+use crate::model::{Change, Move, MoveId, Moves, Revision, SourceName, Stage, UnitId};
 use anstream::println;
 use serde::Serialize;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
@@ -12,11 +13,17 @@ use std::time::Duration;
 pub(super) struct Shown {
     pub(super) id: MoveId,
     pub(super) stage: Stage,
-    kind: Kind,
+    kind: &'static str,
+    /// Of a change of seats.
     slots: String,
-    from: String,
-    to: String,
-    /// Members that divert its slots and have nothing of them under way.
+    from: Option<UnitId>,
+    to: Option<UnitId>,
+    key: Option<String>,
+    /// Of a change of rules.
+    sources: BTreeSet<SourceName>,
+    #[serde(skip)]
+    change: Change,
+    /// Members that keep to the fence and have nothing of it under way.
     drained: usize,
     /// Members.
     members: usize,
@@ -54,13 +61,19 @@ impl Shown {
             Verdict::Wait(cause) if !one.stage.is_over() => Some(cause),
             Verdict::Wait(_) | Verdict::Go(_) | Verdict::Undo(_) => None,
         };
+        let seats = one.seats();
         Self {
             id,
             stage: one.stage,
-            kind: one.kind,
-            slots: one.slots.to_string(),
-            from: one.from.to_string(),
-            to: one.to.to_string(),
+            kind: one.kind(),
+            slots: seats.map_or_else(String::new, |seats| seats.slots.to_string()),
+            from: seats.map(|seats| seats.from.clone()),
+            to: seats.map(|seats| seats.to.clone()),
+            key: seats.and_then(|seats| seats.key.clone()),
+            sources: one
+                .rules()
+                .map_or_else(BTreeSet::new, |rules| rules.sources.clone()),
+            change: one.change.clone(),
             drained,
             members: world.members.len(),
             pause_ms: one.pause_ms,
@@ -76,17 +89,9 @@ impl Shown {
 impl fmt::Display for Shown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
-            id,
-            stage,
-            slots,
-            from,
-            to,
-            ..
+            id, stage, change, ..
         } = self;
-        write!(
-            f,
-            "move {id}  {stage:<8}  slots {slots} from {from} to {to}"
-        )?;
+        write!(f, "move {id}  {stage:<8}  {change}")?;
         if *stage == Stage::Fenced {
             write!(f, ", {} of {} gateways drained", self.drained, self.members)?;
         }
@@ -114,19 +119,25 @@ pub(super) fn json(shown: &[Shown]) -> String {
 pub(super) fn plan(asked: &[(MoveId, Move)], world: &World, deadline: u32) {
     let all: u64 = world.units.values().map(|unit| unit.slots.count()).sum();
     for (_, one) in asked {
-        let Move {
-            slots, from, to, ..
-        } = one;
-        let count = slots.count();
-        println!(
-            "slots {slots} ({count} of {all}, {:.1} %) would move from {from} to {to}",
-            count as f64 * 100.0 / all as f64
-        );
+        let change = &one.change;
+        match change {
+            Change::Seats(seats) if seats.key.is_none() => {
+                let count = seats.slots.count();
+                println!(
+                    "{change}: {count} of {all}, {:.1} %",
+                    count as f64 * 100.0 / all as f64
+                );
+            }
+            Change::Seats(_) => println!("{change}"),
+            Change::Rules(_) => println!(
+                "{change} would come in force as they are in etcd; `setgate rules diff` says what they change"
+            ),
+        }
     }
     let running = world.members.keys();
     let running = running.filter(|member| world.reports.contains_key(*member));
     println!(
-        "{} of {} registered gateways run; each of them has to divert these slots and to work off what it has under way",
+        "{} of {} registered gateways run; each of them has to hold back what moves, and to work off what it has under way",
         running.count(),
         world.members.len()
     );
@@ -137,5 +148,5 @@ pub(super) fn plan(asked: &[(MoveId, Move)], world: &World, deadline: u32) {
             );
         }
     }
-    println!("publishers are not refused: what they publish meanwhile waits in a diversion");
+    println!("publishers are not refused: what they publish meanwhile waits in queues");
 }

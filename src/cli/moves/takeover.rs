@@ -11,7 +11,9 @@ use crate::cli::failure::Failure;
 use crate::cli::rules::{EtcdArgs, Format};
 use crate::failover::{Isolated, Verdict, judge};
 use crate::gateway::status::{SpaceStatus, UpDown, assemble};
-use crate::model::{DecidedBy, Kind, Move, MoveId, Revision, SlotSet, Stage, UnitId};
+use crate::model::{
+    Asked, Change, DecidedBy, Kind, Move, MoveId, Revision, SeatChange, UnitId, next_move,
+};
 use anstream::println;
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
@@ -89,13 +91,17 @@ async fn take_over(args: &FailoverArgs) -> Result<ExitCode, Failure> {
             "no unit of the standby list of {unit} is up; name one with --to"
         )));
     };
-    let seat = Seat {
+    let seat = SeatChange {
         kind: Kind::Failover,
         slots: lost.slots.clone(),
         from: unit.clone(),
         to: to.clone(),
+        key: None,
     };
-    let (id, one) = (space.next_id(), args.more.asked(seat, who, why));
+    let (id, one) = (
+        next_move(&space.moves),
+        args.more.asked(seat.clone(), who, why),
+    );
     check(&space, id, &one)?;
     if !args.yes {
         let status = {
@@ -103,7 +109,7 @@ async fn take_over(args: &FailoverArgs) -> Result<ExitCode, Failure> {
             let asked = ask::statuses(known).await;
             assemble(&space.name, UpDown::Up, &asked)
         };
-        expose(&space, &one, &status);
+        expose(&space, &seat, &status);
         if !agreed()? {
             return Err(refused("nothing was changed".to_owned()));
         }
@@ -120,50 +126,24 @@ async fn give_back(args: &FailbackArgs) -> Result<ExitCode, Failure> {
     else {
         return Err(refused(format!("no unit stands in for {unit}")));
     };
-    let seat = Seat {
+    let seat = SeatChange {
         kind: Kind::Failback,
         slots: home.slots.clone(),
         from: stand_in.clone(),
         to: unit.clone(),
+        key: None,
     };
-    let (id, one) = (space.next_id(), args.more.asked(seat, who, why));
+    let (id, one) = (next_move(&space.moves), args.more.asked(seat, who, why));
     check(&space, id, &one)?;
     ask_for(&space, id, one, args.more.output).await
 }
 
-/// Whose seat changes, and how.
-struct Seat {
-    kind: Kind,
-    slots: SlotSet,
-    from: UnitId,
-    to: UnitId,
-}
-
 impl More {
-    fn asked(&self, seat: Seat, who: String, why: String) -> Move {
-        let Seat {
-            kind,
-            slots,
-            from,
-            to,
-        } = seat;
-        Move {
-            stage: Stage::Asked,
-            kind,
-            decided_by: DecidedBy::Person,
-            slots,
-            from,
-            to,
-            who,
-            why,
-            at: jiff::Timestamp::now().to_string(),
-            deadline_seconds: self.deadline,
-            undo: None,
-            ended_at_ms: None,
-            fenced_at_ms: None,
-            pause_ms: None,
-            cause: None,
-        }
+    fn asked(&self, change: SeatChange, who: String, why: String) -> Move {
+        let at = jiff::Timestamp::now().to_string();
+        let by = Asked { who, why, at };
+        let change = Change::Seats(change);
+        Move::asked(change, DecidedBy::Person, by, self.deadline)
     }
 }
 
@@ -195,10 +175,10 @@ async fn ask_for(
 }
 
 /// What a takeover would do, and what it may cost.
-fn expose(space: &Space, one: &Move, status: &SpaceStatus) {
-    let Move {
+fn expose(space: &Space, seat: &SeatChange, status: &SpaceStatus) {
+    let SeatChange {
         slots, from, to, ..
-    } = one;
+    } = seat;
     println!(
         "{to} would take over from {from}: slots {slots} ({})",
         slots.count()

@@ -1,14 +1,17 @@
-//! `rules apply`: a folder into etcd, in one transaction.
+//! `rules apply`: a folder into etcd, in one transaction; in force at once, or by a move where keys may get other owners.
 
 use super::print::{Printer, count};
 use super::{ApplyArgs, Ended, Failure, by_name, reach};
 use crate::etcd::{
     Commit, Files, HistoryEntry, Key, Scope, Snapshot, SpaceView, Store, Transaction,
-    bound_history, create_space, fresh_lineage, fresh_seal, put_in_force, write_history,
+    bound_history, create_space, files_hash, fresh_lineage, fresh_seal, put_in_force,
+    write_history,
 };
 use crate::gateway::feed::{changed_before, document_files, placement_text, read_folder};
-use crate::model::{Revision, SpaceId};
-use crate::rules::{self, Context, NotYet, OwnerChanges, Validation};
+use crate::model::{
+    Asked, Change as Changed, DecidedBy, Move, MoveId, Revision, RuleChange, SpaceId, next_move,
+};
+use crate::rules::{self, Context, NotYet, Validation};
 use serde_json::json;
 use std::path::Path;
 
@@ -74,7 +77,7 @@ pub(super) async fn put(
     printer: &Printer,
 ) -> Result<Ended, Failure> {
     let view = SpaceView::of(snapshot);
-    let validation = validate(wanted, &view, space, change);
+    let validation = validate(wanted, &view, space);
     printer.validation(change.folder, &document_files(wanted), &validation);
     if !validation.faults.is_empty() {
         printer.say(format_args!(
@@ -87,7 +90,9 @@ pub(super) async fn put(
     let diff = rules::diff(&document_files(&documents), &document_files(wanted));
     let shifts = reach::owners(&view, space, &document_files(wanted));
     printer.diff(&diff, &shifts, &[]);
-    let transaction = transaction(change, snapshot, wanted)?;
+    printer.moves(&validation.moves);
+    let way = way(&validation, change, &view, wanted);
+    let transaction = transaction(change, snapshot, wanted, &way)?;
     let mut applied = false;
     let mut revision = snapshot.revision;
     if change.dry_run {
@@ -102,21 +107,37 @@ pub(super) async fn put(
             Commit::Done(at) => revision = at,
             Commit::Conflict => return Err(Failure::Conflict(snapshot.revision)),
         }
-        applied = true;
+        applied = matches!(way, Way::AtOnce);
+        match &way {
+            Way::AtOnce => printer.say(format_args!(
+                "in force in {space} since revision {revision}"
+            )),
+            Way::ByMove(id, one) => printer.say(format_args!(
+                "asked for move {id}: {}; follow it with `setgate move status {id} --watch`",
+                one.change
+            )),
+            Way::Under(id) => printer.say(format_args!("move {id} carries them out")),
+        }
+    } else if let Way::Under(id) = &way {
         printer.say(format_args!(
-            "in force in {space} since revision {revision}"
+            "move {id} carries exactly these documents out already; follow it with `setgate move status {id} --watch`"
         ));
     } else {
         printer.say(format_args!(
             "{space} has exactly these documents in force already"
         ));
     }
+    let by_move = match &way {
+        Way::AtOnce => None,
+        Way::ByMove(id, _) | Way::Under(id) => Some(*id),
+    };
     printer.json(&json!({
         "applied": applied,
         "revision": revision,
         "documents": diff.documents,
         "effects": diff.effects,
         "owners": shifts,
+        "move": by_move,
         "warnings": validation.warnings,
     }));
     Ok(Ended::Done)
@@ -130,32 +151,60 @@ fn check_expected(expected: Option<Revision>, view: &SpaceView<'_>) -> Result<()
     }
 }
 
-fn validate(
-    wanted: &Files,
-    view: &SpaceView<'_>,
-    space: &SpaceId,
-    change: &Change<'_>,
-) -> Validation {
+fn validate(wanted: &Files, view: &SpaceView<'_>, space: &SpaceId) -> Validation {
     let in_force = document_files(&view.in_force());
     let context = Context {
         space: Some(space),
         live_placement: view.placement(),
         in_force: (!in_force.is_empty()).then_some(in_force.as_slice()),
         not_yet: NotYet::Refuse,
-        owner_changes: if change.unordered {
-            OwnerChanges::Apply
-        } else {
-            OwnerChanges::Refuse
-        },
     };
     rules::validate(&document_files(wanted), &context)
 }
 
-/// Everything that changes; `None` when nothing does.
+/// Seconds that a stage of such a move may take.
+const DEADLINE_SECONDS: u32 = 60;
+
+/// How documents come in force.
+enum Way {
+    /// In the same transaction.
+    AtOnce,
+    /// By this move, which is asked for.
+    ByMove(MoveId, Box<Move>),
+    /// By this one, which goes on already.
+    Under(MoveId),
+}
+
+fn way(validation: &Validation, change: &Change<'_>, view: &SpaceView<'_>, wanted: &Files) -> Way {
+    if change.unordered || validation.moves.is_empty() {
+        return Way::AtOnce;
+    }
+    let sources = validation.moves.iter().map(|one| one.source.clone());
+    let rules = RuleChange {
+        sources: sources.collect(),
+        documents: files_hash(wanted),
+    };
+    let moves = view.moves();
+    let mut going_on = moves.iter().filter(|(_, one)| !one.stage.is_over());
+    if let Some((id, _)) = going_on.find(|(_, one)| one.rules() == Some(&rules)) {
+        return Way::Under(*id);
+    }
+    let by = Asked {
+        who: who(change.who),
+        why: change.why.to_owned(),
+        at: jiff::Timestamp::now().to_string(),
+    };
+    let change = Changed::Rules(rules);
+    let one = Move::asked(change, DecidedBy::Person, by, DEADLINE_SECONDS);
+    Way::ByMove(next_move(&moves), Box::new(one))
+}
+
+/// Everything that changes; `None` when nothing does. With a move, the documents are a wish until it is through.
 fn transaction(
     change: &Change<'_>,
     snapshot: &Snapshot,
     wanted: &Files,
+    way: &Way,
 ) -> Result<Option<Transaction>, Failure> {
     let view = SpaceView::of(snapshot);
     let documents = view.documents();
@@ -187,11 +236,22 @@ fn transaction(
     for name in documents.keys().filter(|name| !wanted.contains_key(*name)) {
         transaction = transaction.delete(&Key::Document(name));
     }
+    match way {
+        Way::AtOnce => {}
+        Way::Under(_) => return Ok((!transaction.is_empty()).then_some(transaction)),
+        Way::ByMove(id, one) => {
+            let text = serde_json::to_vec(one.as_ref()).unwrap_or_default();
+            let transaction = transaction
+                .no_newer_moves(snapshot.revision)
+                .put(&Key::Move(*id), text);
+            return Ok(Some(transaction));
+        }
+    }
     let entry = HistoryEntry {
         who: who(change.who),
         why: change.why.to_owned(),
         at: jiff::Timestamp::now().to_string(),
-        before: changed_before(&documents, wanted),
+        before: changed_before(&view.in_force(), wanted),
     };
     let in_force = put_in_force(snapshot, wanted, &entry);
     if !in_force.is_empty() {

@@ -66,6 +66,7 @@ pub(super) async fn diff(args: &DiffArgs, printer: &Printer) -> Result<Ended, Fa
     };
     let validation = rules::validate(&files, &context);
     printer.validation(&args.dir, &files, &validation);
+    printer.moves(&validation.moves);
     let revision = snapshot.revision;
     printer.say(if diff.documents.is_empty() {
         format!("no difference to the documents of {space} (read at revision {revision})")
@@ -81,6 +82,7 @@ pub(super) async fn diff(args: &DiffArgs, printer: &Printer) -> Result<Ended, Fa
         "revision": revision,
         "faults": validation.faults,
         "warnings": validation.warnings,
+        "moves": validation.moves,
     }));
     Ok(if diff.documents.is_empty() {
         Ended::Done

@@ -4,7 +4,7 @@ use super::excerpt::Excerpts;
 use super::reach::Carried;
 use super::{Failure, Format};
 use crate::routing::Shift;
-use crate::rules::{Diff, DocumentFile, Validation};
+use crate::rules::{Diff, DocumentFile, OwnerChange, Validation};
 use anstream::{eprintln, println};
 use miette::Severity;
 use serde_json::{Value, json};
@@ -78,6 +78,16 @@ impl Printer {
         }
         for link in carried {
             self.say(format_args!("  - {link}"));
+        }
+    }
+
+    /// The sources whose change comes in force by a move, and why.
+    pub(super) fn moves(&self, moves: &[OwnerChange]) {
+        if !moves.is_empty() {
+            self.say("by a move:");
+        }
+        for one in moves {
+            self.say(format_args!("  - {}", one.fault.message));
         }
     }
 

@@ -45,14 +45,12 @@ fn section(out: &mut String, title: &str, table: Option<Table>) {
 }
 
 fn moves(status: &SpaceStatus) -> Option<Table> {
-    let mut table = table(&["move", "stage", "slots", "from", "to"]);
+    let mut table = table(&["move", "stage", "of"]);
     for one in &status.moves {
         table.add_row([
             Cell::new(one.id),
             Cell::new(one.stage),
-            Cell::new(&one.slots),
-            Cell::new(&one.from),
-            Cell::new(&one.to),
+            Cell::new(&one.change),
         ]);
     }
     (!status.moves.is_empty()).then_some(table)

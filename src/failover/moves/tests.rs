@@ -1,7 +1,7 @@
 //! Each stage waits for what it must, and for nothing else.
 
 use super::*;
-use crate::model::{Epoch, Undo};
+use crate::model::{Asked, Epoch, SourceName, Undo};
 
 fn unit(name: &str) -> UnitId {
     UnitId::parse(name).unwrap()
@@ -16,23 +16,26 @@ fn slots(text: &str) -> SlotSet {
 }
 
 fn asked(text: &str) -> Move {
-    Move {
-        stage: Stage::Asked,
+    by_person(seats(text))
+}
+
+fn seats(text: &str) -> SeatChange {
+    SeatChange {
         kind: Kind::Planned,
-        decided_by: DecidedBy::Person,
-        ended_at_ms: None,
         slots: slots(text),
         from: unit("one"),
         to: unit("two"),
-        who: "op@host".to_owned(),
-        why: "because".to_owned(),
-        at: "2026-01-01T00:00:00Z".to_owned(),
-        deadline_seconds: 60,
-        undo: None,
-        fenced_at_ms: None,
-        pause_ms: None,
-        cause: None,
+        key: None,
     }
+}
+
+fn by_person(change: SeatChange) -> Move {
+    Move::asked(
+        Change::Seats(change),
+        DecidedBy::Person,
+        Asked::default(),
+        60,
+    )
 }
 
 fn world() -> World {
@@ -161,22 +164,29 @@ fn what_cannot_be_carried_out_is_undone_with_the_reason() {
     let world = world();
     for (bad, says) in [
         (
-            Move {
+            SeatChange {
                 to: unit("one"),
-                ..asked("0-9")
+                ..seats("0-9")
             },
             "from one to one",
         ),
         (
-            Move {
+            SeatChange {
                 to: unit("six"),
-                ..asked("0-9")
+                ..seats("0-9")
             },
             "no unit six",
         ),
-        (asked("40-59"), "the home of slots 50-59"),
+        (seats("40-59"), "the home of slots 50-59"),
+        (
+            SeatChange {
+                key: Some("57".to_owned()),
+                ..seats("57")
+            },
+            "the home of key \"57\"",
+        ),
     ] {
-        let cause = undone(judged(bad, 0, &world));
+        let cause = undone(judged(by_person(bad), 0, &world));
         assert!(cause.contains(says), "{cause}");
     }
     let mut down = world.clone();
@@ -196,7 +206,7 @@ fn of_two_moves_that_overlap_the_first_goes_on() {
     let moves: Moves = [(MoveId(1), asked("0-9")), (MoveId(2), asked("5-14"))].into();
     let verdict = |id| judge(MoveId(id), &moves, Revision(7), Duration::ZERO, &world);
     assert_eq!(verdict(1), Verdict::Go(Stage::Fenced));
-    assert!(undone(verdict(2)).contains("move 1 has slots 5-9 too"));
+    assert!(undone(verdict(2)).contains("move 1 is about slots 0-9"));
 }
 
 #[test]
@@ -205,8 +215,8 @@ fn placed_slots_have_the_next_epoch_and_the_others_keep_theirs() {
         epoch: Epoch(3),
         ..Seats::default()
     };
-    let first = place(&before, &asked("0-9"));
-    let second = place(&first, &asked("5-14"));
+    let first = place(&before, &asked("0-9").change);
+    let second = place(&first, &asked("5-14").change);
     assert_eq!(second.epoch, Epoch(5));
     let changed: Vec<_> = second
         .changed
@@ -220,11 +230,14 @@ fn placed_slots_have_the_next_epoch_and_the_others_keep_theirs() {
 }
 
 fn failover() -> Move {
-    Move {
+    let change = SeatChange {
         kind: Kind::Failover,
+        ..seats("0-49")
+    };
+    Move {
         decided_by: DecidedBy::Policy,
         stage: Stage::Fenced,
-        ..asked("0-49")
+        ..by_person(change)
     }
 }
 
@@ -311,13 +324,78 @@ fn a_failover_undoes_the_planned_moves_of_its_slots_and_gives_the_seat_back_with
     let verdict = |id| judge(MoveId(id), &moves, Revision(7), Duration::ZERO, &world);
     assert_eq!(verdict(2), Verdict::Go(Stage::Fenced));
     assert!(undone(verdict(1)).contains("move 2"));
-    let seats = place(&Seats::default(), &failover());
+    let seats = place(&Seats::default(), &failover().change);
     assert_eq!(seats.seat_of(&unit("one")), &unit("two"));
-    let back = Move {
+    let back = Change::Seats(SeatChange {
         kind: Kind::Failback,
+        slots: slots("0-49"),
         from: unit("two"),
         to: unit("one"),
-        ..failover()
-    };
+        key: None,
+    });
     assert_eq!(place(&seats, &back).seat_of(&unit("one")), &unit("one"));
+}
+
+fn rules(documents: &str) -> RuleChange {
+    RuleChange {
+        sources: [SourceName::parse("orders").unwrap()].into(),
+        documents: documents.to_owned(),
+    }
+}
+
+fn rules_at(stage: Stage) -> Move {
+    let change = Change::Rules(rules("wished"));
+    Move {
+        stage,
+        ..Move::asked(change, DecidedBy::Policy, Asked::default(), 60)
+    }
+}
+
+#[test]
+fn rules_come_in_force_when_every_member_has_drained_their_source_and_the_wish_is_still_the_same() {
+    let mut world = world();
+    world.wish = Some(rules("wished"));
+    let go = |stage| Verdict::Go(stage);
+    assert_eq!(judged(rules_at(Stage::Asked), 0, &world), go(Stage::Fenced));
+    assert!(waits(judged(rules_at(Stage::Fenced), 0, &world)).contains("one/a"));
+    let drained = Report {
+        revision: Revision(7),
+        drained: Revision(7),
+        ..Report::default()
+    };
+    for name in [member("one"), member("two")] {
+        world.reports.insert(name, drained);
+    }
+    assert_eq!(
+        judged(rules_at(Stage::Fenced), 0, &world),
+        go(Stage::Drained)
+    );
+    world.wish = Some(rules("others"));
+    for stage in [Stage::Asked, Stage::Fenced, Stage::Drained] {
+        assert!(undone(judged(rules_at(stage), 0, &world)).contains("others by now"));
+    }
+    world.wish = None;
+    assert_eq!(judged(rules_at(Stage::Placed), 0, &world), go(Stage::Done));
+    let seats = place(&Seats::default(), &rules_at(Stage::Drained).change);
+    assert_eq!(seats.epoch, Epoch(1));
+    assert_eq!(
+        seats.sources[&SourceName::parse("orders").unwrap()],
+        Epoch(1)
+    );
+}
+
+#[test]
+fn a_key_moves_from_its_pin_whatever_its_slot_and_another_one_from_the_home_of_its_slot() {
+    let mut world = world();
+    let key = |slot: &str| {
+        by_person(SeatChange {
+            key: Some("57".to_owned()),
+            ..seats(slot)
+        })
+    };
+    assert_eq!(judged(key("7"), 0, &world), Verdict::Go(Stage::Fenced));
+    world.pins.insert("57".to_owned(), unit("two"));
+    assert!(undone(judged(key("7"), 0, &world)).contains("the home of key"));
+    world.pins.insert("57".to_owned(), unit("one"));
+    assert_eq!(judged(key("57"), 0, &world), Verdict::Go(Stage::Fenced));
 }

@@ -7,20 +7,20 @@
 
 mod world;
 
-use world::is_up;
 pub use world::world;
+use world::{WishedBy, is_up, wish};
 
-use super::feed::{EtcdState, FeedHandle, FeedState};
+use super::feed::{EtcdState, FeedHandle, FeedState, changed_before};
 use super::metrics::Metrics;
 use crate::etcd::{
     Commit, EtcdConfig, EtcdError, HistoryEntry, Key, Lease, Scope, Snapshot, SpaceView, Store,
-    Transaction, WatchEnd, write_history,
+    Transaction, WatchEnd, put_in_force, write_history,
 };
-use crate::failover::{Plan, Policy, Takeover, Verdict, World, judge, place, plan};
+use crate::failover::{Plan, Policy, Takeover, Verdict, World, judge, place, plan, wished};
 use crate::link::Here;
 use crate::model::{
-    Backoff, DecidedBy, GatewayId, Kind, Move, MoveId, Moves, Revision, Seats, SlotSet, Stage,
-    UnitId,
+    Asked, Backoff, Change, DecidedBy, GatewayId, Kind, Move, MoveId, Revision, RuleChange,
+    SeatChange, Seats, SlotSet, Stage, UnitId, next_move,
 };
 use crate::routing::Table;
 use crate::rules::{self, DocumentFile, Failover, parse};
@@ -162,7 +162,6 @@ impl Coordinator {
         let Some(table) = self.feed.table() else {
             return Ok(());
         };
-        seen.look(&view, &table);
         // Gateways refuse a space whose keys can't be read, and say so.
         let Some(world) = world(&view, &table, seen) else {
             return Ok(());
@@ -183,8 +182,10 @@ impl Coordinator {
             Some((*id, next, write))
         });
         let due = due.or_else(|| {
-            let plan = plan(&world, &moves, &policy(&table), now_ms)?;
-            let (id, one) = takeover(&plan, &world, &moves);
+            let takeover = plan(&world, &moves, &policy(&table), now_ms);
+            let takeover = takeover.map(|plan| takeover_of(&plan, &world));
+            let one = takeover.or_else(|| wished(&world, &moves).map(wish_of))?;
+            let id = next_move(&moves);
             let text = serde_json::to_vec(&one).ok()?;
             let write = Transaction::new()
                 .no_newer_moves(snapshot.revision)
@@ -198,50 +199,42 @@ impl Coordinator {
         };
         let commit = led.store.commit(&write.led(led.since)).await?;
         if let Commit::Done(revision) = commit {
-            let Move {
-                kind,
-                stage,
-                slots,
-                from,
-                to,
-                cause,
-                ..
-            } = &next;
-            let cause = cause.as_deref().unwrap_or_default();
-            tracing::info!(%id, %kind, %stage, %slots, %from, %to, %revision, cause, "a move goes on");
+            let (kind, stage, change) = (next.kind(), next.stage, &next.change);
+            let cause = next.cause.as_deref().unwrap_or_default();
+            tracing::info!(%id, kind, %stage, %change, %revision, cause, "a move goes on");
         }
         Ok(())
     }
 }
 
 /// A failover that the policy has decided on.
-fn takeover(Plan { unit, by }: &Plan, world: &World, moves: &Moves) -> (MoveId, Move) {
-    let last = moves.keys().next_back().map_or(0, |last| last.0);
-    let down_for = world
-        .units
-        .get(unit)
-        .map_or(0, |unit| unit.down_for.as_secs());
-    let one = Move {
-        stage: Stage::Asked,
+fn takeover_of(Plan { unit, by }: &Plan, world: &World) -> Move {
+    let lost = world.units.get(unit);
+    let down_for = lost.map_or(0, |unit| unit.down_for.as_secs());
+    let change = SeatChange {
         kind: Kind::Failover,
-        decided_by: DecidedBy::Policy,
-        slots: world
-            .units
-            .get(unit)
-            .map_or_else(SlotSet::empty, |unit| unit.slots.clone()),
+        slots: lost.map_or_else(SlotSet::empty, |unit| unit.slots.clone()),
         from: unit.clone(),
         to: by.clone(),
-        who: "coordinator".to_owned(),
-        why: format!("{unit} hasn't been up for {down_for} s"),
-        at: jiff::Timestamp::now().to_string(),
-        deadline_seconds: DEADLINE_SECONDS,
-        undo: None,
-        ended_at_ms: None,
-        fenced_at_ms: None,
-        pause_ms: None,
-        cause: None,
+        key: None,
     };
-    (MoveId(last + 1), one)
+    let why = format!("{unit} hasn't been up for {down_for} s");
+    decided(Change::Seats(change), why)
+}
+
+/// A change of rules that somebody has put into etcd.
+fn wish_of(wish: &RuleChange) -> Move {
+    let why = "the documents in etcd ask for it".to_owned();
+    decided(Change::Rules(wish.clone()), why)
+}
+
+fn decided(change: Change, why: String) -> Move {
+    let by = Asked {
+        who: "coordinator".to_owned(),
+        why,
+        at: jiff::Timestamp::now().to_string(),
+    };
+    Move::asked(change, DecidedBy::Policy, by, DEADLINE_SECONDS)
 }
 
 /// What the topology of a table says of takeovers.
@@ -273,6 +266,8 @@ pub struct Seen {
     moves: HashMap<MoveId, (Revision, Instant)>,
     down: HashMap<UnitId, Instant>,
     away: HashMap<(UnitId, GatewayId), Instant>,
+    wished_by: Option<WishedBy>,
+    wish: Option<RuleChange>,
 }
 
 impl Seen {
@@ -290,9 +285,14 @@ impl Seen {
         now.saturating_duration_since(since.1)
     }
 
-    /// Takes in who is up and who holds its lease.
+    /// Takes in who is up and who holds its lease, and what is wished.
     fn look(&mut self, view: &SpaceView<'_>, table: &Table) {
         let now = Instant::now();
+        let by = WishedBy::of(view);
+        if self.wished_by.as_ref() != Some(&by) {
+            self.wish = wish(view, table.space());
+            self.wished_by = Some(by);
+        }
         let gateways = view.gateways();
         for unit in table.units() {
             if is_up(gateways.get(&unit.name)) {
@@ -365,32 +365,51 @@ fn write(
     let mut transaction = Transaction::new().unchanged(&key, snapshot).put(&key, text);
     if next.stage == Stage::Placed {
         let seats: Seats = serde_json::from_slice(view.seats()?).ok()?;
-        let placement = DocumentFile {
-            name: "placement".to_owned(),
-            text: view.placement()?.to_vec(),
-        };
-        let placement = parse(&[placement]).0.placement?;
-        let entry = HistoryEntry {
+        let seats = serde_json::to_vec(&place(&seats, &next.change)).ok()?;
+        let documents = view.documents();
+        let mut entry = HistoryEntry {
             who: next.who.clone(),
-            why: format!(
-                "move {id} ({}), slots {} from {} to {}: {}",
-                next.kind, next.slots, next.from, next.to, next.why
-            ),
+            why: format!("move {id} ({}), {}: {}", next.kind(), next.change, next.why),
             at: jiff::Timestamp::now().to_string(),
             before: BTreeMap::new(),
         };
         transaction = transaction
-            .unchanged(&Key::Placement, snapshot)
-            .unchanged(&Key::Seats, snapshot)
             .no_newer_members(snapshot.revision)
-            .put(&Key::Seats, serde_json::to_vec(&place(&seats, next)).ok()?)
-            .and(write_history(&entry));
-        if next.kind == Kind::Planned {
-            let text = placement.with_moved(&next.slots, &next.to);
-            transaction = transaction.put(&Key::Placement, text);
-        }
+            .put(&Key::Seats, seats);
+        transaction = match &next.change {
+            Change::Seats(change) => {
+                if change.kind == Kind::Planned {
+                    let text = placed(view, change)?;
+                    transaction = transaction.put(&Key::Placement, text);
+                }
+                transaction
+                    .unchanged(&Key::Placement, snapshot)
+                    .unchanged(&Key::Seats, snapshot)
+                    .and(write_history(&entry))
+            }
+            Change::Rules(_) => {
+                entry.before = changed_before(&view.in_force(), &documents);
+                transaction
+                    .judged(snapshot)
+                    .and(put_in_force(snapshot, &documents, &entry))
+            }
+        };
     }
     Some(transaction)
+}
+
+/// The placement with what moves at its new home.
+fn placed(view: &SpaceView<'_>, change: &SeatChange) -> Option<String> {
+    let SeatChange { slots, to, key, .. } = change;
+    let file = DocumentFile {
+        name: "placement".to_owned(),
+        text: view.placement()?.to_vec(),
+    };
+    let placement = parse(&[file]).0.placement?;
+    Some(match key {
+        Some(key) => placement.with_pinned(key, slots, to),
+        None => placement.with_moved(slots, to),
+    })
 }
 
 /// For the pause alone, which people read.

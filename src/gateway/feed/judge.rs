@@ -6,11 +6,12 @@
 use super::inputs::{Inputs, document_files};
 use super::placement::placement_text;
 use crate::etcd::{
-    ClusterId, Files, HistoryEntry, Snapshot, SpaceView, Transaction, create_space, put_in_force,
+    ClusterId, Files, HistoryEntry, Snapshot, SpaceView, Transaction, create_space, files_hash,
+    put_in_force,
 };
 use crate::model::{Epoch, Lineage, Revision, Seats, SpaceId};
 use crate::routing::Table;
-use crate::rules::{Context, Fault, validate};
+use crate::rules::{Context, Fault, Validation, validate};
 use secrecy::SecretString;
 use std::collections::BTreeMap;
 
@@ -257,8 +258,15 @@ fn judge_wishes(
         in_force: (!in_force.is_empty()).then_some(in_force.as_slice()),
         ..Context::default()
     };
-    let faults = validate(&document_files(documents), &context).faults;
-    if faults.is_empty() {
+    let Validation { faults, moves, .. } = validate(&document_files(documents), &context);
+    if !moves.is_empty() && faults.is_empty() {
+        let mut going_on = inputs.moves.values().filter(|one| !one.stage.is_over());
+        let hash = files_hash(documents);
+        if !going_on.any(|one| one.rules().is_some_and(|rules| rules.documents == hash)) {
+            judgement.rejected = Some(SpaceView::of(snapshot).documents_revision());
+            judgement.faults = moves.into_iter().map(|one| one.fault).collect();
+        }
+    } else if faults.is_empty() {
         let entry = history(fresh, "carried the documents out", &inputs.files, documents);
         let copy = Transaction::new()
             .judged(snapshot)
@@ -340,6 +348,7 @@ fn broken(key: &'static str, what: &str) -> Trouble {
 mod tests {
     use super::*;
     use crate::etcd::Entry;
+    use crate::model::{Asked, Change, DecidedBy, Move, RuleChange, SourceName};
 
     const TOPOLOGY: &str = "kind: topology\nspace: trade\nsites: {a: {city: x}}\ncities: {x: {}}\n\
                             units: {u: {site: a}}\n";
@@ -506,5 +515,30 @@ mod tests {
         assert_eq!(judgement.rejected, Some(Revision(70)));
         let codes: Vec<_> = judgement.faults.iter().map(|fault| fault.code).collect();
         assert_eq!(codes, [crate::rules::FaultCode::NeedsMove]);
+
+        // While its move goes on, it is no fault; another wish is.
+        let change = |documents: &Snapshot| {
+            Change::Rules(RuleChange {
+                sources: [SourceName::parse("s").unwrap()].into(),
+                documents: SpaceView::of(documents).documents_hash(),
+            })
+        };
+        let one = Move::asked(change(&wished), DecidedBy::Policy, Asked::default(), 60);
+        let entry = Entry {
+            value: serde_json::to_vec(&one).unwrap(),
+            mod_revision: Revision(71),
+        };
+        wished.entries.insert("moves/1".to_owned(), entry);
+        let judgement = judged(&wished, Some(&known()));
+        assert_eq!((judgement.rejected, judgement.faults.len()), (None, 0));
+        assert!(judgement.proposal.is_none() && judgement.accepted.is_some());
+        let (_, other) = wished
+            .entries
+            .iter_mut()
+            .find(|(key, _)| *key == "documents/s.yaml")
+            .unwrap();
+        other.value.push(b'\n');
+        let judgement = judged(&wished, Some(&known()));
+        assert_eq!(judgement.faults.len(), 1);
     }
 }

@@ -7,7 +7,7 @@ use super::{
     Asked, FenceLine, GatewayLine, GatewayStatus, LaneLine, LinkLine, LinkState, SpaceStatus,
     TableFacts, UnitFacts, UnitState, UnitStatus, UpDown,
 };
-use crate::model::{Epoch, Lineage, Revision, SpaceId, UnitId};
+use crate::model::{Change, Epoch, Lineage, MoveId, Revision, SlotSet, SpaceId, UnitId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Puts the space's status together. `etcd` is whether it answers whoever asks.
@@ -41,10 +41,7 @@ pub fn assemble(space: &SpaceId, etcd: UpDown, asked: &[Asked]) -> SpaceStatus {
         fences: moves
             .iter()
             .filter(|one| one.stage.fences())
-            .map(|one| FenceLine {
-                slots: one.slots.clone(),
-                id: one.id,
-            })
+            .map(|one| fence(one.id, &one.change))
             .collect(),
         moves,
         faults: faults.into_iter().collect(),
@@ -225,6 +222,14 @@ fn lanes(own: &[&GatewayStatus]) -> Vec<LaneLine> {
         (&a.source, a.partition, &a.gateway).cmp(&(&b.source, b.partition, &b.gateway))
     });
     lines
+}
+
+fn fence(id: MoveId, change: &Change) -> FenceLine {
+    let (slots, sources) = match change {
+        Change::Seats(seats) => (seats.slots.clone(), BTreeSet::new()),
+        Change::Rules(rules) => (SlotSet::empty(), rules.sources.clone()),
+    };
+    FenceLine { slots, sources, id }
 }
 
 #[cfg(test)]

@@ -13,10 +13,11 @@ pub use hub::StatusHub;
 pub use ready::{Readiness, readiness};
 
 use crate::model::{
-    Epoch, GatewayId, Lineage, MoveId, Partition, Revision, SiteId, SlotSet, SourceName, SpaceId,
-    Stage, UnitId,
+    Change, Epoch, GatewayId, Lineage, MoveId, Partition, Revision, SiteId, SlotSet, SourceName,
+    SpaceId, Stage, UnitId,
 };
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// Whether something answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -222,19 +223,18 @@ pub struct MoveLine {
     pub id: MoveId,
     /// How far it is.
     pub stage: Stage,
-    /// What moves.
-    pub slots: SlotSet,
-    /// Their home before.
-    pub from: UnitId,
-    /// Their home afterwards.
-    pub to: UnitId,
+    /// What gets another owner.
+    pub change: Change,
 }
 
-/// Slots that nobody may deliver.
+/// What nobody may deliver.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FenceLine {
-    /// Which.
+    /// These slots.
     pub slots: SlotSet,
+    /// All of these sources.
+    #[serde(default)]
+    pub sources: BTreeSet<SourceName>,
     /// The move that they wait for.
     #[serde(rename = "move")]
     pub id: MoveId,
@@ -282,7 +282,7 @@ pub struct SpaceStatus {
     pub etcd: UpDown,
     /// All units of the table.
     pub units: Vec<UnitStatus>,
-    /// Slots that nobody may deliver.
+    /// What nobody may deliver.
     pub fences: Vec<FenceLine>,
     /// Moves under way.
     pub moves: Vec<MoveLine>,

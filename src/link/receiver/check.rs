@@ -1,7 +1,7 @@
 //! What a receiver's table says of a parcel before it is published.
 //!
-//! Promises that nothing is published where no rule delivers, for a slot that another unit serves, or to a unit that its
-//! path doesn't lead to. Publishes nothing, asks nobody.
+//! Promises that nothing is published where no rule delivers, for a slot that another unit serves, by rules that have given
+//! their keys to others, or to a unit that its path doesn't lead to. Publishes nothing, asks nobody.
 
 use crate::amqp::RawValue;
 use crate::model::marks::X_SET_PATH;
@@ -28,6 +28,12 @@ pub fn check(table: &Table, here: &UnitId, parcel: &Parcel, lane: &LaneId) -> Re
             Reason::Hops,
             format!("its path doesn't lead to {here} once, at its end"),
         );
+    }
+    if table
+        .source(&lane.source)
+        .is_some_and(|source| parcel.epoch < source.changed_at)
+    {
+        return Err(Answer::Moved);
     }
     belongs_here(table, here, parcel)?;
     if table.may_deliver(&lane.source, &parcel.address.exchange) {

@@ -10,6 +10,8 @@ pub enum Name {
     All,
     /// Slots of one unit move to another and back
     PlannedMove,
+    /// A rule that gives half of the keys another owner is put into etcd by hand, and rolled back
+    RuleChange,
     /// A move that waits for a gateway which is away, until it is undone
     MoveThatCannotDrain,
     /// A unit's gateways and broker are killed
@@ -37,8 +39,9 @@ pub enum Name {
 }
 
 impl Name {
-    pub(super) const EACH: [Self; 13] = [
+    pub(super) const EACH: [Self; 14] = [
         Self::PlannedMove,
+        Self::RuleChange,
         Self::MoveThatCannotDrain,
         Self::UnitLoss,
         Self::Failback,
