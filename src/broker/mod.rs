@@ -10,6 +10,7 @@
 mod channel;
 mod connection;
 mod consumer;
+mod consumption;
 mod convert;
 mod declare;
 mod dial;

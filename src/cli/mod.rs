@@ -8,6 +8,7 @@ mod ask;
 mod check;
 mod explain;
 mod failure;
+mod freeze;
 mod import;
 mod members;
 mod moves;
@@ -54,12 +55,16 @@ enum Command {
     Import(import::Args),
     /// Show units, gateways, links and lanes of a space.
     Status(status::Args),
-    /// Move slots to another unit, under traffic.
+    /// Give slots, a key or what a source's rules lead to other owners, under traffic.
     Move(moves::Args),
     /// Have another unit take over from one that is lost.
     Failover(moves::FailoverArgs),
     /// Give a unit its seat back.
     Failback(moves::FailbackArgs),
+    /// Have nobody take over from a unit by itself, or from any, while it is worked on.
+    Freeze(freeze::Args),
+    /// Let the topology's policy hold again for a unit that was frozen, or for all.
+    Thaw(freeze::Args),
     /// List the gateways of a space, and retire those that are gone for good.
     Members(members::Args),
     /// List, show, retry and drop messages that need a person.
@@ -79,6 +84,11 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Move(args) => ended(&moves::run(&args), args.output()),
         Command::Failover(args) => ended(&moves::failover(&args), args.output()),
         Command::Failback(args) => ended(&moves::failback(&args), args.output()),
+        Command::Freeze(args) => {
+            let frozen = freeze::run(&args, freeze::Wish::Freeze);
+            ended(&frozen, args.output())
+        }
+        Command::Thaw(args) => ended(&freeze::run(&args, freeze::Wish::Thaw), args.output()),
         Command::Members(args) => ended(&members::run(&args), args.output()),
         Command::Parked(args) => ended(&parked::run(&args), args.output()),
     }

@@ -23,6 +23,8 @@ pub enum Key<'a> {
     Move(MoveId),
     /// The gateway that advances moves, under its lease.
     Coordinator,
+    /// Units whose seat the coordinator leaves as it is.
+    Frozen,
     /// Who changed what and why.
     History(&'a str),
 }
@@ -33,6 +35,7 @@ pub(super) const MEMBERS: &str = "members/";
 pub(super) const GATEWAYS: &str = "gateways/";
 pub(super) const MOVES: &str = "moves/";
 pub(super) const COORDINATOR: &str = "coordinator";
+pub(super) const FROZEN: &str = "frozen";
 pub(super) const HISTORY: &str = "history/";
 /// The first key after all of `history/`: `0` follows `/` in ASCII.
 pub(super) const AFTER_HISTORY: &str = "history0";
@@ -50,6 +53,7 @@ impl Key<'_> {
             Key::Gateway(unit, gateway) => format!("{GATEWAYS}{unit}/{gateway}"),
             Key::Move(id) => format!("{MOVES}{id}"),
             Key::Coordinator => COORDINATOR.to_owned(),
+            Key::Frozen => FROZEN.to_owned(),
             Key::History(id) => format!("{HISTORY}{id}"),
         }
     }

@@ -36,6 +36,14 @@ pub struct GatewayRecord {
     /// The newest table on its disk with units that are taken over, and to whom the last leave that it granted has ended.
     #[serde(default)]
     pub ungranted: Revision,
+    /// The newest table by which its unit had drained slots that move here, and everything is known here that it had
+    /// delivered of them.
+    #[serde(default)]
+    pub copied: Revision,
+    /// The newest table by which all had drained slots that move away from its unit, and its applications have consumed what
+    /// was delivered to them.
+    #[serde(default)]
+    pub consumed: Revision,
     /// Whether its broker takes confirms.
     pub broker: BrokerHealth,
     /// The lanes that it holds.

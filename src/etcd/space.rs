@@ -7,7 +7,8 @@ use super::records::{GatewayRecord, HistoryEntry};
 use super::snapshot::{Entry, Snapshot};
 use super::transaction::Transaction;
 use crate::model::{
-    Epoch, GatewayId, Lineage, Move, MoveId, Moves, Revision, SEAL_BYTES, Seats, UnitId,
+    Epoch, Freeze, Frozen, GatewayId, Lineage, Move, MoveId, Moves, Revision, SEAL_BYTES, Seats,
+    UnitId,
 };
 use secrecy::{ExposeSecret as _, SecretString};
 use std::collections::{BTreeMap, BTreeSet};
@@ -128,6 +129,22 @@ impl<'a> SpaceView<'a> {
     pub fn coordinator(&self) -> Option<String> {
         let name = self.snapshot.value(&Key::Coordinator)?;
         Some(String::from_utf8_lossy(name).into_owned())
+    }
+
+    /// Whose seat the coordinator leaves as it is. Where that can't be read, everybody's.
+    pub fn frozen(&self) -> Frozen {
+        let Some(text) = self.snapshot.value(&Key::Frozen) else {
+            return Frozen::default();
+        };
+        serde_json::from_slice(text).unwrap_or_else(|_| Frozen {
+            all: Some(Freeze {
+                who: "nobody known".to_owned(),
+                why: "the key `frozen` can't be read; delete it, or put back what it was"
+                    .to_owned(),
+                at: String::new(),
+            }),
+            ..Frozen::default()
+        })
     }
 
     /// The gateways that are registered, whether or not they run.

@@ -91,6 +91,7 @@ impl Scope {
             Self::Ownership => vec![
                 ("coordinator", End::Key("coordinator\0")),
                 (keys::DOCUMENTS, End::Key("documents0")),
+                (keys::FROZEN, End::Key("frozen\0")),
                 (keys::GATEWAYS, End::Key("gateways0")),
                 (keys::IN_FORCE, End::Key("in-force0")),
                 (keys::MEMBERS, End::Key("members0")),

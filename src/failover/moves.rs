@@ -5,8 +5,8 @@
 //! before *placed*. Never reads a clock, never writes.
 
 use crate::model::{
-    Change, DecidedBy, GatewayId, Kind, Move, MoveId, Moves, Revision, RuleChange, SeatChange,
-    Seats, SlotSet, Stage, UnitId,
+    Change, DecidedBy, Drain, Frozen, GatewayId, Kind, Move, MoveId, Moves, Revision, RuleChange,
+    SeatChange, Seats, SlotSet, Stage, UnitId,
 };
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -20,6 +20,10 @@ pub struct Report {
     pub drained: Revision,
     /// The newest table with units taken over to which no leave of it counts any more.
     pub ungranted: Revision,
+    /// The newest table by which slots that move to its unit had drained, and everything is known there of them.
+    pub copied: Revision,
+    /// The newest table by which all had drained slots that move away from its unit, and applications have consumed them.
+    pub consumed: Revision,
 }
 
 /// A unit as moves see it.
@@ -64,6 +68,8 @@ pub struct World {
     pub reports: BTreeMap<(UnitId, GatewayId), Report>,
     /// What a unit does that is cut off.
     pub isolated: Isolated,
+    /// Whose seat the coordinator leaves as it is.
+    pub frozen: Frozen,
     /// Keys that have a home of their own.
     pub pins: BTreeMap<String, UnitId>,
     /// What the documents ask for that only a move can carry out; `None`: nothing, or they have faults.
@@ -117,7 +123,10 @@ pub fn judge(
             None => Verdict::Go(Stage::Drained),
             Some(cause) => Verdict::Wait(cause),
         },
-        Stage::Drained => Verdict::Go(Stage::Placed),
+        Stage::Drained => match unknown_yet(one, written, world) {
+            None => Verdict::Go(Stage::Placed),
+            Some(cause) => Verdict::Wait(cause),
+        },
         // Those without a lease have drained: they route nothing of it until they have heard of this.
         Stage::Placed => match behind(world, written) {
             None => Verdict::Go(Stage::Done),
@@ -170,8 +179,15 @@ fn unsafe_yet(one: &Move, written: Revision, world: &World) -> Option<String> {
         takes_over && world.units.get(*from).is_some_and(|unit| !unit.up)
     });
     let Some(lost) = lost else {
-        let late = late(world.members.keys(), world, drained)?;
-        return Some(format!("not drained yet: {late}"));
+        let members = world.members.iter();
+        // By a person's word those run no more that have been without their lease for longer than any leave.
+        let counts = |member: &(UnitId, GatewayId), away: Duration| {
+            one.force.is_none() || away < MARGIN || world.reports.contains_key(member)
+        };
+        let members = members.filter(|(member, away)| counts(member, **away));
+        let late = late(members.map(|(member, _)| member), world, drained);
+        let late = late.map(|late| format!("not drained yet: {late}"));
+        return late.or_else(|| unconsumed_yet(one, written, world));
     };
     let of_unit = || world.members.keys().filter(|(unit, _)| unit == lost);
     let (running, away): (Vec<_>, Vec<_>) =
@@ -197,6 +213,41 @@ fn unsafe_yet(one: &Move, written: Revision, world: &World) -> Option<String> {
     });
     let taken_back = reports.any(|(_, report)| report.ungranted >= written);
     (!taken_back).then(|| format!("leave of {lost} hasn't ended yet"))
+}
+
+/// Why the old owner's applications may still have something of it, where the move waits for that.
+fn unconsumed_yet(one: &Move, written: Revision, world: &World) -> Option<String> {
+    let change = one.seats().filter(|_| one.drain == Drain::Consumed)?;
+    let mut of_old = world
+        .reports
+        .iter()
+        .filter(|((unit, _), _)| *unit == change.from);
+    let consumed = of_old.any(|(_, report)| report.consumed >= written);
+    let says = format!(
+        "applications of {} have to consume what was delivered to them, and their queues to be empty for 15 s",
+        change.from
+    );
+    (!consumed).then_some(says)
+}
+
+/// Who of the new owner doesn't know yet what the old one has delivered; `None` when all do, or nobody can tell them. Then
+/// what may be repeated is marked.
+fn unknown_yet(one: &Move, written: Revision, world: &World) -> Option<String> {
+    let change = one.seats()?;
+    let is_up = |unit: &UnitId| world.units.get(unit).is_some_and(|unit| unit.up);
+    if !is_up(&change.from) {
+        return None;
+    }
+    let of_new = world
+        .reports
+        .iter()
+        .filter(|((unit, _), report)| *unit == change.to && report.copied < written);
+    let names = of_new.map(|((unit, gateway), _)| format!("{unit}/{gateway}"));
+    let late = some(&names.collect::<Vec<_>>())?;
+    Some(format!(
+        "what {} has delivered isn't known yet to {late}",
+        change.from
+    ))
 }
 
 /// Another move of the same that has to end first.

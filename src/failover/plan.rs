@@ -56,6 +56,7 @@ pub fn plan(world: &World, moves: &Moves, policy: &Policy, now_ms: u64) -> Optio
     let mut lost = world.units.iter().filter(|(name, unit)| {
         is_down(unit)
             && !world.stand_ins.contains_key(*name)
+            && world.frozen.of(name).is_none()
             // It stands in itself: whose seat that is, is for a person.
             && !world.stand_ins.values().any(|seat| seat == *name)
             // One that has never run has nothing to be lost.
@@ -124,7 +125,7 @@ fn is_held_down(unit: &UnitId, moves: &Moves, policy: &Policy, now_ms: u64) -> b
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Asked, Change, DecidedBy, GatewayId, MoveId};
+    use crate::model::{Asked, Change, DecidedBy, Freeze, Frozen, GatewayId, MoveId};
     use serde_json::json;
 
     fn unit(name: &str) -> UnitId {
@@ -211,6 +212,24 @@ mod tests {
         goes_on.isolated = Isolated::GoesOn;
         assert_eq!(planned(&goes_on), None);
         world.members.retain(|(of, _), _| *of != unit("sh-1"));
+        assert_eq!(planned(&world), None);
+    }
+
+    #[test]
+    fn a_unit_that_is_frozen_alone_or_with_all_others_keeps_its_seat() {
+        let freeze = || Freeze {
+            who: "op".to_owned(),
+            why: "disks".to_owned(),
+            at: String::new(),
+        };
+        let mut world = world();
+        lose(&mut world, "sh-1", GRACE);
+        world.frozen.units.insert(unit("sh-1"), freeze());
+        assert_eq!(planned(&world), None);
+        world.frozen = Frozen::default();
+        world.frozen.units.insert(unit("sh-2"), freeze());
+        assert!(planned(&world).is_some());
+        world.frozen.all = Some(freeze());
         assert_eq!(planned(&world), None);
     }
 

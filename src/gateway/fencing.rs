@@ -1,8 +1,9 @@
 //! Whether this gateway has anything of slots that are being moved under way.
 //!
 //! Owns what each lane and each receiver last said of it, and by which table. Promises that the gateway says *drained* of a
-//! table only when each of them has routed by it, and none has a parcel of its fenced slots that isn't answered, or is a
-//! lane of a fenced source. Whoever joins has nothing under way, and routes by that table or a newer one.
+//! table only when each of them has routed by it, none has a parcel of its fenced slots that isn't answered, and no lane of
+//! a fenced source has anything in hand or diverted. Whoever joins has nothing under way, and routes by that table or a
+//! newer one.
 
 use super::shared::Rules;
 use crate::model::Revision;

@@ -2,13 +2,17 @@
 //!
 //! A reconciler: it takes no hint of what changed, and runs on a timer too.
 
+use super::coordinator::is_up;
 use super::feed::{EtcdState, FeedHandle, FeedState};
+use super::metrics::Metrics;
+use super::metrics_ownership::UnitIs;
 use super::shared::{Rules, Shared};
 use super::status::{MoveLine, StatusFault, TableFacts, UnitFacts};
 use crate::link::Standing;
-use crate::model::UnitId;
-use crate::routing::Table;
+use crate::model::{Freeze, Frozen, UnitId};
+use crate::routing::{Table, Unit};
 use crate::rules::Duplicates;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -27,6 +31,7 @@ pub(super) async fn follow(
     cancel: CancellationToken,
 ) {
     let mut states = handle.watch();
+    let mut units = Units::default();
     loop {
         let state = states.borrow_and_update().clone();
         if let (Some(table), Some(keys)) = (&state.table, &state.seal) {
@@ -38,11 +43,11 @@ pub(super) async fn follow(
                 shared.links.cap(table);
                 standing.send_replace(Some(Arc::new(standing_of(table))));
                 shared.status.set_table(facts(table));
-                shared.metrics.table_in_force(
-                    table.revision(),
-                    table.epoch(),
-                    table.fenced().count(),
-                );
+                shared
+                    .metrics
+                    .table_in_force(table.revision(), table.epoch());
+                let fenced = table.fenced().count();
+                shared.metrics.ownership().fenced_slots(fenced);
                 let in_force = Rules {
                     table: Arc::clone(table),
                     keys: Arc::clone(keys),
@@ -54,6 +59,7 @@ pub(super) async fn follow(
         }
         if let Some(table) = &state.table {
             shared.rights.follow(&state, table, &shared.here.unit);
+            units.show(&shared.metrics, &state, table);
         }
         show(&shared, &state);
         let known = |unit: &UnitId| {
@@ -69,6 +75,36 @@ pub(super) async fn follow(
             () = cancel.cancelled() => return,
             () = tokio::time::sleep(RECONCILE_EVERY) => {}
             changed = states.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+/// Since when which unit isn't up, as etcd says it.
+#[derive(Default)]
+struct Units(HashMap<UnitId, Instant>);
+
+impl Units {
+    /// What metrics say of each. With etcd away, they stay as they are.
+    fn show(&mut self, metrics: &Metrics, state: &FeedState, table: &Table) {
+        if !matches!(state.etcd, EtcdState::Up { .. }) {
+            return;
+        }
+        let taken = table.taken();
+        for Unit { name, .. } in table.units() {
+            let is = if taken.contains(name) {
+                UnitIs::Fenced
+            } else if is_up(state.peers.get(name)) {
+                self.0.remove(name);
+                UnitIs::Up
+            } else {
+                let since = self.0.entry(name.clone()).or_insert_with(Instant::now);
+                if since.elapsed() < table.failover().grace {
+                    UnitIs::Doubtful
+                } else {
+                    UnitIs::Down
+                }
+            };
+            metrics.ownership().unit(name, is);
         }
     }
 }
@@ -107,6 +143,28 @@ fn show(shared: &Shared, state: &FeedState) {
     shared
         .status
         .set_faults("documents", faults.chain(trouble).collect());
+    let here = &shared.here.unit;
+    match &state.table {
+        Some(table) if table.unit(here).is_none() => shared.status.set_fault(
+            "unit",
+            format!("the topology in force has no unit {here}: nothing is taken or delivered here"),
+            "add it to the topology, or mend `unit` in gateway.yaml; see docs/growing.md",
+        ),
+        Some(_) | None => shared.status.clear_fault("unit"),
+    }
+    let Frozen { all, units } = &state.frozen;
+    let frozen = all.iter().map(|freeze| ("any unit", freeze));
+    let units = units.iter().map(|(unit, freeze)| (unit.as_str(), freeze));
+    let frozen = frozen
+        .chain(units)
+        .map(|(what, Freeze { who, why, at })| StatusFault {
+            subject: "takeovers".to_owned(),
+            message: format!(
+                "nobody takes over from {what} by itself: frozen by {who} at {at}: {why}"
+            ),
+            mend: "`setgate thaw` when that is over".to_owned(),
+        });
+    shared.status.set_faults("takeovers", frozen.collect());
     let rejected = state.rejected.is_some() || state.trouble.is_some();
     shared.metrics.table_rejected().set(i64::from(rejected));
     let current = matches!(state.etcd, EtcdState::Up { .. } | EtcdState::Unused) && !rejected;

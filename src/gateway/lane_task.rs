@@ -305,8 +305,10 @@ impl<'a> Taking<'a> {
                 );
             }
             // The pieces of a large message are on their way to the park already, whatever the lane has in hand.
+            // While its source is fenced, it works off what it has and what is diverted, by the rules that are in force yet.
             let takes = self.large.has_room()
-                && (self.large.is_open() || (stop_by.is_none() && !grows && self.lane.has_room()));
+                && (self.large.is_open()
+                    || (stop_by.is_none() && !grows && self.lane.has_room() && !self.is_fenced()));
             let (lane, now) = (&self.lane, Instant::now().into_std());
             let event = tokio::select! {
                 biased;
@@ -372,9 +374,7 @@ impl<'a> Taking<'a> {
             && rules.table.has_fences()
         {
             let table = &rules.table;
-            // Of a source that is fenced as a whole, nothing is under way when its lanes have ended.
-            let runs = usize::from(table.is_source_fenced(&self.spec.source));
-            party.says(table, runs.max(self.lane.fenced_in_flight(table)));
+            party.says(table, self.lane.fenced_in_flight(table));
         }
     }
 
@@ -430,16 +430,21 @@ impl<'a> Taking<'a> {
         Ok(ask(&mut self.lane, routing))
     }
 
-    /// As [`routed`](Self::routed), of what is new: nothing is taken of a source whose rules are being changed.
+    /// As [`routed`](Self::routed), of what is new: the fence may have come with it.
     fn taken(
         &mut self,
         take: impl FnOnce(&mut Lane, Routing<'_>) -> Vec<Action>,
     ) -> Result<Vec<Action>, String> {
-        let rules = self.shared.rules();
-        if rules.is_some_and(|rules| rules.table.is_source_fenced(&self.spec.source)) {
+        if self.is_fenced() {
             return Err("its rules are being changed".to_owned());
         }
         self.routed(take)
+    }
+
+    fn is_fenced(&self) -> bool {
+        let rules = self.shared.rules.borrow();
+        let table = rules.as_ref().map(|rules| &rules.table);
+        table.is_some_and(|table| table.has_fences() && table.is_source_fenced(&self.spec.source))
     }
 
     fn on_consumer(&mut self, event: ConsumerEvent) -> Result<Vec<Action>, String> {
@@ -480,7 +485,7 @@ impl<'a> Taking<'a> {
         let at = Shared::moment();
         match event {
             ConsumerEvent::Delivery { tag, message } => {
-                self.taken(|lane, routing| lane.take_diverted(&unit, tag, message, routing, at))
+                self.routed(|lane, routing| lane.take_diverted(&unit, tag, message, routing, at))
             }
             ConsumerEvent::Lost { cause } => {
                 tracing::warn!(source = %self.spec.source, %unit, %cause, "a drain was interrupted");

@@ -31,15 +31,12 @@ pub(super) async fn run(
     let mut rules = shared.rules.clone();
     let mut running: HashMap<SourceName, Running> = HashMap::new();
     loop {
-        let wanted: Vec<SourceSpec> =
-            rules
-                .borrow_and_update()
-                .as_ref()
-                .map_or_else(Vec::new, |r| {
-                    let sources = r.table.sources_of(&shared.here.unit);
-                    // What comes while its rules are being changed waits in the queues of its lanes.
-                    sources.filter(|one| !one.fenced).map(spec).collect()
-                });
+        let wanted: Vec<SourceSpec> = rules
+            .borrow_and_update()
+            .as_ref()
+            .map_or_else(Vec::new, |r| {
+                r.table.sources_of(&shared.here.unit).map(spec).collect()
+            });
         let ended = running.extract_if(|_, source| !wanted.contains(&source.spec));
         end(ended.map(|(_, source)| source).collect()).await;
         for spec in wanted {

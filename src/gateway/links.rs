@@ -8,11 +8,12 @@ use super::config::HostPort;
 use super::feed::Peers;
 use super::metrics::{Direction, Metrics};
 use super::status::{LinkState as Shown, StatusHub};
-use crate::link::{Hello, Here, LinkState, Standing};
+use crate::link::{Ask, Hello, Here, LinkState, Standing};
 use crate::model::{GatewayId, UnitId};
 use crate::routing::Table;
 use crate::wire::{
-    ClientSettings, LinkCap, LinkClient, LinkSecurity, LinkStatus, LinkTarget, SenderPipe,
+    ClientSettings, KnownAnswer, LinkCap, LinkClient, LinkSecurity, LinkStatus, LinkTarget,
+    SenderPipe,
 };
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -159,6 +160,18 @@ impl Links {
             .open_stream(hello)
             .await
             .map_err(|error| error.to_string())
+    }
+
+    /// Asks some gateway of a unit what it has delivered of slots.
+    pub(super) async fn ask_known(
+        &self,
+        unit: &UnitId,
+        ask: Ask,
+        attempt: u32,
+    ) -> Result<KnownAnswer, String> {
+        let chosen = self.choose(unit, attempt)?;
+        let asked = chosen.ask_known(ask).await;
+        asked.map_err(|error| error.to_string())
     }
 
     /// When what each peer last granted leave to was sent, since the machine started.

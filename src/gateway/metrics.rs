@@ -4,8 +4,9 @@
 //! documents, never message data. Callers fetch a handle once and keep it: an increment by handle costs 2 ns, a look-up
 //! by label 22 ns. Series of sources and units that have gone stay until the process ends: there are tens.
 
+use super::metrics_ownership::OwnershipMetrics;
 use crate::lane::DivertReason;
-use crate::model::{Epoch, Moves, Reason, Revision, SourceName, Stage, UnitId};
+use crate::model::{Epoch, Reason, Revision, SourceName, UnitId};
 use parking_lot::Mutex;
 use prometheus::core::Collector;
 use prometheus::{
@@ -109,9 +110,7 @@ struct Inner {
     table_age: Gauge,
     table_rejected: IntGauge,
     epoch: IntGauge,
-    fenced_slots: IntGauge,
-    coordinator: IntGauge,
-    moves: IntGaugeVec,
+    ownership: OwnershipMetrics,
     seal_refused: IntCounter,
     memory: IntGaugeVec,
     broker_blocked: IntGauge,
@@ -260,24 +259,7 @@ impl Metrics {
                 IntGauge::new,
                 "Epoch of the table in force.",
             )?,
-            fenced_slots: plain(
-                r,
-                "setgate_fenced_slots",
-                IntGauge::new,
-                "Slots that nobody may deliver now: they are being moved.",
-            )?,
-            coordinator: plain(
-                r,
-                "setgate_coordinator",
-                IntGauge::new,
-                "Whether this gateway advances the space's moves.",
-            )?,
-            moves: gauges(
-                r,
-                "setgate_moves",
-                "Moves that the space knows of, by stage; said by the coordinator alone.",
-                &["stage"],
-            )?,
+            ownership: OwnershipMetrics::new(r)?,
             seal_refused: plain(
                 r,
                 "setgate_seal_refused_total",
@@ -416,25 +398,15 @@ impl Metrics {
     }
 
     /// A table has come into force.
-    pub fn table_in_force(&self, revision: Revision, epoch: Epoch, fenced_slots: u64) {
-        let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+    pub fn table_in_force(&self, revision: Revision, epoch: Epoch) {
         self.0.table_revision.set(revision.0);
-        self.0.epoch.set(gauge(epoch.0));
-        self.0.fenced_slots.set(gauge(fenced_slots));
+        let epoch = i64::try_from(epoch.0).unwrap_or(i64::MAX);
+        self.0.epoch.set(epoch);
     }
 
-    /// Whether this gateway leads.
-    pub fn coordinator(&self) -> IntGauge {
-        self.0.coordinator.clone()
-    }
-
-    /// Counts moves by stage.
-    pub fn moves(&self, moves: &Moves) {
-        for stage in Stage::ALL {
-            let count = moves.values().filter(|one| one.stage == stage).count();
-            let gauge = self.0.moves.with_label_values(&[stage.as_str()]);
-            gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
-        }
+    /// Who serves what, and how that changes.
+    pub fn ownership(&self) -> &OwnershipMetrics {
+        &self.0.ownership
     }
 
     /// Whether the newest documents were refused.
@@ -504,7 +476,7 @@ fn counters(
     )
 }
 
-fn gauges(
+pub(super) fn gauges(
     registry: &Registry,
     name: &'static str,
     help: &str,
@@ -537,7 +509,7 @@ fn histogram(
     registered(registry, name, made)
 }
 
-fn plain<C: Collector + Clone + 'static>(
+pub(super) fn plain<C: Collector + Clone + 'static>(
     registry: &Registry,
     name: &'static str,
     make: impl FnOnce(String, String) -> prometheus::Result<C>,
@@ -561,7 +533,7 @@ mod tests {
         let delivered = metrics.delivered(&source, &to);
         delivered.inc_by(3);
         metrics.parked(&source, Reason::NoRule).inc();
-        metrics.table_in_force(Revision(12), Epoch(2), 0);
+        metrics.table_in_force(Revision(12), Epoch(2));
         let text = metrics.text(Instant::now()).unwrap();
         for line in [
             r#"setgate_delivered_total{source="orders",to="bj-1"} 3"#,

@@ -9,16 +9,12 @@ use super::failpoint::Seam;
 use super::fencing::Party;
 use super::held::Held;
 use super::journal::Write;
+use super::last_marks::publish;
 use super::metrics::MemoryKind;
 use super::shared::Shared;
-use crate::amqp::{CodecError, Edit, FieldValue, TextProperty};
-use crate::broker::{
-    Connection, Dialer, LanePublisher, OpenError, Outcome, Publish, PublishId, Unroutable,
-};
-use crate::lane::remaining;
+use crate::broker::{Connection, Dialer, LanePublisher, OpenError, Outcome, PublishId};
 use crate::link::receiver::{Actions, Batch, Fact, Full, Mark, Offer, Receiver, check};
 use crate::link::{Hello, RefusalReason};
-use crate::model::marks::{X_SET_IN_DOUBT, X_SET_PARCEL};
 use crate::model::{Answer, LaneId, Parcel, ParcelNumber, Slot, Why, own_queues};
 use crate::wire::{ReceiverPipe, StreamEvent};
 use prometheus::{Histogram, IntCounter};
@@ -327,6 +323,7 @@ struct UnderWay {
     since: Instant,
     bytes: i64,
     slot: Option<Slot>,
+    why: Why,
 }
 
 struct Counters {
@@ -450,14 +447,16 @@ impl<'a> Publishing<'a> {
 
     fn publish(&mut self, parcel: Parcel, mark: Mark, received: Instant, actions: &mut Actions) {
         let number = parcel.number;
-        let bytes = i64::try_from(parcel.cost_bytes()).unwrap_or(i64::MAX);
-        let slot = parcel.slot;
+        let under_way = UnderWay {
+            since: Instant::now(),
+            bytes: i64::try_from(parcel.cost_bytes()).unwrap_or(i64::MAX),
+            slot: parcel.slot,
+            why: parcel.why,
+        };
         match publish(parcel, mark, self.incarnation, received.elapsed()) {
             Ok(publish) => {
-                self.memory.add(bytes);
-                let since = Instant::now();
-                self.under_way
-                    .insert(publish.id, UnderWay { since, bytes, slot });
+                self.memory.add(under_way.bytes);
+                self.under_way.insert(publish.id, under_way);
                 self.publisher.publish(publish);
             }
             Err(error) => {
@@ -507,8 +506,8 @@ impl<'a> Publishing<'a> {
             return;
         };
         let table = &rules.table;
-        let slots = table.fenced();
-        let fenced = |one: &&UnderWay| one.slot.is_some_and(|slot| slots.contains(slot));
+        let here = &self.shared.here.unit;
+        let fenced = |one: &&UnderWay| table.is_fenced(one.slot, one.why, here);
         let in_flight = match &self.kind {
             Kind::Lane(lane) if table.is_source_fenced(&lane.source) => self.under_way.len(),
             Kind::Lane(_) => self.under_way.values().filter(fenced).count(),
@@ -523,12 +522,13 @@ impl<'a> Publishing<'a> {
         while let Some(Batch { ticket, records }) = self.receiver.to_journal() {
             let confirmed = records.iter().map(|record| match &record.fact {
                 Fact::Confirmed(ids) => ids.len(),
-                Fact::Doubtful(_) | Fact::Taken { .. } | Fact::Released | Fact::LetGo => 0,
+                _ => 0,
             });
             self.shared.failpoint.pass(Seam::Confirmed, confirmed.sum());
             let write = Write {
                 ticket,
                 records,
+                note: None,
                 done: self.done.clone(),
             };
             self.shared.journal.write(write).await;
@@ -561,40 +561,4 @@ async fn say(
     answers: Vec<(ParcelNumber, Answer)>,
 ) -> Result<(), mpsc::error::SendError<StreamEvent>> {
     words.send(StreamEvent::Answers(answers)).await
-}
-
-/// The marks that only the publishing end knows are put on last; neither is under the seal.
-fn publish(
-    parcel: Parcel,
-    mark: Mark,
-    incarnation: u64,
-    held: Duration,
-) -> Result<Publish, CodecError> {
-    let Parcel {
-        number,
-        address,
-        properties,
-        body,
-        ..
-    } = parcel;
-    let token = format!("{incarnation:x}-{number}");
-    let left = properties
-        .text(TextProperty::Expiration)
-        .map(|expiration| remaining(expiration, held));
-    let mut edit = Edit::new();
-    edit.set_str(X_SET_PARCEL, &token);
-    match mark {
-        Mark::Clean => {}
-        Mark::InDoubt => edit.set(X_SET_IN_DOUBT, &FieldValue::Bool(true)),
-    }
-    if let Some(left) = &left {
-        edit.set_text(TextProperty::Expiration, left.as_ref());
-    }
-    Ok(Publish {
-        id: PublishId(number.0),
-        address,
-        properties: edit.apply(&properties)?,
-        body,
-        unroutable: Unroutable::Return,
-    })
 }

@@ -5,6 +5,7 @@ use super::shared::Shared;
 use super::status::{LaneState, StatusHub, UpDown};
 use crate::etcd::{BrokerHealth, GatewayRecord, LaneRecord};
 use crate::link::Standing;
+use crate::model::Revision;
 use crate::wire::{LinkSecurity, RefusedCounts};
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,12 +24,17 @@ pub(super) async fn report(
     shared: Arc<Shared>,
     own: watch::Sender<GatewayRecord>,
     standing: watch::Receiver<Option<Arc<Standing>>>,
+    mut consumed: watch::Receiver<Revision>,
     refused: Arc<RefusedCounts>,
     cancel: CancellationToken,
 ) {
     let mut tick = tokio::time::interval(REPORT_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut drained = shared.fencing.drained();
+    let mut copies = shared.journal.copies();
+    // What was said before this task began is news to it.
+    drained.mark_changed();
+    copies.mark_changed();
     loop {
         tokio::select! {
             () = cancel.cancelled() => return,
@@ -36,6 +42,16 @@ pub(super) async fn report(
             Ok(()) = drained.changed() => {
                 let drained = *drained.borrow_and_update();
                 own.send_modify(|record| record.drained = drained);
+                continue;
+            }
+            Ok(()) = consumed.changed() => {
+                let consumed = *consumed.borrow_and_update();
+                own.send_modify(|record| record.consumed = consumed);
+                continue;
+            }
+            Ok(()) = copies.changed() => {
+                let copied = *copies.borrow_and_update();
+                own.send_modify(|record| record.copied = copied);
                 continue;
             }
         }

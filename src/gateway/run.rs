@@ -17,7 +17,7 @@ use super::probe::{self, Probe};
 use super::right::{self, Rights};
 use super::shared::{Rules, Shared};
 use super::status::StatusHub;
-use super::{follow, lanes, policies, receivers, report};
+use super::{consumed, follow, hooks, known, lanes, policies, receivers, report};
 use crate::broker::{BrokerError, Settings, Tls};
 use crate::etcd::{BrokerHealth, EtcdConfig, GatewayRecord};
 use crate::lane::Limits;
@@ -39,6 +39,9 @@ const LINK_CONNECTIONS_MAX: usize = 2_048;
 
 /// Streams that wait to be taken over: they are taken at once, so this is burst room alone.
 const INCOMING_MAX: usize = 64;
+
+/// Questions of other units that wait: one is asked for each move to them.
+const ASKED_MAX: usize = 16;
 
 /// What tasks may take to end once lanes have settled.
 const FAREWELL: Duration = Duration::from_secs(3);
@@ -129,6 +132,8 @@ impl Gateway {
             epoch: Epoch(0),
             drained: Revision(0),
             ungranted: Revision(0),
+            copied: Revision(0),
+            consumed: Revision(0),
             broker: BrokerHealth::Down,
             lanes: Vec::new(),
         });
@@ -233,8 +238,22 @@ impl Gateway {
             tracker.spawn(coordinator.run(under_lanes.clone()));
         }
         tracker.spawn(feed.run(under_lanes.clone()));
+        let (asks, asked) = mpsc::channel(ASKED_MAX);
+        tracker.spawn(known::tell(Arc::clone(&shared), asked, under_lanes.clone()));
+        let copy = known::copy(Arc::clone(&shared), handle.watch(), under_lanes.clone());
+        tracker.spawn(copy);
+        let consumed = watch::Sender::new(Revision::default());
+        let consumed_seen = consumed.subscribe();
+        let consumption = consumed::watch(
+            Arc::clone(&shared),
+            handle.watch(),
+            consumed,
+            under_lanes.clone(),
+        );
+        tracker.spawn(consumption);
         tracker.spawn(server.run(
             shared.incoming.clone(),
+            asks,
             tracker.clone(),
             under_lanes.clone(),
         ));
@@ -246,6 +265,11 @@ impl Gateway {
             under_lanes.clone(),
         ));
         tracker.spawn(probe::keep(Arc::clone(&shared), connections.clone()));
+        tracker.spawn(hooks::run(
+            Arc::clone(&shared),
+            config.hooks.clone(),
+            under_lanes.clone(),
+        ));
         tracker.spawn(right::keep(
             Arc::clone(&shared),
             leased,
@@ -255,6 +279,7 @@ impl Gateway {
             Arc::clone(&shared),
             own,
             standing_seen,
+            consumed_seen,
             refused,
             under_lanes.clone(),
         ));

@@ -80,6 +80,9 @@ pub struct UpArgs {
     /// Rules of your own, instead of a profile's
     #[arg(long, value_name = "DIR", conflicts_with = "profile")]
     pub rules: Option<PathBuf>,
+    /// Begin with the rules of this folder of routing-rules/: units that they don't know run and wait for their place
+    #[arg(long, value_enum, value_name = "PROFILE")]
+    pub begin_with: Option<ProfileName>,
     /// Units; another number than the rules have makes a copy of them in the lab's folder
     #[arg(long, value_name = "N")]
     pub units: Option<usize>,
@@ -256,6 +259,9 @@ impl UpArgs {
         FabricSpec {
             dir: self.folder.dir.clone(),
             rules,
+            begins_with: self
+                .begin_with
+                .map(|profile| RulesFrom::Profile(profile.folder().to_owned())),
             units: self.units,
             gateways: self.gateways,
             brokers: self.brokers,
@@ -273,6 +279,9 @@ impl UpArgs {
         match &self.rules {
             Some(dir) => option("rules", dir.display().to_string()),
             None => option("profile", self.profile.folder().to_owned()),
+        }
+        if let Some(profile) = self.begin_with {
+            option("begin-with", profile.folder().to_owned());
         }
         if let Some(units) = self.units {
             option("units", units.to_string());

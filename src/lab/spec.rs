@@ -20,6 +20,8 @@ pub struct FabricSpec {
     pub dir: PathBuf,
     /// Its rules.
     pub rules: RulesFrom,
+    /// The rules that the space begins with, where they aren't those: a unit that they don't know waits for its place.
+    pub begins_with: Option<RulesFrom>,
     /// How many units; `None`: as many as the rules have.
     pub units: Option<usize>,
     /// Gateways per unit.
@@ -73,6 +75,7 @@ impl FabricSpec {
         Self {
             dir: default_dir(),
             rules,
+            begins_with: None,
             units: None,
             gateways: 1,
             brokers: 1,
@@ -89,6 +92,13 @@ impl FabricSpec {
     #[must_use]
     pub fn dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.dir = dir.into();
+        self
+    }
+
+    /// Other rules at the beginning: units that they don't know run, and wait for their place.
+    #[must_use]
+    pub fn begins_with(mut self, profile: &str) -> Self {
+        self.begins_with = Some(RulesFrom::Profile(profile.to_owned()));
         self
     }
 

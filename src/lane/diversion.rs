@@ -9,7 +9,6 @@ use super::ledger::{Ledger, Settlement};
 use super::outlet::Offered;
 use super::rate::DrainRate;
 use crate::model::{DeliveryTag, Revision, Slot, UnitId, Why};
-use crate::routing::Table;
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -533,9 +532,4 @@ pub(super) fn follows_its_slot(why: Why) -> bool {
         Why::Owner | Why::Center | Why::Standby | Why::Gray | Why::Pin => true,
         Why::Shared | Why::Units | Why::Local => false,
     }
-}
-
-/// Whether nobody may deliver a parcel now: its slot is being moved.
-pub(super) fn is_fenced(table: &Table, slot: Option<Slot>, why: Why) -> bool {
-    slot.is_some_and(|slot| table.fenced().contains(slot)) && follows_its_slot(why)
 }

@@ -48,7 +48,9 @@ impl Decoder {
             | Kind::Refusal
             | Kind::Answers
             | Kind::Canary
-            | Kind::CanaryEcho => SMALL_FRAME_BYTES_MAX,
+            | Kind::CanaryEcho
+            | Kind::Ask
+            | Kind::Known => SMALL_FRAME_BYTES_MAX,
         };
         if length > bytes_max {
             return Err(FrameError::TooLong {

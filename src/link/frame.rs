@@ -7,10 +7,11 @@
 use super::answers::{decode_answers, encode_answers};
 use super::packing::unpack;
 use super::parcels::{decode_batch, encode_parcel};
+use super::receiver::{Record, decode_records, encode_records};
 use super::refusal::{Refusal, RefusalReason};
 use crate::model::{
     Answer, Epoch, GatewayId, Lineage, NameError, Parcel, ParcelNumber, Partition, Revision,
-    SourceName, SpaceId, UnitId,
+    SlotSet, SourceName, SpaceId, UnitId,
 };
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message as _;
@@ -120,6 +121,19 @@ pub enum Frame {
     Canary(Canary),
     /// Its answer.
     CanaryEcho(Canary),
+    /// What has the unit delivered of slots that move?
+    Ask(Ask),
+    /// It has delivered these; the last one has none.
+    Known(Vec<Record>),
+}
+
+/// What a unit asks that is about to own slots.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ask {
+    /// Of its table.
+    pub lineage: Lineage,
+    /// Those that move to it.
+    pub slots: SlotSet,
 }
 
 /// What bytes are wrong, or why a value can't be bytes.
@@ -184,6 +198,8 @@ pub(super) enum Kind {
     CanaryEcho = 7,
     /// A batch, made smaller.
     Packed = 8,
+    Ask = 9,
+    Known = 10,
 }
 
 impl Kind {
@@ -197,6 +213,8 @@ impl Kind {
             6 => Self::Canary,
             7 => Self::CanaryEcho,
             8 => Self::Packed,
+            9 => Self::Ask,
+            10 => Self::Known,
             other => return Err(FrameError::UnknownKind(other)),
         })
     }
@@ -254,6 +272,8 @@ impl Frame {
             Self::CanaryEcho(canary) => {
                 enclose(Kind::CanaryEcho, &CanaryWire::from(canary).encode_to_vec())
             }
+            Self::Ask(ask) => enclose(Kind::Ask, &AskWire::from(ask).encode_to_vec()),
+            Self::Known(records) => enclose(Kind::Known, &encode_records(records)),
         }
     }
 
@@ -270,6 +290,8 @@ impl Frame {
             Kind::CanaryEcho => {
                 Self::CanaryEcho(read::<CanaryWire>("canary", payload)?.try_into()?)
             }
+            Kind::Ask => Self::Ask(read::<AskWire>("ask", payload)?.try_into()?),
+            Kind::Known => Self::Known(decode_records(payload)?),
         })
     }
 }
@@ -464,6 +486,33 @@ impl TryFrom<CanaryWire> for Canary {
             unit: name("the canary's unit", &wire.unit)?,
             gateway: name("the canary's gateway", &wire.gateway)?,
             leave: wire.leave,
+        })
+    }
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct AskWire {
+    #[prost(string, tag = "1")]
+    lineage: String,
+    #[prost(string, tag = "2")]
+    slots: String,
+}
+
+impl From<&Ask> for AskWire {
+    fn from(ask: &Ask) -> Self {
+        Self {
+            lineage: ask.lineage.0.clone(),
+            slots: ask.slots.to_string(),
+        }
+    }
+}
+
+impl TryFrom<AskWire> for Ask {
+    type Error = FrameError;
+    fn try_from(wire: AskWire) -> Result<Self, FrameError> {
+        Ok(Self {
+            lineage: Lineage(wire.lineage),
+            slots: SlotSet::parse(&wire.slots).map_err(|_| FrameError::OutOfRange("the slots"))?,
         })
     }
 }

@@ -27,7 +27,7 @@ pub use credit::{
 pub use decoder::Decoder;
 pub use distance::Distance;
 pub use frame::{
-    Arrival, Canary, Frame, FrameError, Hello, Incarnation, PROTOCOL, SMALL_FRAME_BYTES_MAX,
+    Arrival, Ask, Canary, Frame, FrameError, Hello, Incarnation, PROTOCOL, SMALL_FRAME_BYTES_MAX,
     Welcome, frame_bytes_max,
 };
 pub use gate::{Here, Peer, Standing, admit};

@@ -3,6 +3,7 @@
 //! Pure: no I/O, no clock, no random source, no tasks.
 
 mod backoff;
+mod frozen;
 mod identity;
 mod ids;
 mod message;
@@ -19,12 +20,13 @@ pub mod marks;
 pub mod own_queues;
 
 pub use backoff::Backoff;
+pub use frozen::{Freeze, Frozen};
 pub use identity::{AsItIs, Identities, Identity, Passed};
 pub use ids::{CityId, GatewayId, Name, NameError, RuleName, SiteId, SourceName, SpaceId, UnitId};
 pub use message::{Address, Message, MessageId};
 pub use moves::{
-    Asked, Change, DecidedBy, Kind, Move, MoveId, Moves, RuleChange, SeatChange, Stage, Undo,
-    fenced, fenced_sources, next_move, taken,
+    Asked, Change, DecidedBy, Drain, Kind, Move, MoveId, Moves, RuleChange, SeatChange, Stage,
+    Word, fenced, fenced_sources, leaving, next_move, taken,
 };
 pub use numbers::{
     DeliveryTag, Epoch, Lineage, ParcelNumber, Partition, Retry, Revision, Round, Slot,

@@ -122,10 +122,21 @@ pub enum DecidedBy {
     Policy,
 }
 
-/// An operator's wish that a move be undone.
+/// What a fence waits for, besides every member's word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Drain {
+    /// Nothing: no parcel is under way.
+    #[default]
+    Parcels,
+    /// Applications of the old seat have consumed what was delivered to them.
+    Consumed,
+}
+
+/// What an operator says of something: who, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Undo {
+pub struct Word {
     /// `user@host`.
     pub who: String,
     /// In their words.
@@ -230,9 +241,15 @@ pub struct Move {
     pub at: String,
     /// A stage before *placed* that takes longer undoes the move; by the coordinator's own clock, from when it saw it.
     pub deadline_seconds: u32,
+    /// What the fence waits for.
+    #[serde(default)]
+    pub drain: Drain,
     /// It is to be undone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub undo: Option<Undo>,
+    pub undo: Option<Word>,
+    /// Whoever doesn't hold its lease is said not to run: nobody waits for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub force: Option<Word>,
     /// When it was over, in milliseconds since 1970 by the coordinator's clock: for the damping alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_at_ms: Option<u64>,
@@ -269,7 +286,9 @@ impl Move {
             why: by.why,
             at: by.at,
             deadline_seconds,
+            drain: Drain::Parcels,
             undo: None,
+            force: None,
             ended_at_ms: None,
             fenced_at_ms: None,
             pause_ms: None,
@@ -315,6 +334,16 @@ pub fn fenced(moves: &Moves) -> SlotSet {
     let fences = moves.values().filter(|one| one.stage.fences());
     let slots = fences.filter_map(Move::seats).map(|change| &change.slots);
     slots.fold(SlotSet::empty(), |all, one| all.or(one))
+}
+
+/// The units that somebody is about to stand in for, or that are about to give back what they stand in for: who serves then
+/// what leads to a unit without regard to slots.
+pub fn leaving(moves: &Moves) -> BTreeSet<UnitId> {
+    let fences = moves.values().filter(|one| one.stage.fences());
+    let seats = fences
+        .filter_map(Move::seats)
+        .filter(|change| change.kind != Kind::Planned);
+    seats.map(|change| change.from.clone()).collect()
 }
 
 /// The sources of which nothing may be taken, for the same reason.

@@ -168,9 +168,12 @@ impl SealKeys {
         let mut what = Parts::of(b"setgate what 1");
         what.put(Some(&parcel.address.exchange));
         what.put(Some(&parcel.address.routing_key));
-        let of = |key: &SealKey| Identity {
-            who: half(key.hash(&who, &[])),
-            what: half(key.hash(&what, &parcel.body)),
+        let of = |key: &SealKey| {
+            let id = Identity {
+                who: half(key.hash(&who, &[])),
+                what: half(key.hash(&what, &parcel.body)),
+            };
+            id.in_slot(parcel.slot)
         };
         Some(Identities {
             current: of(&self.sealing),

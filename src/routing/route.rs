@@ -108,7 +108,7 @@ impl Table {
                 let unit = self.name(home);
                 Step::new(StepName::Pin, unit, format!("the key is pinned to {unit}"))
             });
-            let seat = self.sit(home, decision, steps);
+            let seat = self.sit(home, rule, decision, steps);
             return one(self.name(seat), Why::Pin, rule, message);
         }
         if let Some((gray, home)) = &rule.gray {
@@ -123,7 +123,7 @@ impl Table {
                 Step::new(StepName::Gray, outcome, detail)
             });
             if takes {
-                let seat = self.sit(*home, decision, steps);
+                let seat = self.sit(*home, rule, decision, steps);
                 return one(self.name(seat), Why::Gray, rule, message);
             }
         }
@@ -138,7 +138,7 @@ impl Table {
                 format!("slot {slot} is in a range of {}", self.name(home)),
             )
         });
-        let seat = self.sit(home, decision, steps);
+        let seat = self.sit(home, rule, decision, steps);
         let why = if seat == home {
             Why::Owner
         } else {
@@ -154,18 +154,31 @@ impl Table {
         decision: &mut Decision,
         steps: &mut impl Steps,
     ) -> Outcome {
-        let seat = self.sit(self.center_index(), decision, steps);
+        let seat = self.sit(self.center_index(), rule, decision, steps);
         one(self.name(seat), Why::Center, rule, message)
     }
 
-    /// The seat of a home, noted in the decision.
-    fn sit(&self, home: UnitIndex, decision: &mut Decision, steps: &mut impl Steps) -> UnitIndex {
-        let seat = self.seat_index(home);
+    /// The seat of a home, noted in the decision; by a rule that waits for an owner, that owner.
+    fn sit(
+        &self,
+        home: UnitIndex,
+        rule: &CompiledRule,
+        decision: &mut Decision,
+        steps: &mut impl Steps,
+    ) -> UnitIndex {
+        let stand_in = self.seat_index(home);
+        let seat = if rule.holds { home } else { stand_in };
         steps.note(|| {
-            let detail = if seat == home {
-                format!("{} serves what it owns", self.name(home))
+            let (stands, name) = (self.name(stand_in), self.name(home));
+            let detail = if stand_in == home {
+                format!("{name} serves what it owns")
+            } else if rule.holds {
+                format!(
+                    "{stands} stands in for {name}; by owner_down of rule {}, it waits for {name}",
+                    rule.name
+                )
             } else {
-                format!("{} stands in for {}", self.name(seat), self.name(home))
+                format!("{stands} stands in for {name}")
             };
             Step::new(StepName::Seat, self.name(seat), detail)
         });
@@ -353,4 +366,81 @@ fn outcome_step(outcome: &Outcome) -> Step {
 /// Bytes for a person.
 pub(super) fn printed(bytes: &Bytes) -> String {
     String::from_utf8_lossy(bytes).escape_debug().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{TableInputs, Unrecorded};
+    use super::*;
+    use crate::model::{Moves, Revision, Seats, SourceName, SpaceId};
+    use crate::rules::DocumentFile;
+
+    const DOCUMENTS: &str = "kind: topology
+space: trade
+cities: {here: {}}
+sites: {a: {city: here}, b: {city: here}}
+units: {u1: {site: a, standby: [u2]}, u2: {site: b}}
+---
+kind: placement
+slots: 2
+ranges: [{slots: 0-1, unit: u1}]
+---
+kind: source
+name: orders
+take: {queue: orders}
+deliver: {exchange: orders.local}
+key: {from: [{routing_key: whole}], map: digits}
+---
+kind: rule
+name: all
+source: orders
+order: 1
+route: owner
+";
+
+    fn seat(documents: &str) -> (UnitId, Why) {
+        let u1 = UnitId::parse("u1").unwrap();
+        let table = Table::compile(TableInputs {
+            files: &[DocumentFile {
+                name: "all.yaml".to_owned(),
+                text: documents.as_bytes().to_vec(),
+            }],
+            placement: None,
+            seats: Seats {
+                stand_ins: [(u1.clone(), UnitId::parse("u2").unwrap())].into(),
+                ..Seats::default()
+            },
+            moves: Moves::new(),
+            revision: Revision(1),
+            space: &SpaceId::parse("trade").unwrap(),
+        });
+        let table = table.unwrap();
+        let message = Message {
+            address: Address {
+                exchange: Bytes::new(),
+                routing_key: Bytes::from_static(b"1"),
+            },
+            properties: crate::amqp::RawProperties::default(),
+            body: Bytes::new(),
+            redelivered: false,
+        };
+        let source = table.source(&SourceName::parse("orders").unwrap()).unwrap();
+        let decision = table.route(source, &u1, &[], &message, &mut Unrecorded);
+        let Outcome::Deliver(targets) = decision.outcome else {
+            panic!("{:?}", decision.outcome);
+        };
+        (targets[0].unit.clone(), targets[0].why)
+    }
+
+    #[test]
+    fn an_owner_that_is_stood_in_for_is_waited_for_where_the_rule_says_hold() {
+        let unit = |name| UnitId::parse(name).unwrap();
+        assert_eq!(seat(DOCUMENTS), (unit("u2"), Why::Standby));
+        let hold = DOCUMENTS.replace("route: owner", "route: owner\nowner_down: hold");
+        assert_eq!(seat(&hold), (unit("u1"), Why::Owner));
+        let to_center = hold
+            .replace("route: owner", "route: center")
+            .replace("space: trade", "space: trade\ncenter: u1");
+        assert_eq!(seat(&to_center), (unit("u1"), Why::Center));
+    }
 }

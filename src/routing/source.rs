@@ -6,8 +6,8 @@ use super::rule_index::RuleIndex;
 use super::table::{Unit, UnitIndex};
 use crate::model::{Epoch, Reason, SourceName, UnitId};
 use crate::rules::{
-    self, Deliver, Divert, Duplicates, Gray, Key, KeyAbsent, Placed, QueueType, Route, Rule, Take,
-    When,
+    self, Deliver, Divert, Duplicates, Gray, Key, KeyAbsent, OwnerDown, Placed, QueueType, Route,
+    Rule, Take, When,
 };
 use bytes::Bytes;
 
@@ -55,6 +55,8 @@ pub(super) struct CompiledRule {
     pub(super) when: When,
     pub(super) route: CompiledRoute,
     pub(super) key_absent: KeyAbsent,
+    /// Its messages wait for an owner that is down, whoever stands in for it.
+    pub(super) holds: bool,
     /// The exchange at the target; bytes, so that an address costs no copy.
     pub(super) exchange: Bytes,
     /// `None` keeps the message's own.
@@ -205,6 +207,7 @@ fn compile_rule(
         when: rule.when.clone(),
         route,
         key_absent: rule.key_absent,
+        holds: rule.policies.owner_down == OwnerDown::Hold,
         exchange: Bytes::copy_from_slice(exchange.as_bytes()),
         routing_key: deliver
             .and_then(|deliver| deliver.routing_key.as_ref())

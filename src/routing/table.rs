@@ -7,7 +7,7 @@ use super::key;
 use super::source::{Source, compile_source};
 use crate::model::{
     CityId, Epoch, Lineage, Moves, Revision, Seats, SiteId, Slot, SlotSet, SourceName, SpaceId,
-    UnitId, fenced, fenced_sources, taken,
+    UnitId, Why, fenced, fenced_sources, leaving, taken,
 };
 use crate::rules::{
     self, Context, Fault, FaultCode, LinkPolicy, NotYet, Place, Placed, Placement, Topology,
@@ -41,6 +41,9 @@ pub struct Table {
     moves: Moves,
     /// Nobody may deliver them.
     fenced: SlotSet,
+    has_fences: bool,
+    /// Units whose seat, or what they serve for another, is being changed.
+    leaving: BTreeSet<UnitId>,
     /// Where each slot that ever changed its seat was before, and when: ranges in order, ends included.
     changed: Vec<(u32, u32, Change)>,
     units: Vec<Unit>,
@@ -152,7 +155,9 @@ impl Table {
                 .iter()
                 .map(|unit| find(inputs.seats.seat_of(&unit.name)))
                 .collect(),
+            has_fences: inputs.moves.values().any(|one| one.stage.fences()),
             fenced: fenced(&inputs.moves),
+            leaving: leaving(&inputs.moves),
             moves: inputs.moves,
             changed: changed(&inputs.seats, find),
             seats: inputs.seats,
@@ -208,9 +213,20 @@ impl Table {
         &self.fenced
     }
 
-    /// Whether any slot or source is fenced.
+    /// Whether nobody may deliver a parcel now that goes to this unit: its slot is being moved; or its key has that unit for
+    /// another cause than its slot, and the unit is changing its seat.
+    pub fn is_fenced(&self, slot: Option<Slot>, why: Why, to: &UnitId) -> bool {
+        let by_slot = || slot.is_some_and(|slot| self.fenced.contains(slot));
+        match why {
+            Why::Owner | Why::Standby => by_slot(),
+            Why::Center | Why::Gray | Why::Pin => by_slot() || self.leaving.contains(to),
+            Why::Shared | Why::Units | Why::Local => false,
+        }
+    }
+
+    /// Whether any slot, seat or source is fenced.
     pub fn has_fences(&self) -> bool {
-        !self.fenced.is_empty() || self.sources.iter().any(|source| source.fenced)
+        self.has_fences
     }
 
     /// Whether nothing of a source may be taken now: its rules are being changed.

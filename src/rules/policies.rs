@@ -12,8 +12,8 @@ use super::placement::Placement;
 use super::rule::{Route, Rule};
 use super::topology::Topology;
 use super::tree::Node;
-use crate::model::UnitId;
-use std::collections::BTreeSet;
+use crate::model::{SourceName, UnitId};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
@@ -130,12 +130,10 @@ pub enum LagThen {
 /// Reads them from a rule; each that says anything but its default is noted as not yet enforced.
 pub(super) fn read(fields: &mut Fields, faults: &mut Vec<Fault>) -> Policies {
     let default = Policies::default();
-    let owner_down = choice(
-        fields,
-        "owner_down",
-        &[("standby", OwnerDown::Standby), ("hold", OwnerDown::Hold)],
-        faults,
-    );
+    let owner_down = fields.or("owner_down", default.owner_down, faults, |node, faults| {
+        let words = [("standby", OwnerDown::Standby), ("hold", OwnerDown::Hold)];
+        fields::word(node, "`owner_down`", &words, faults)
+    });
     let in_doubt = choice(
         fields,
         "in_doubt",
@@ -270,6 +268,7 @@ pub(super) fn check(
     let Some(topology) = &documents.topology else {
         return;
     };
+    holders(documents, faults);
     for rule in &documents.rules {
         let Some(copies) = &rule.policies.copies else {
             continue;
@@ -344,14 +343,33 @@ fn far_copies(
     None
 }
 
+/// What waits for a unit lies in one queue for each source: in front of what somebody stands in for, it would hold that too.
+fn holders(documents: &Documents, faults: &mut Vec<Fault>) {
+    let mut firsts: BTreeMap<&SourceName, &Rule> = BTreeMap::new();
+    for rule in &documents.rules {
+        if !matches!(rule.route.value, Route::Owner | Route::Center) {
+            continue;
+        }
+        let first = firsts.entry(&rule.source.value).or_insert(rule);
+        if first.policies.owner_down != rule.policies.owner_down {
+            faults.push(Fault::at(
+                &rule.name.place,
+                FaultCode::BadValue,
+                format!(
+                    "rules {} and {} of source {} say different things of an owner that is down",
+                    *first.name, *rule.name, *rule.source
+                ),
+                "write the same `owner_down` in all rules of a source that lead to owners or the center, or give one kind a source of its own",
+            ));
+        }
+    }
+}
+
 impl Policies {
     /// What of it this version doesn't do, for a person; empty where all is at its default.
     pub fn unenforced(&self) -> String {
         let default = Self::default();
         let mut parts = Vec::new();
-        if self.owner_down != default.owner_down {
-            parts.push("owner_down: hold".to_owned());
-        }
         if self.owner_absent != default.owner_absent {
             let then = match self.owner_absent.then {
                 AbsentThen::Park => "park",

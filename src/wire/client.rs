@@ -7,13 +7,14 @@
 use super::LinkError;
 use super::body::{ChannelBody, TrackedExecutor, chain, next_piece};
 use super::cap::LinkCap;
+use super::client_known::KnownAnswer;
 use super::client_stream::ClientStream;
 use super::clock::boottime;
 use super::pipe::{PARCELS_CAPACITY, SenderPipe, WORDS_CAPACITY};
-use super::server::{CONTROL_PATH, KEEP_ALIVE, LANE_PATH};
+use super::server::{CONTROL_PATH, KEEP_ALIVE, KNOWN_PATH, LANE_PATH};
 use super::tls::{LinkSecurity, client_cause};
 use crate::link::{
-    Canary, Decoder, Distance, Frame, Hello, Here, LinkEvent, LinkState, STREAMS_MAX, Standing,
+    Ask, Canary, Decoder, Distance, Frame, Hello, Here, LinkEvent, LinkState, STREAMS_MAX, Standing,
 };
 use crate::model::{Backoff, Epoch, GatewayId, Lineage, UnitId};
 use bytes::Bytes;
@@ -454,17 +455,31 @@ impl LinkClient {
         Ok((out, response.into_body()))
     }
 
-    /// Opens a lane's stream. Whether the receiver takes it is the stream's first event.
-    pub async fn open_stream(&self, hello: Hello) -> Result<SenderPipe, LinkError> {
-        let Some(mut requests) = self.data.lock().clone() else {
+    /// Asks what the unit has delivered of slots.
+    pub async fn ask_known(&self, ask: Ask) -> Result<KnownAnswer, LinkError> {
+        let mut requests = self.requests()?;
+        let first = Frame::Ask(ask)
+            .encode()
+            .map_err(|error| self.stream_error(chain(&error)))?;
+        let (question, body) = self.open(&mut requests, KNOWN_PATH, first).await?;
+        Ok(KnownAnswer::new(question, body, Arc::clone(&self.bytes)))
+    }
+
+    fn requests(&self) -> Result<SendRequest<ChannelBody>, LinkError> {
+        self.data.lock().clone().ok_or_else(|| {
             let status = self.status.borrow();
-            return Err(LinkError::NotUp {
+            LinkError::NotUp {
                 unit: self.settings.target.unit.to_string(),
                 gateway: self.settings.target.gateway.to_string(),
                 state: status.state.as_str(),
                 cause: status.state.cause().unwrap_or("in a moment").to_owned(),
-            });
-        };
+            }
+        })
+    }
+
+    /// Opens a lane's stream. Whether the receiver takes it is the stream's first event.
+    pub async fn open_stream(&self, hello: Hello) -> Result<SenderPipe, LinkError> {
+        let mut requests = self.requests()?;
         let first = Frame::Hello(hello)
             .encode()
             .map_err(|error| self.stream_error(chain(&error)))?;

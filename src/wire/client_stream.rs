@@ -225,7 +225,12 @@ impl State {
                     self.ended = true;
                 }
                 Ok(Some(
-                    Frame::Hello(_) | Frame::Batch(_) | Frame::Canary(_) | Frame::CanaryEcho(_),
+                    Frame::Hello(_)
+                    | Frame::Batch(_)
+                    | Frame::Canary(_)
+                    | Frame::CanaryEcho(_)
+                    | Frame::Ask(_)
+                    | Frame::Known(_),
                 )) => self.down("the receiver sent a frame that has no place there".to_owned()),
                 Err(error) => self.down(format!("the receiver sent garbage: {}", chain(&error))),
             }

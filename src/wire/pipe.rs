@@ -3,7 +3,8 @@
 //! Owns the channels between a lane and a receiver. Promises that a sender that keeps to its credit never waits in
 //! them, and that the end of either side is seen by the other: a closed channel is the end of the stream.
 
-use crate::link::{Credit, Hello, Peer, RefusalReason};
+use crate::link::receiver::Record;
+use crate::link::{Ask, Credit, Hello, Peer, RefusalReason};
 use crate::model::{Answer, GatewayId, Parcel, ParcelNumber};
 use tokio::sync::mpsc;
 
@@ -56,6 +57,18 @@ pub struct ReceiverPipe {
     /// What the receiver says.
     pub words: mpsc::Sender<StreamEvent>,
 }
+
+/// A unit that is about to own slots asks what this one has delivered of them.
+#[derive(Debug)]
+pub struct KnownPipe {
+    /// Checked against the table's lineage.
+    pub ask: Ask,
+    /// Where the answer goes, in pieces that fit a frame; closed without an empty one at the end, it is none.
+    pub answer: mpsc::Sender<Vec<Record>>,
+}
+
+/// Pieces of an answer that wait for the wire.
+pub(super) const PIECES_CAPACITY: usize = 2;
 
 /// As many parcels as the largest credit lets a sender have unanswered. A channel's memory grows with what lies in it.
 pub(super) const PARCELS_CAPACITY: usize = Credit::MAX.parcels;

@@ -6,8 +6,9 @@
 use super::LinkError;
 use super::body::{ChannelBody, TrackedExecutor, chain};
 use super::counts::RefusedCounts;
-use super::pipe::ReceiverPipe;
+use super::pipe::{KnownPipe, ReceiverPipe};
 use super::preface::{BadPreface, greet};
+use super::server_known::serve_known;
 use super::server_stream::{serve_control, serve_lane};
 use super::tls::{LinkSecurity, identity, refusal_reason};
 use crate::link::{
@@ -33,6 +34,8 @@ use tokio_util::task::TaskTracker;
 
 /// Path of lanes' streams.
 pub(super) const LANE_PATH: &str = "/v1/lane";
+/// Path of questions for what is known.
+pub(super) const KNOWN_PATH: &str = "/v1/known";
 /// Path of control streams.
 pub(super) const CONTROL_PATH: &str = "/v1/control";
 
@@ -86,6 +89,7 @@ pub(super) struct Port {
     pub(super) message_max: usize,
     pub(super) standing: watch::Receiver<Option<Arc<Standing>>>,
     pub(super) incoming: mpsc::Sender<ReceiverPipe>,
+    pub(super) asked: mpsc::Sender<KnownPipe>,
     pub(super) granter: Arc<Mutex<Granter>>,
     security: LinkSecurity,
     refused: Arc<RefusedCounts>,
@@ -140,10 +144,11 @@ impl LinkServer {
         Arc::clone(&self.refused)
     }
 
-    /// Takes connections and hands over their streams until cancelled. Streams then have some seconds to end.
+    /// Takes connections and hands over their streams and questions until cancelled. Streams then have some seconds to end.
     pub async fn run(
         self,
         incoming: mpsc::Sender<ReceiverPipe>,
+        asked: mpsc::Sender<KnownPipe>,
         tracker: TaskTracker,
         cancel: CancellationToken,
     ) {
@@ -153,6 +158,7 @@ impl LinkServer {
             message_max: self.settings.message_max,
             standing: self.settings.standing,
             incoming,
+            asked,
             granter: self.settings.granter,
             security: self.settings.security,
             refused: self.refused,
@@ -352,9 +358,21 @@ fn respond(
 ) -> Response<ChannelBody> {
     let (out, body) = ChannelBody::new();
     let mut response = Response::new(body);
-    let lane = match (request.method(), request.uri().path()) {
-        (&Method::POST, LANE_PATH) => true,
-        (&Method::POST, CONTROL_PATH) => false,
+    let (port, peer, pool) = (Arc::clone(port), peer.clone(), pool.clone());
+    let tracker = port.tracker.clone();
+    match (request.method(), request.uri().path()) {
+        (&Method::POST, LANE_PATH) => {
+            let body = request.into_body();
+            tracker.spawn(async move { serve_lane(&port, peer, pool, body, out).await });
+        }
+        (&Method::POST, CONTROL_PATH) => {
+            let body = request.into_body();
+            tracker.spawn(async move { serve_control(&port, peer, body, out).await });
+        }
+        (&Method::POST, KNOWN_PATH) => {
+            let body = request.into_body();
+            tracker.spawn(async move { serve_known(&port, body, out).await });
+        }
         (_, path) => {
             port.refuse(&Refusal::new(
                 RefusalReason::Garbage,
@@ -364,15 +382,7 @@ fn respond(
                 ),
             ));
             *response.status_mut() = StatusCode::NOT_FOUND;
-            return response;
         }
-    };
-    let (port, peer, pool) = (Arc::clone(port), peer.clone(), pool.clone());
-    let tracker = port.tracker.clone();
-    if lane {
-        tracker.spawn(async move { serve_lane(&port, peer, pool, request.into_body(), out).await });
-    } else {
-        tracker.spawn(async move { serve_control(&port, peer, request.into_body(), out).await });
     }
     response
 }

@@ -38,9 +38,23 @@ pub(crate) async fn own(test: &str, units: usize) -> Fabric {
     up(test, manual, |spec| spec.units(units)).await
 }
 
-/// As [`own`], of all units, under a topology in which this text stands in the place of that one.
+/// As [`own`], of all units, under a topology in which this text stands in the place of that one. Its gateways' hooks
+/// write into [`hooks`].
 pub(crate) async fn own_with(test: &str, that_this: (&str, &str)) -> Fabric {
-    up(test, that_this, |spec| spec).await
+    let hook = |word: &str| {
+        format!("{{exec: [sh, -c, 'echo $SETGATE_GATEWAY {word} $SETGATE_FENCED >> hooks']}}")
+    };
+    up(test, that_this, |spec| {
+        let spec = spec.setting("on_fence", &hook("fenced"));
+        spec.setting("on_unfence", &hook("free"))
+    })
+    .await
+}
+
+/// The lines that hooks have written: gateway, `fenced` or `free`, slots.
+pub(crate) fn hooks(fabric: &Fabric) -> Vec<String> {
+    let text = std::fs::read_to_string(fabric.dir().join("hooks")).unwrap_or_default();
+    text.lines().map(|line| line.trim().to_owned()).collect()
 }
 
 async fn up(
@@ -59,6 +73,8 @@ async fn up(
         let changed = text.replace(that, this);
         std::fs::write(rules.join(path.file_name().unwrap()), changed).unwrap();
     }
+    // Of a former run.
+    let _ = std::fs::remove_file(dir.join("hooks"));
     let spec = FabricSpec::folder(rules)
         .rtt(Duration::from_millis(20))
         .binary(env!("CARGO_BIN_EXE_setgate"))

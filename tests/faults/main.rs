@@ -9,6 +9,7 @@ mod chaos;
 mod eventually;
 mod full_queue;
 mod gateways;
+mod growing;
 mod harness;
 mod held_too_long;
 mod moves;

@@ -35,6 +35,14 @@ async fn asked(fabric: &mut Fabric, what: &[&str]) -> String {
     said["id"].to_string()
 }
 
+/// Waits until so many gateways have drained a move.
+async fn until_drained(fabric: &mut Fabric, id: &str, count: u64) {
+    let begun = tokio::time::Instant::now();
+    while mv(fabric, &["status", id]).await["drained"] != count {
+        assert!(begun.elapsed() < DEADLINE, "{count} gateways drain");
+    }
+}
+
 /// Waits until a gateway says that so many slots are fenced.
 async fn until_fenced(fabric: &Fabric, admin: &str, count: u64) {
     let url = format!("http://{admin}/metrics");
@@ -134,6 +142,50 @@ async fn a_move_that_cannot_drain_is_undone_and_costs_nothing() {
     let cause = undone["cause"].as_str().unwrap();
     assert!(cause.contains("bj-1/bj-1-b"), "{cause}");
     assert_clean(&account(traffic).await);
+    fabric.down().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_move_that_waits_for_consumers_is_placed_after_fifteen_seconds_of_empty_queues() {
+    let mut fabric = borrowed("consumed", 1).await;
+    let admin = fabric.gateway("bj-1-a").unwrap().admin;
+    // All that the old unit serves moves, so nothing new is delivered there.
+    let traffic = traffic(
+        fabric.dir(),
+        &["--messages", "9000", "--keys", "300", "--rate", "300"],
+    );
+    more_delivered(&fabric, &admin, "sh-1", 50).await;
+    let what = ["--unit", "sh-1", "--to", "sh-2", "--drain", "consumed"];
+    let id = asked(&mut fabric, &what).await;
+    let done = mv(&mut fabric, &["status", &id, "--watch"]).await;
+    assert_eq!(done["stage"], "done", "{done}");
+    assert!(done["pause_ms"].as_u64() >= Some(15_000), "{done}");
+    assert_clean(&account(traffic).await);
+    fabric.down().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_gateway_killed_with_a_fence_on_its_disk_drains_when_it_is_back() {
+    let mut fabric = borrowed("fenced-killed", 2).await;
+    let admin = fabric.gateway("sh-1-a").unwrap().admin;
+    let away = "gateway/bj-1-b".parse().unwrap();
+    let killed = "gateway/sh-1-a".parse().unwrap();
+    let traffic = traffic(
+        fabric.dir(),
+        &["--messages", "9000", "--keys", "300", "--rate", "400"],
+    );
+    // The move stays where it is while a member is away.
+    fabric.stop(&away).await.unwrap();
+    let id = asked(&mut fabric, &["--slots", "0-999", "--to", "sh-2"]).await;
+    until_drained(&mut fabric, &id, 5).await;
+    fabric.kill(&killed).await.unwrap();
+    let start = setgate::lab::Await::Ready;
+    fabric.start(&killed, start).await.unwrap();
+    until_fenced(&fabric, &admin, 1_000).await;
+    fabric.start(&away, start).await.unwrap();
+    let done = mv(&mut fabric, &["status", &id, "--watch"]).await;
+    assert_eq!(done["stage"], "done", "{done}");
+    crate::harness::assert_faultless(&account(traffic).await);
     fabric.down().await.unwrap();
 }
 

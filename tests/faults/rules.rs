@@ -1,8 +1,10 @@
 //! Rules change under traffic, and back: no message notices, and the history has both.
 
-use crate::harness::{account, assert_clean, borrowed, delivered, more_delivered, traffic};
+use crate::harness::{
+    account, assert_clean, borrowed, delivered, more_delivered, traffic, unanswered,
+};
 use serde_json::Value;
-use setgate::lab::Fabric;
+use setgate::lab::{Fabric, LabFile, Ways};
 
 /// It gives no key another owner: a rule in front, and a source beside.
 const MORE: &str = "kind: rule
@@ -73,16 +75,27 @@ async fn until_gray(fabric: &Fabric, admin: &str, there: Presence) {
 }
 
 /// As an operator would, without setgate.
-fn put_by_hand(fabric: &mut Fabric, file: &str, text: &str) {
-    let lab = fabric.lab();
-    let key = format!("/setgate/{}/documents/{file}", lab.space);
+fn put_by_hand(lab: &LabFile, file: &str, text: &str) {
+    etcdctl(lab, &["put"], &format!("documents/{file}"), &["--", text]);
+}
+
+/// What gateways compile of a file.
+fn in_force(lab: &LabFile, file: &str) -> String {
+    let key = format!("in-force/{file}");
+    etcdctl(lab, &["get"], &key, &["--print-value-only"])
+}
+
+fn etcdctl(lab: &LabFile, verb: &[&str], key: &str, more: &[&str]) -> String {
     let output = std::process::Command::new("etcdctl")
         .env("ETCDCTL_API", "3")
         .arg(format!("--endpoints={}", lab.etcd.join(",")))
-        .args(["put", &key, "--", text])
+        .args(verb)
+        .arg(format!("/setgate/{}/{key}", lab.space))
+        .args(more)
         .output()
         .unwrap();
     assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,9 +166,10 @@ async fn a_gray_share_put_into_etcd_by_hand_and_rolled_back_moves_its_keys_and_c
         &["--messages", "8000", "--keys", "300", "--rate", "500"],
     );
     more_delivered(&fabric, &admin, "sh-2", 50).await;
+    let lab = fabric.lab();
     let before = rules(&mut fabric, &["history"]).await;
     let before = before["history"][0]["revision"].as_i64().unwrap();
-    put_by_hand(&mut fabric, "orders.yaml", &with);
+    put_by_hand(&lab, "orders.yaml", &with);
     until_gray(&fabric, &admin, Presence::There).await;
     more_delivered(&fabric, &admin, "bj-1", 200).await;
     let back = ["rollback", &before.to_string(), "-m", "and back"];
@@ -170,6 +184,69 @@ async fn a_gray_share_put_into_etcd_by_hand_and_rolled_back_moves_its_keys_and_c
         why(0).contains("and back") && why(1).contains("move 1"),
         "{history}"
     );
+    assert_clean(&account(traffic).await);
+    fabric.down().await.unwrap();
+}
+
+#[tokio::test]
+async fn documents_that_change_during_their_move_are_judged_anew_and_the_newest_come_in_force() {
+    let mut fabric = borrowed("rules-put-twice", 1).await;
+    let admin = fabric.gateway("sh-1-a").unwrap().admin;
+    let file = fabric.profile().dir.join("orders.yaml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let gray = |percent: u8| {
+        let share = format!("route: owner\ngray: {{percent: {percent}, salt: g1, unit: bj-1}}\n");
+        text.replace("route: owner\n", &share)
+    };
+    let traffic = traffic(
+        fabric.dir(),
+        &["--messages", "8000", "--keys", "300", "--rate", "500"],
+    );
+    more_delivered(&fabric, &admin, "sh-2", 50).await;
+    let lab = fabric.lab();
+    for percent in [10, 20, 30, 40, 50] {
+        put_by_hand(&lab, "orders.yaml", &gray(percent));
+    }
+    let newest = gray(50);
+    let came = async || in_force(&lab, "orders.yaml").trim() == newest.trim();
+    crate::harness::eventually("the newest are in force", crate::harness::DEADLINE, came).await;
+    assert_clean(&account(traffic).await);
+    fabric.down().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_change_of_rules_waits_for_what_is_diverted_and_keeps_its_order() {
+    let mut fabric = borrowed("rules-diverted", 1).await;
+    let admin = fabric.gateway("sh-1-a").unwrap().admin;
+    let file = fabric.profile().dir.join("orders.yaml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let gray = "route: owner\ngray: {percent: 50, salt: g1, unit: sh-2}\n";
+    let traffic = traffic(
+        fabric.dir(),
+        &["--messages", "9000", "--keys", "300", "--rate", "500"],
+    );
+    more_delivered(&fabric, &admin, "bj-1", 50).await;
+    let (near, far) = ("sh-1".parse().unwrap(), "bj-1".parse().unwrap());
+    fabric.cut(&near, &far, Ways::Both).unwrap();
+    let diverted = async || unanswered(&fabric, &admin, "bj-1").await > 100;
+    crate::harness::eventually("some are diverted", crate::harness::DEADLINE, diverted).await;
+    put_by_hand(
+        &fabric.lab(),
+        "orders.yaml",
+        &text.replace("route: owner\n", gray),
+    );
+    let fenced = async || {
+        let page = format!("http://{admin}/v1/status");
+        let status = fabric
+            .http()
+            .get_json(&page, None)
+            .await
+            .unwrap_or_default();
+        status["table"]["moves"][0]["stage"] == "fenced"
+    };
+    crate::harness::eventually("its source is fenced", crate::harness::DEADLINE, fenced).await;
+    fabric.heal(&near, &far, Ways::Both).unwrap();
+    until_gray(&fabric, &admin, Presence::There).await;
     assert_clean(&account(traffic).await);
     fabric.down().await.unwrap();
 }

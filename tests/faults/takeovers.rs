@@ -1,7 +1,8 @@
 //! A unit is lost: its slots are served elsewhere, once, in order, and come back when it does.
 
 use crate::harness::{
-    account, assert_faultless, eventually, more_delivered, own_with, status, traffic,
+    DEADLINE, account, assert_faultless, eventually, hooks, more_delivered, own_with, status,
+    traffic,
 };
 use serde_json::Value;
 use setgate::lab::{Await, Fabric, Node, Ways};
@@ -122,6 +123,15 @@ async fn a_unit_cut_off_from_everybody_fences_itself_before_another_takes_over()
         fabric.heal(&near, end, Ways::Both).unwrap();
     }
     until_seat(&fabric, &cut, "sh-1", "sh-2").await;
+    assert_eq!(hooks(&fabric), ["sh-1-a fenced all"]);
+    given_back(&mut fabric).await;
+    until_seat(&fabric, &admin, "sh-1", "sh-1").await;
+    eventually("its hook has run", DEADLINE, async || {
+        hooks(&fabric)
+            .last()
+            .is_some_and(|last| last == "sh-1-a free")
+    })
+    .await;
     assert_faultless(&account(traffic).await);
     fabric.down().await.unwrap();
 }

@@ -203,6 +203,7 @@ impl Way {
         }
         while let Some(batch) = self.receiver.to_journal() {
             let entry = Entry {
+                notes: Vec::new(),
                 gateway: "bj-1-a".parse().unwrap(),
                 life: Life(1),
                 at,

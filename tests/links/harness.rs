@@ -207,7 +207,8 @@ impl Port {
         let (sender, incoming) = mpsc::channel(16);
         let cancel = CancellationToken::new();
         let tracker = TaskTracker::new();
-        tracker.spawn(server.run(sender, tracker.clone(), cancel.clone()));
+        let (asks, _) = tokio::sync::mpsc::channel(1);
+        tracker.spawn(server.run(sender, asks, tracker.clone(), cancel.clone()));
         Self {
             address,
             refused,

@@ -237,6 +237,21 @@ impl Leaving {
         until.is_some_and(|until| seconds(NOW) < until)
     }
 
+    /// Whether its move goes on, one way or the other, when its deadline is over and all that run have heard of its stage.
+    fn can_end(&self, state: &State) -> bool {
+        if state.etcd.stage.is_none_or(Stage::is_over) {
+            return true;
+        }
+        let written = Revision(state.etcd.revision);
+        let mut world = self.world(state);
+        for report in world.reports.values_mut() {
+            report.revision = written;
+        }
+        let deadline = Duration::from_mins(1);
+        let verdict = judge(MoveId(1), &state.moves(), written, deadline, &world);
+        !matches!(verdict, Verdict::Wait(_))
+    }
+
     fn lead(&self, state: &mut State) {
         let world = self.world(state);
         let moves = state.moves();
@@ -386,6 +401,9 @@ impl Model for Leaving {
         vec![
             Property::always("one owner", |model: &Self, state: &State| {
                 !(model.owner_may(state) && state.granters[0].placed())
+            }),
+            Property::always("every move can end", |model: &Self, state: &State| {
+                model.can_end(state)
             }),
             Property::sometimes("taken over", |_, state: &State| state.granters[0].placed()),
             Property::sometimes("goes on by leave alone", |model: &Self, state: &State| {

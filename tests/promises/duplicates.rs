@@ -89,6 +89,34 @@ async fn a_publishers_resend_is_dropped_and_counted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_publishers_resend_after_a_move_is_known_to_the_new_owner_of_its_slot() {
+    let mut world = start("resend-moved").await;
+    let mut publisher = world.app("sh-1");
+    let (mut before, mut after) = (world.app("sh-1"), world.app("sh-2"));
+    for number in 0..20 {
+        publish(&mut publisher, 10, number);
+        assert_eq!(before.get(QUEUE).await.body_text(), format!("m{number}"));
+    }
+    let lab = world.fabric.lab();
+    let (etcd, space) = (lab.etcd.join(","), lab.space.to_string());
+    let more = ["--etcd", &etcd, "--space", &space, "-o", "json"];
+    let start = [
+        "move", "start", "--slots", "10", "--to", "sh-2", "-m", "a test",
+    ];
+    let start = [&start[..], &more].concat();
+    let ask = async || world.fabric.setgate(&start).await.ok();
+    eventually("its new owner is up", DEADLINE, ask).await;
+    let watch = [&["move", "status", "--watch"][..], &more].concat();
+    world.fabric.setgate(&watch).await.unwrap();
+    for number in 0..=20 {
+        publish(&mut publisher, 10, number);
+    }
+    assert_eq!(after.get(QUEUE).await.body_text(), "m20");
+    duplicates(&mut world, "sh-2", 20).await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_id_under_two_routing_keys_or_two_bodies_is_two_messages_and_counted() {
     let mut world = start("reused").await;
     let (mut publisher, mut consumer) = (world.app("sh-1"), world.app("sh-2"));
@@ -247,6 +275,7 @@ fn ask_for_the_lane(world: &mut World) {
         partition: Partition(0),
     };
     let entry = Entry {
+        notes: Vec::new(),
         gateway: "sh-2-x".parse().unwrap(),
         life: Life(1),
         at: Duration::from_secs(1_700_000_000),

@@ -262,6 +262,8 @@ pub(crate) fn settings(
         epoch: Epoch(0),
         drained: Revision(0),
         ungranted: Revision(0),
+        copied: Revision(0),
+        consumed: Revision(0),
         broker: BrokerHealth::Up,
         lanes: Vec::new(),
     };

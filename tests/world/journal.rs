@@ -130,7 +130,7 @@ impl Journal {
             for write in &mut one.writes {
                 if !listens(write.stream, write.ticket) {
                     write.records.retain(|record| match record.fact {
-                        Fact::Confirmed(_) | Fact::Doubtful(_) => true,
+                        Fact::Confirmed(_) | Fact::Known(_) | Fact::Doubtful(_) => true,
                         Fact::Taken { .. } | Fact::Released | Fact::LetGo => false,
                     });
                 }
@@ -156,6 +156,7 @@ impl Journal {
             at: since,
             epoch,
             records: writes.iter().flat_map(|one| one.records.clone()).collect(),
+            notes: Vec::new(),
         };
         let publish = Publish {
             id,
@@ -199,6 +200,8 @@ impl Journal {
                         self.marks.insert(token);
                     }
                     Word::LetGo { lane, .. } => self.wanted.push(lane),
+                    // Nothing moves in this world.
+                    Word::Copied { .. } => {}
                 }
             }
         }

@@ -16,8 +16,8 @@ use crate::etcd::{Commit, Key, Scope, Snapshot, SpaceView, Store, Transaction};
 use crate::failover::{Verdict, World, judge};
 use crate::gateway::coordinator::{Seen, world};
 use crate::model::{
-    Asked, Change, DecidedBy, Kind, Move, MoveId, Moves, Revision, SeatChange, SlotSet, SourceName,
-    SpaceId, Stage, Undo, UnitId, next_move,
+    Asked, Change, DecidedBy, Drain, Kind, Move, MoveId, Moves, Revision, SeatChange, SlotSet,
+    SourceName, SpaceId, Stage, UnitId, Word, next_move,
 };
 use crate::routing::Table;
 use crate::rules::PINS_MAX;
@@ -54,7 +54,9 @@ enum Command {
     /// Say how far a move is: the newest, or the one of that number.
     Status(Status),
     /// Have a move undone that isn't placed yet.
-    Undo(UndoArgs),
+    Undo(SayArgs),
+    /// Have a move wait no longer for gateways without their lease: say that they don't run.
+    Force(SayArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -78,11 +80,32 @@ struct What {
     /// A stage that takes longer, in seconds, undoes the move.
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=DEADLINE_MAX))]
     deadline: u32,
+    /// What the fence waits for: parcels under way, or also applications that consume what was delivered (15 s of empty queues).
+    #[arg(long, value_enum, default_value_t = DrainArg::Parcels, conflicts_with = "source")]
+    drain: DrainArg,
     #[command(flatten)]
     etcd: EtcdArgs,
     /// Format of the result.
     #[arg(short, long, value_enum, default_value_t)]
     output: Format,
+}
+
+/// What a fence waits for.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum DrainArg {
+    /// No parcel is under way
+    Parcels,
+    /// Nothing is left in the queues of the old unit either
+    Consumed,
+}
+
+impl From<DrainArg> for Drain {
+    fn from(arg: DrainArg) -> Self {
+        match arg {
+            DrainArg::Parcels => Self::Parcels,
+            DrainArg::Consumed => Self::Consumed,
+        }
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -119,7 +142,7 @@ struct Status {
 }
 
 #[derive(Debug, clap::Args)]
-struct UndoArgs {
+struct SayArgs {
     /// The move's number.
     id: u32,
     #[command(flatten)]
@@ -137,7 +160,7 @@ impl Args {
             Command::Plan(what) => what.output,
             Command::Start(start) => start.what.output,
             Command::Status(status) => status.output,
-            Command::Undo(undo) => undo.output,
+            Command::Undo(say) | Command::Force(say) => say.output,
         }
     }
 }
@@ -159,7 +182,8 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
             Command::Plan(what) => Box::pin(plan(what)).await,
             Command::Start(start) => Box::pin(ask_for(start)).await,
             Command::Status(status) => Box::pin(show(status)).await,
-            Command::Undo(undo) => Box::pin(take_back(undo)).await,
+            Command::Undo(args) => Box::pin(say(args, Say::Undo)).await,
+            Command::Force(args) => Box::pin(say(args, Say::Force)).await,
         }
     })
 }
@@ -224,7 +248,10 @@ impl Space {
         let mut asked = Vec::new();
         for (change, number) in self.changes(what)?.into_iter().zip(next_move(&all).0..) {
             let by = by.clone();
-            let one = Move::asked(change, DecidedBy::Person, by, what.deadline);
+            let one = Move {
+                drain: what.drain.into(),
+                ..Move::asked(change, DecidedBy::Person, by, what.deadline)
+            };
             all.insert(MoveId(number), one.clone());
             asked.push((MoveId(number), one));
         }
@@ -417,7 +444,14 @@ async fn show(status: &Status) -> Result<ExitCode, Failure> {
     }
 }
 
-async fn take_back(args: &UndoArgs) -> Result<ExitCode, Failure> {
+/// What is said of a move that goes on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Say {
+    Undo,
+    Force,
+}
+
+async fn say(args: &SayArgs, what: Say) -> Result<ExitCode, Failure> {
     let (who, why) = args.asks.checked()?;
     let space = Space::read(&args.etcd).await?;
     let id = MoveId(args.id);
@@ -454,9 +488,17 @@ async fn take_back(args: &UndoArgs) -> Result<ExitCode, Failure> {
         };
         return Err(refused(format!("move {id} is {}: {how}", one.stage)));
     }
-    let wish = Move {
-        undo: Some(Undo { who, why }),
-        ..one.clone()
+    let word = Some(Word { who, why });
+    let mut wish = one.clone();
+    let asked = match what {
+        Say::Undo => {
+            wish.undo = word;
+            "to be undone"
+        }
+        Say::Force => {
+            wish.force = word;
+            "to wait no longer for gateways without their lease: one of them that runs after all may deliver what moves, too"
+        }
     };
     let key = Key::Move(id);
     let transaction = Transaction::new()
@@ -468,7 +510,7 @@ async fn take_back(args: &UndoArgs) -> Result<ExitCode, Failure> {
         )));
     }
     match args.output {
-        Format::Text => println!("asked for move {id} to be undone"),
+        Format::Text => println!("asked for move {id} {asked}"),
         Format::Json => {
             let moves = [(id, wish.clone())].into();
             let shown = Shown::of(id, &wish, &moves, Revision::default(), &space.world);

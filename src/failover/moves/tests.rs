@@ -1,7 +1,7 @@
 //! Each stage waits for what it must, and for nothing else.
 
 use super::*;
-use crate::model::{Asked, Epoch, SourceName, Undo};
+use crate::model::{Asked, Epoch, SourceName, Word};
 
 fn unit(name: &str) -> UnitId {
     UnitId::parse(name).unwrap()
@@ -102,10 +102,24 @@ fn slots_get_their_new_home_only_when_every_member_has_drained_them() {
         judged(at(Stage::Fenced), 0, &world),
         Verdict::Go(Stage::Drained)
     );
-    assert_eq!(
-        judged(at(Stage::Drained), 0, &world),
-        Verdict::Go(Stage::Placed)
-    );
+}
+
+#[test]
+fn slots_get_their_new_home_when_all_there_know_what_the_old_one_has_delivered() {
+    let mut world = world();
+    let unknown = judged(at(Stage::Drained), 0, &world);
+    assert!(matches!(&unknown, Verdict::Wait(cause) if cause.contains("known yet to two/a")));
+    let copied = Report {
+        copied: Revision(7),
+        ..Report::default()
+    };
+    world.reports.insert(member("two"), copied);
+    let placed = Verdict::Go(Stage::Placed);
+    assert_eq!(judged(at(Stage::Drained), 0, &world), placed);
+    // Nobody can tell them any more.
+    world.reports.insert(member("two"), Report::default());
+    world.units.get_mut(&unit("one")).unwrap().up = false;
+    assert_eq!(judged(at(Stage::Drained), 0, &world), placed);
 }
 
 #[test]
@@ -130,7 +144,7 @@ fn a_move_past_its_deadline_or_taken_back_is_undone_until_it_is_placed() {
     let mut world = world();
     let cause = undone(judged(at(Stage::Fenced), 60, &world));
     assert!(cause.contains("60 s") && cause.contains("one/a"), "{cause}");
-    let undo = Undo {
+    let undo = Word {
         who: "op@host".to_owned(),
         why: "wrong slots".to_owned(),
     };
@@ -336,6 +350,36 @@ fn a_failover_undoes_the_planned_moves_of_its_slots_and_gives_the_seat_back_with
     assert_eq!(place(&seats, &back).seat_of(&unit("one")), &unit("one"));
 }
 
+#[test]
+fn by_a_persons_word_a_move_waits_for_those_alone_that_run_or_were_there_a_moment_ago() {
+    let mut world = world();
+    let drained = Report {
+        drained: Revision(7),
+        ..Report::default()
+    };
+    world.reports.insert(member("one"), drained);
+    world.reports.remove(&member("two"));
+    world.members.insert(member("two"), MARGIN);
+    let mut forced = at(Stage::Fenced);
+    assert!(waits(judged(forced.clone(), 0, &world)).contains("two/a"));
+    forced.force = Some(Word {
+        who: "op@host".to_owned(),
+        why: "its machine is off".to_owned(),
+    });
+    assert_eq!(
+        judged(forced.clone(), 0, &world),
+        Verdict::Go(Stage::Drained)
+    );
+    world.members.insert(member("two"), MARGIN / 2);
+    assert!(waits(judged(forced.clone(), 0, &world)).contains("two/a"));
+    world.reports.insert(member("two"), Report::default());
+    world.members.insert(member("two"), MARGIN);
+    assert!(
+        waits(judged(forced, 0, &world)).contains("two/a"),
+        "it runs"
+    );
+}
+
 fn rules(documents: &str) -> RuleChange {
     RuleChange {
         sources: [SourceName::parse("orders").unwrap()].into(),
@@ -398,4 +442,28 @@ fn a_key_moves_from_its_pin_whatever_its_slot_and_another_one_from_the_home_of_i
     assert!(undone(judged(key("7"), 0, &world)).contains("the home of key"));
     world.pins.insert("57".to_owned(), unit("one"));
     assert_eq!(judged(key("57"), 0, &world), Verdict::Go(Stage::Fenced));
+}
+
+#[test]
+fn a_move_that_waits_for_consumers_waits_for_the_word_of_the_old_unit() {
+    let mut world = world();
+    let drained = Report {
+        drained: Revision(7),
+        ..Report::default()
+    };
+    for name in [member("one"), member("two")] {
+        world.reports.insert(name, drained);
+    }
+    let mut waiting = at(Stage::Fenced);
+    waiting.drain = Drain::Consumed;
+    let cause = waits(judged(waiting.clone(), 0, &world));
+    assert!(cause.contains("applications of one"), "{cause}");
+    let consumed = Report {
+        consumed: Revision(7),
+        ..drained
+    };
+    world.reports.insert(member("two"), consumed);
+    assert!(waits(judged(waiting.clone(), 0, &world)).contains("applications of one"));
+    world.reports.insert(member("one"), consumed);
+    assert_eq!(judged(waiting, 0, &world), Verdict::Go(Stage::Drained));
 }

@@ -190,12 +190,12 @@ pub const FIELDS: &[Field] = &[
     list(
         "on_fence.exec",
         "none",
-        "command run when slots are fenced; *not yet*",
+        "program and arguments, run when slots of this unit are fenced",
     ),
     list(
         "on_unfence.exec",
         "none",
-        "command run when they are free again; *not yet*",
+        "the same, run when none is any more",
     ),
     text("log.format", "`text`", "`text` or `json`"),
     text(

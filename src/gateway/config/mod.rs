@@ -52,6 +52,8 @@ pub struct Config {
     pub drain: Duration,
     /// What the process says of itself.
     pub log: LogPart,
+    /// What is run when the unit may not deliver any more, and when it may again.
+    pub hooks: HooksPart,
     /// Things that are no fault but probably not meant, for the log.
     pub warnings: Vec<String>,
 }
@@ -140,6 +142,15 @@ pub struct LogPart {
     pub format: LogFormat,
     /// A level, or directives as `info,setgate::wire=debug`.
     pub level: String,
+}
+
+/// Commands with their arguments.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HooksPart {
+    /// When the unit's slots, or some of them, are fenced.
+    pub on_fence: Option<Vec<String>>,
+    /// When none of them is any more.
+    pub on_unfence: Option<Vec<String>>,
 }
 
 /// For people or for machines.

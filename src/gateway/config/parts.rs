@@ -7,8 +7,8 @@ use super::files::{self, Identity};
 use super::reader::{Found, Reader, code};
 use super::size::{ByteSize, parse_duration};
 use super::{
-    AdminPart, BrokerPart, Config, EtcdPart, Limits, LinkPart, LinkSecurity, LogFormat, LogPart,
-    RulesFrom, Surroundings,
+    AdminPart, BrokerPart, Config, EtcdPart, HooksPart, Limits, LinkPart, LinkSecurity, LogFormat,
+    LogPart, RulesFrom, Surroundings,
 };
 use crate::model::{GatewayId, NameError, SpaceId, UnitId};
 use std::collections::BTreeMap;
@@ -52,6 +52,10 @@ pub(super) fn read(reader: &mut Reader<'_>, around: &Surroundings) -> Option<Con
     let limits = limits(reader);
     let drain = drain(reader);
     let log = log(reader);
+    let hooks = HooksPart {
+        on_fence: command(reader, "on_fence.exec"),
+        on_unfence: command(reader, "on_unfence.exec"),
+    };
     refuse_not_yet(reader);
     let state_dir = state_dir(reader, gateway.as_ref());
     Some(Config {
@@ -66,6 +70,7 @@ pub(super) fn read(reader: &mut Reader<'_>, around: &Surroundings) -> Option<Con
         limits: limits?,
         drain: drain?,
         log: log?,
+        hooks,
         warnings: Vec::new(),
     })
 }
@@ -442,9 +447,25 @@ fn state_dir(reader: &mut Reader<'_>, gateway: Option<&GatewayId>) -> Option<Pat
     Some(PathBuf::from("/var/lib/setgate").join(gateway?.as_str()))
 }
 
+/// A command and its arguments; without a shell.
+fn command(reader: &mut Reader<'_>, path: &str) -> Option<Vec<String>> {
+    let list = reader.list(path)?;
+    let words: Vec<String> = list.value.into_iter().map(|word| word.value).collect();
+    if words.first().is_none_or(String::is_empty) {
+        reader.fault(
+            &list.origin,
+            code::MISSING,
+            format!("`{path}` names no command"),
+            "write the program and its arguments: [\"/usr/local/bin/stop-consumers\", \"--now\"]",
+        );
+        return None;
+    }
+    Some(words)
+}
+
 /// Fields that have a meaning which this version doesn't carry out: better refused than silently without effect.
 fn refuse_not_yet(reader: &mut Reader<'_>) {
-    for section in ["ingress", "on_fence", "on_unfence"] {
+    for section in ["ingress"] {
         if reader.has(section) {
             let origin = reader.origin(section);
             reader.fault(

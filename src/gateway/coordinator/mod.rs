@@ -7,8 +7,9 @@
 
 mod world;
 
+pub(super) use world::is_up;
 pub use world::world;
-use world::{WishedBy, is_up, wish};
+use world::{WishedBy, wish};
 
 use super::feed::{EtcdState, FeedHandle, FeedState, changed_before};
 use super::metrics::Metrics;
@@ -85,7 +86,7 @@ impl Coordinator {
                 ended = self.lead(&mut led) => ended,
                 () = cancel.cancelled() => Ok(()),
             };
-            self.metrics.coordinator().set(0);
+            self.metrics.ownership().coordinator().set(0);
             if let Some(Led { store, lease, .. }) = led {
                 tracing::info!("this gateway leads no longer");
                 // Without an answer the lease runs out by itself.
@@ -122,7 +123,7 @@ impl Coordinator {
             Commit::Conflict => return store.revoke(lease).await,
         };
         tracing::info!(%since, "this gateway leads the space");
-        self.metrics.coordinator().set(1);
+        self.metrics.ownership().coordinator().set(1);
         let led = led.insert(Led {
             store,
             lease,
@@ -158,7 +159,7 @@ impl Coordinator {
     ) -> Result<(), EtcdError> {
         let view = SpaceView::of(snapshot);
         let moves = view.moves();
-        self.metrics.moves(&moves);
+        self.metrics.ownership().moves(&moves);
         let Some(table) = self.feed.table() else {
             return Ok(());
         };

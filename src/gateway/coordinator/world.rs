@@ -42,6 +42,8 @@ pub fn world(view: &SpaceView<'_>, table: &Table, seen: &mut Seen) -> Option<Wor
                 revision: record.revision,
                 drained: record.drained,
                 ungranted: record.ungranted,
+                copied: record.copied,
+                consumed: record.consumed,
             };
             ((unit.clone(), gateway), report)
         })
@@ -57,6 +59,7 @@ pub fn world(view: &SpaceView<'_>, table: &Table, seen: &mut Seen) -> Option<Wor
             })
             .collect(),
         reports: reports.collect(),
+        frozen: view.frozen(),
         pins: pins.collect(),
         wish: seen.wish.clone(),
         isolated: match table.failover().isolated.value {
@@ -107,7 +110,7 @@ pub(super) fn wish(view: &SpaceView<'_>, space: &SpaceId) -> Option<RuleChange> 
 }
 
 /// Whether some gateway of a unit says that its broker takes confirms.
-pub(super) fn is_up(records: Option<&BTreeMap<GatewayId, GatewayRecord>>) -> bool {
+pub(in crate::gateway) fn is_up(records: Option<&BTreeMap<GatewayId, GatewayRecord>>) -> bool {
     records.is_some_and(|records| {
         let mut brokers = records.values().map(|record| record.broker);
         brokers.any(|broker| broker == BrokerHealth::Up)

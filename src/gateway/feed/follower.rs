@@ -166,7 +166,7 @@ impl Follower {
             self.judged = Some(fingerprint);
             self.judge(store, snapshot).await?;
         }
-        let coordinator = view.coordinator();
+        let (coordinator, frozen) = (view.coordinator(), view.frozen());
         let members = view.members();
         self.state.send_if_modified(|state| {
             state.read_at = snapshot.revision;
@@ -176,6 +176,7 @@ impl Follower {
             }
             let changed = *state.peers != peers
                 || state.coordinator != coordinator
+                || state.frozen != frozen
                 || *state.members != members;
             if *state.members != members {
                 state.members = Arc::new(members);
@@ -184,6 +185,7 @@ impl Follower {
                 state.peers = Arc::new(peers);
             }
             state.coordinator = coordinator;
+            state.frozen = frozen;
             changed
         });
         self.save_if_changed().await;
@@ -269,9 +271,12 @@ impl Follower {
             peers,
             members,
         } = saved;
+        // What lies on the disk is on the disk: where etcd has the same, it isn't written again.
+        let on_disk = inputs.revision;
         self.state.send_modify(|state| {
             state.peers = Arc::new(peers);
             state.members = Arc::new(members);
+            state.saved = on_disk;
         });
         match inputs.compile(&self.space) {
             Ok(table) => self.publish(Judgement {

@@ -22,7 +22,9 @@ pub use state::{EtcdState, FeedHandle, FeedState, Leased};
 
 use crate::etcd::{EtcdConfig, EtcdCredentials, EtcdTls, Files, GatewayRecord};
 use crate::gateway::config::EtcdPart;
-use crate::model::{Backoff, Epoch, GatewayId, Lineage, Moves, Revision, Seats, SpaceId, UnitId};
+use crate::model::{
+    Backoff, Epoch, Frozen, GatewayId, Lineage, Moves, Revision, Seats, SpaceId, UnitId,
+};
 use crate::rules::{Context, Fault, NotYet, validate};
 use arc_swap::ArcSwapOption;
 use follower::Follower;
@@ -142,6 +144,7 @@ impl Feed {
             saved: Revision::default(),
             members: Arc::default(),
             read_at: Revision::default(),
+            frozen: Frozen::default(),
             coordinator: None,
         };
         let (state, receiver) = watch::channel(state);

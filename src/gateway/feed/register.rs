@@ -146,7 +146,15 @@ impl Registrar<'_> {
             let due = written.as_ref() != Some(&current);
             // A move waits for that.
             let urgent = written.as_ref().is_none_or(|last| {
-                let of = |one: &GatewayRecord| (one.drained, one.ungranted, one.revision);
+                let of = |one: &GatewayRecord| {
+                    (
+                        one.drained,
+                        one.ungranted,
+                        one.copied,
+                        one.consumed,
+                        one.revision,
+                    )
+                };
                 of(last) != of(&current)
             });
             let at = if urgent { Instant::now() } else { write_at };

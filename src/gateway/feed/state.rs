@@ -5,7 +5,7 @@
 
 use super::inputs::Peers;
 use super::judge::Trouble;
-use crate::model::{GatewayId, Revision, SealKeys, UnitId};
+use crate::model::{Frozen, GatewayId, Revision, SealKeys, UnitId};
 use crate::routing::Table;
 use crate::rules::Fault;
 use arc_swap::ArcSwapOption;
@@ -40,6 +40,8 @@ pub struct FeedState {
     pub members: Arc<BTreeSet<(UnitId, GatewayId)>>,
     /// What etcd had when it was last read. Nobody is woken for it alone.
     pub read_at: Revision,
+    /// Whose seat the coordinator leaves as it is, as etcd last said.
+    pub frozen: Frozen,
     /// `unit/gateway` of the gateway that advances moves, as etcd last said.
     pub coordinator: Option<String>,
 }

@@ -12,8 +12,8 @@ use super::brokers::Vhost;
 use super::shared::Shared;
 use crate::broker::{self, Followed, StreamLimits};
 use crate::link::FrameError;
-use crate::link::receiver::{Entry, Fact, Heard, IDENTITIES_MAX, Life, Record, Seen};
-use crate::model::LaneId;
+use crate::link::receiver::{Entry, Fact, Heard, IDENTITIES_MAX, Life, Note, Record, Seen};
+use crate::model::{LaneId, Revision};
 use parking_lot::Mutex;
 pub(super) use reader::follow;
 use std::collections::HashMap;
@@ -35,6 +35,8 @@ pub(super) struct Write {
     pub(super) ticket: u64,
     /// In order.
     pub(super) records: Vec<Record>,
+    /// After them.
+    pub(super) note: Option<Note>,
     /// Told when the journal has it. When nobody listens any more, what was said about a lane's lock isn't said: it may be
     /// another's by now.
     pub(super) done: mpsc::Sender<u64>,
@@ -50,6 +52,8 @@ struct Inner {
     /// Who waits for which mark.
     marks: Mutex<HashMap<u64, oneshot::Sender<()>>>,
     next_mark: AtomicU64,
+    /// By which table everything is known that another unit had delivered of slots that move here.
+    copied: watch::Sender<Revision>,
     /// Whether it has been read once, up to what was new then.
     read: watch::Sender<bool>,
     /// Streams that are being received, which another gateway may ask for.
@@ -81,6 +85,7 @@ impl Journal {
             writes,
             marks: Mutex::default(),
             next_mark: AtomicU64::new(0),
+            copied: watch::Sender::new(Revision::default()),
             read: watch::Sender::new(false),
             serving: Mutex::default(),
             begun: Duration::from_millis(begun),
@@ -123,6 +128,38 @@ impl Journal {
         let _ = heard.await;
     }
 
+    /// Returns when the journal has been read up to now.
+    pub(super) async fn catch_up(&self) {
+        let token = self.0.next_mark.fetch_add(1, Ordering::Relaxed);
+        let (tell, heard) = oneshot::channel();
+        self.0.marks.lock().insert(token, tell);
+        let (done, _listening) = mpsc::channel(1);
+        self.note(Note::Mark { token }, &done).await;
+        let _ = heard.await;
+    }
+
+    /// Writes that all is in the journal which another unit had delivered of the slots that have drained by that table.
+    pub(super) async fn copied(&self, revision: Revision) {
+        let (done, mut written) = mpsc::channel(1);
+        self.note(Note::Copied { revision }, &done).await;
+        written.recv().await;
+    }
+
+    /// By which table that is known here.
+    pub(super) fn copies(&self) -> watch::Receiver<Revision> {
+        self.0.copied.subscribe()
+    }
+
+    async fn note(&self, note: Note, done: &mpsc::Sender<u64>) {
+        let write = Write {
+            ticket: 0,
+            records: Vec::new(),
+            note: Some(note),
+            done: done.clone(),
+        };
+        self.write(write).await;
+    }
+
     /// Writes that all of a lane is told, and returns when the journal has it.
     pub(super) async fn release(&self, lane: &LaneId) {
         let (done, mut written) = mpsc::channel(1);
@@ -153,6 +190,7 @@ impl Journal {
         let write = Write {
             ticket: 0,
             records: vec![record],
+            note: None,
             done: done.clone(),
         };
         self.write(write).await;
@@ -183,6 +221,13 @@ impl Journal {
                     if let Some(tell) = self.0.marks.lock().remove(&token) {
                         let _ = tell.send(());
                     }
+                }
+                Heard::Copied { revision } => {
+                    self.0.copied.send_if_modified(|copied| {
+                        let newer = *copied < revision;
+                        *copied = revision.max(*copied);
+                        newer
+                    });
                 }
                 Heard::LetGo { lane, by } => {
                     let serving = self.0.serving.lock().get(&lane).cloned();

@@ -183,6 +183,7 @@ impl Writer {
                 .iter()
                 .flat_map(|write| write.records.iter().cloned())
                 .collect(),
+            notes: writes.iter().filter_map(|write| write.note).collect(),
         };
         let mut edit = Edit::new();
         let token = id.0.to_string();
@@ -206,7 +207,7 @@ impl Writer {
 fn forget_unheard(write: &mut Write) {
     if write.done.is_closed() {
         write.records.retain(|record| match record.fact {
-            Fact::Confirmed(_) | Fact::Doubtful(_) => true,
+            Fact::Confirmed(_) | Fact::Known(_) | Fact::Doubtful(_) => true,
             Fact::Taken { .. } | Fact::Released | Fact::LetGo => false,
         });
     }

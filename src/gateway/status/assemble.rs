@@ -71,7 +71,13 @@ fn unit_status(
         .iter()
         .any(|line| line.state == UpDown::Up && line.broker == UpDown::Up)
     {
-        UnitState::Up
+        // It is well, and another one serves what it owns until that is given back.
+        let mut others = table.iter().flat_map(|table| &table.units);
+        if others.any(|other| other.unit != *unit && other.seat_of.contains(unit)) {
+            UnitState::Fenced
+        } else {
+            UnitState::Up
+        }
     } else {
         UnitState::Doubtful
     };
@@ -328,6 +334,19 @@ mod tests {
             status.units[2].gateways[0].cause.as_deref(),
             Some("no answer within 3s")
         );
+    }
+
+    #[test]
+    fn a_unit_that_is_well_and_stood_in_for_is_fenced() {
+        let mut asked = answering("sh-1", "sh-1-a", 4);
+        if let Ok(status) = &mut asked.answer {
+            let units = &mut status.table.as_mut().unwrap().units;
+            units[1].seat_of.clear();
+            units[2].seat_of.push(unit("sh-1"));
+        }
+        let status = assemble(&space(), UpDown::Up, &[asked]);
+        let seen: Vec<_> = status.units.iter().map(|unit| unit.state).collect();
+        assert_eq!(seen, [UnitState::Down, UnitState::Fenced, UnitState::Down]);
     }
 
     #[test]

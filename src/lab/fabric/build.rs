@@ -188,15 +188,26 @@ impl Fabric {
             plan.write(&self.world(plan, &spec.settings), &authority)?;
         }
         self.authority = Some(authority);
-        let rules = self.profile.dir.clone();
-        self.apply(&rules, "lab").await?;
-        report.say(format!("the rules of {} are in force", rules.display()));
+        let begin = match &spec.begins_with {
+            None => self.profile.clone(),
+            Some(rules) => {
+                let dir = self.dir.join("begin");
+                Profile::prepare(rules, None, Some(&self.profile.space), &dir)?
+            }
+        };
+        self.apply(&begin.dir, "lab").await?;
+        let from = begin.dir.display();
+        report.say(format!("the rules of {from} are in force"));
         for plan in &self.gateways {
             plan.start(&self.binary, &mut self.processes)?;
         }
         for plan in &self.gateways {
-            plan.wait_ready(&mut self.processes, &self.http).await?;
-            report.say(format!("{} is ready", plan.node()));
+            if begin.units.iter().any(|planned| planned.unit == plan.unit) {
+                plan.wait_ready(&mut self.processes, &self.http).await?;
+                report.say(format!("{} is ready", plan.node()));
+            } else {
+                report.say(format!("{} waits for its unit's place", plan.node()));
+            }
         }
         for unit in &mut self.lab.units {
             let own = self.gateways.iter().filter(|plan| plan.unit == unit.unit);
@@ -310,7 +321,7 @@ fn take_folder(dir: &Path) -> Result<PathBuf, LabError> {
 
 /// Removes an earlier lab's data; its detached supervisor's log is the new one's already.
 fn empty_folder(dir: &Path) -> Result<(), LabError> {
-    for name in ["units", "etcd", "rules", "tests"] {
+    for name in ["units", "etcd", "rules", "begin", "tests"] {
         let path = dir.join(name);
         if path.exists() {
             std::fs::remove_dir_all(&path).map_err(LabError::file("remove", path))?;

@@ -214,6 +214,8 @@ impl Watcher {
 /// What a gateway says of itself: its usual length.
 pub(super) fn record(revision: Revision) -> GatewayRecord {
     GatewayRecord {
+        copied: Revision(0),
+        consumed: Revision(0),
         link: "gateway-1.unit-1.example.net:7001".to_owned(),
         admin: "gateway-1.unit-1.example.net:9001".to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -217,7 +217,10 @@ impl<'a> Mesh<'a> {
         };
         let (streams, incoming) = mpsc::channel(64);
         let (tracker, cancel) = (self.tracker.clone(), self.cancel.clone());
-        self.tracker.spawn(server.run(streams, tracker, cancel));
+        // Nothing moves here.
+        let (asks, _) = mpsc::channel(1);
+        self.tracker
+            .spawn(server.run(streams, asks, tracker, cancel));
         let client = Arc::new(LinkClient::new(
             ClientSettings {
                 here: here.clone(),

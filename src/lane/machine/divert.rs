@@ -2,7 +2,7 @@
 
 use super::super::action::{Action, LaneSettings, Moment, Note, Routing, Target};
 use super::super::diversion::{
-    Detour, Diversion, DivertReason, PATIENCE, Place, SILENCE, follows_its_slot, is_fenced,
+    Detour, Diversion, DivertReason, PATIENCE, Place, SILENCE, follows_its_slot,
 };
 use super::super::outlet::{Feed, Offered, Origin, Outlet};
 use super::super::park::{Diverted, Kept, Stored, wrap};
@@ -172,7 +172,8 @@ impl Lane {
         let in_use = self.diversions.get(unit).is_some_and(Diversion::is_active);
         self.activate(unit, reason, turn);
         let outlet = self.outlets.get(&Target::Unit(unit.clone()));
-        let fenced = |parcel: &Parcel| is_fenced(turn.routing.table, parcel.slot, parcel.why);
+        let table = turn.routing.table;
+        let fenced = |parcel: &Parcel| table.is_fenced(parcel.slot, parcel.why, &parcel.to);
         let behind = outlet.is_some_and(|outlet| outlet.count_of_source(fenced) > 0);
         if let Some(diversion) = self.diversions.get_mut(unit).filter(|_| behind)
             && !diversion.takes_all()

@@ -1,7 +1,7 @@
 //! Out of a diversion: what is consumed of it is routed anew, until the way is direct again.
 
 use super::super::action::{Action, Moment, Note, Routing, Target};
-use super::super::diversion::{Diversion, PATIENCE, Place, follows_its_slot, is_fenced};
+use super::super::diversion::{Diversion, PATIENCE, Place, follows_its_slot};
 use super::super::envelope::Admitted;
 use super::super::expiration::remaining;
 use super::super::ledger::Ledger;
@@ -189,7 +189,7 @@ impl Lane {
             || targets.iter().any(|target| {
                 let behind_found = before.is_ours && target.unit != *unit;
                 follows_its_slot(target.why)
-                    && (is_fenced(table, slot, target.why)
+                    && (table.is_fenced(slot, target.why, &target.unit)
                         || (behind_found && self.is_found(&target.unit)))
             })
     }

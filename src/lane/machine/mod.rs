@@ -11,7 +11,7 @@ mod finish;
 mod route;
 
 use super::action::{Action, LaneSettings, Moment, Note, Routing, Target};
-use super::diversion::{Diversion, DiversionView, is_fenced};
+use super::diversion::{Diversion, DiversionView};
 use super::ledger::{EntryId, Ledger};
 use super::outlet::{Claim, Feed, Offered, Outlet, OutletView};
 use super::park::{LargeParcel, wrap_large};
@@ -116,10 +116,14 @@ impl Lane {
     /// Parcels of slots that are being moved, by this table, which some unit has not answered yet. With none in any lane
     /// and any receiver, those slots are delivered nowhere.
     pub fn fenced_in_flight(&self, table: &Table) -> usize {
-        if table.fenced().is_empty() {
+        if !table.has_fences() {
             return 0;
         }
-        let fenced = |parcel: &Parcel| is_fenced(table, parcel.slot, parcel.why);
+        if table.is_source_fenced(&self.settings.source) {
+            let diverted = self.diversions().count();
+            return self.in_flight() + self.drains_in_flight() + diverted;
+        }
+        let fenced = |parcel: &Parcel| table.is_fenced(parcel.slot, parcel.why, &parcel.to);
         let outlets = self.outlets.iter();
         outlets
             .map(|(target, outlet)| match target {

@@ -1,7 +1,7 @@
 //! From a delivery to its parcels: envelope, decision, stamp, offer.
 
 use super::super::action::{Note, Routing, Target};
-use super::super::diversion::{follows_its_slot, is_fenced};
+use super::super::diversion::follows_its_slot;
 use super::super::envelope::{Admission, Admitted, Envelope, user_id_of};
 use super::super::give_back::give_back;
 use super::super::outlet::{Claim, Feed, Offered, Origin};
@@ -225,7 +225,7 @@ impl Lane {
         }
         if let Some(unit) = self.followed_by(parcel, table) {
             self.divert(&unit, offered, turn);
-        } else if is_fenced(table, parcel.slot, parcel.why) {
+        } else if table.is_fenced(parcel.slot, parcel.why, &parcel.to) {
             let unit = parcel.to.clone();
             self.fence(&unit, turn);
             self.divert(&unit, offered, turn);

@@ -13,7 +13,8 @@ mod tests;
 mod window;
 
 pub use check::check;
-pub use record::{Entry, Fact, Life, Record};
+pub use record::{Entry, Fact, Life, Note, Record};
+pub(super) use record::{decode_records, encode_records};
 pub use seen::{Heard, IDENTITIES_MAX, Seen};
 pub use window::{Known, Window};
 

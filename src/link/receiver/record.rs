@@ -4,7 +4,7 @@
 //! this one doesn't know is passed over.
 
 use super::super::frame::{FrameError, name, read};
-use crate::model::{Epoch, GatewayId, Identity, LaneId, Partition};
+use crate::model::{Epoch, GatewayId, Identity, LaneId, Partition, Revision};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use prost::Message as _;
 use std::time::Duration;
@@ -24,8 +24,25 @@ pub struct Entry {
     pub at: Duration,
     /// Of its table.
     pub epoch: Epoch,
-    /// What it has to say, in order.
+    /// What it has to say of lanes, in order.
     pub records: Vec<Record>,
+    /// What else, after that.
+    pub notes: Vec<Note>,
+}
+
+/// Something said of no lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Note {
+    /// The writer wants to have read the journal up to here.
+    Mark {
+        /// By which it knows its own.
+        token: u64,
+    },
+    /// All that another unit had delivered of the slots that had drained by a table of this revision is in the journal.
+    Copied {
+        /// The table's.
+        revision: Revision,
+    },
 }
 
 /// One thing said of one lane.
@@ -42,6 +59,8 @@ pub struct Record {
 pub enum Fact {
     /// The broker has confirmed these.
     Confirmed(Vec<Identity>),
+    /// The broker of another unit has confirmed these, whose slots move here.
+    Known(Vec<Identity>),
     /// These were published, and their outcome is unknown.
     Doubtful(Vec<Identity>),
     /// The writer has the lane's lock. It reads the journal up to this before it receives.
@@ -53,6 +72,16 @@ pub enum Fact {
     Released,
     /// The writer has a newer stream of the lane, and asks whoever has the lock to let go.
     LetGo,
+}
+
+impl Fact {
+    /// How many identities it is about.
+    pub fn count(&self) -> usize {
+        match self {
+            Self::Confirmed(ids) | Self::Known(ids) | Self::Doubtful(ids) => ids.len(),
+            Self::Taken { .. } | Self::Released | Self::LetGo => 0,
+        }
+    }
 }
 
 const IDENTITY_BYTES: usize = 16;
@@ -69,6 +98,16 @@ struct EntryWire {
     epoch: u64,
     #[prost(message, repeated, tag = "5")]
     records: Vec<RecordWire>,
+    #[prost(message, repeated, tag = "6")]
+    notes: Vec<NoteWire>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct NoteWire {
+    #[prost(uint64, optional, tag = "1")]
+    mark: Option<u64>,
+    #[prost(int64, optional, tag = "2")]
+    copied: Option<i64>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -92,6 +131,7 @@ const DOUBTFUL: u32 = 2;
 const TAKEN: u32 = 3;
 const RELEASED: u32 = 4;
 const LET_GO: u32 = 5;
+const KNOWN: u32 = 6;
 
 impl Entry {
     /// As it is written.
@@ -102,6 +142,7 @@ impl Entry {
             at_ms: u64::try_from(self.at.as_millis()).unwrap_or(u64::MAX),
             epoch: self.epoch.0,
             records: self.records.iter().map(RecordWire::of).collect(),
+            notes: self.notes.iter().map(NoteWire::of).collect(),
         };
         wire.encode_to_vec().into()
     }
@@ -109,11 +150,10 @@ impl Entry {
     /// Reads one. Whoever may write into the stream may write anything: an error is for the log, and changes nothing.
     pub fn decode(bytes: Bytes) -> Result<Self, FrameError> {
         let wire: EntryWire = read("journal entry", bytes)?;
-        let mut records = Vec::new();
-        for record in wire.records {
-            records.extend(record.understand()?);
-        }
+        let records = understood(wire.records)?;
+        let notes = wire.notes.iter().filter_map(NoteWire::understand);
         Ok(Self {
+            notes: notes.collect(),
             gateway: name("the writing gateway", &wire.gateway)?,
             life: Life(wire.life),
             at: Duration::from_millis(wire.at_ms),
@@ -123,10 +163,60 @@ impl Entry {
     }
 }
 
+impl NoteWire {
+    fn of(note: &Note) -> Self {
+        match note {
+            Note::Mark { token } => Self {
+                mark: Some(*token),
+                copied: None,
+            },
+            Note::Copied { revision } => Self {
+                mark: None,
+                copied: Some(revision.0),
+            },
+        }
+    }
+
+    /// None for what a later version says.
+    fn understand(&self) -> Option<Note> {
+        let mark = self.mark.map(|token| Note::Mark { token });
+        mark.or_else(|| {
+            let revision = Revision(self.copied?);
+            Some(Note::Copied { revision })
+        })
+    }
+}
+
+/// What one unit tells another of what it has delivered, as it travels.
+#[derive(Clone, PartialEq, prost::Message)]
+struct RecordsWire {
+    #[prost(message, repeated, tag = "1")]
+    records: Vec<RecordWire>,
+}
+
+pub(in crate::link) fn encode_records(records: &[Record]) -> Vec<u8> {
+    let records = records.iter().map(RecordWire::of).collect();
+    RecordsWire { records }.encode_to_vec()
+}
+
+pub(in crate::link) fn decode_records(bytes: Bytes) -> Result<Vec<Record>, FrameError> {
+    let wire: RecordsWire = read("answer to what is known", bytes)?;
+    understood(wire.records)
+}
+
+fn understood(wires: Vec<RecordWire>) -> Result<Vec<Record>, FrameError> {
+    let mut records = Vec::new();
+    for record in wires {
+        records.extend(record.understand()?);
+    }
+    Ok(records)
+}
+
 impl RecordWire {
     fn of(record: &Record) -> Self {
         let (fact, identities, token) = match &record.fact {
             Fact::Confirmed(ids) => (CONFIRMED, packed(ids), 0),
+            Fact::Known(ids) => (KNOWN, packed(ids), 0),
             Fact::Doubtful(ids) => (DOUBTFUL, packed(ids), 0),
             Fact::Taken { token } => (TAKEN, Bytes::new(), *token),
             Fact::Released => (RELEASED, Bytes::new(), 0),
@@ -145,6 +235,7 @@ impl RecordWire {
     fn understand(self) -> Result<Option<Record>, FrameError> {
         let fact = match self.fact {
             CONFIRMED => Fact::Confirmed(unpacked(self.identities)?),
+            KNOWN => Fact::Known(unpacked(self.identities)?),
             DOUBTFUL => Fact::Doubtful(unpacked(self.identities)?),
             TAKEN => Fact::Taken { token: self.token },
             RELEASED => Fact::Released,

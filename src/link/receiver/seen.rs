@@ -4,9 +4,11 @@
 //! them together; past it the oldest is forgotten first, counted, and remembered as a gap. Never reads a clock, a broker or
 //! a table.
 
-use super::record::{Entry, Fact, Life};
+use super::record::{Entry, Fact, Life, Note, Record};
 use super::window::{Known, Window};
-use crate::model::{Epoch, GatewayId, Identities, Identity, LaneId, Partition, SourceName};
+use crate::model::{
+    Epoch, GatewayId, Identities, Identity, LaneId, Partition, Revision, SlotSet, SourceName,
+};
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -31,6 +33,11 @@ pub enum Heard {
     Mark {
         /// The mark's.
         token: u64,
+    },
+    /// The unit knows what others have delivered of the slots that had drained by a table of this revision.
+    Copied {
+        /// The table's.
+        revision: Revision,
     },
     /// Another gateway of the unit wants this lane.
     LetGo {
@@ -151,6 +158,15 @@ impl Seen {
         let mut heard = Vec::new();
         self.hear_epoch(entry.epoch, at);
         let is_own = entry.life == self.life;
+        for note in &entry.notes {
+            match note {
+                Note::Mark { token } if is_own => heard.push(Heard::Mark { token: *token }),
+                Note::Mark { .. } => {}
+                Note::Copied { revision } => heard.push(Heard::Copied {
+                    revision: *revision,
+                }),
+            }
+        }
         for record in &entry.records {
             let lane = &record.lane;
             match &record.fact {
@@ -161,6 +177,8 @@ impl Seen {
                         self.confirm(lane, *id, at);
                     }
                 }
+                // Of another unit, which has nothing to do with who holds the lane here.
+                Fact::Known(ids) => ids.iter().for_each(|id| self.confirm(lane, *id, at)),
                 Fact::Doubtful(ids) => {
                     self.late_word(lane, entry.life, at);
                     for id in ids {
@@ -197,6 +215,20 @@ impl Seen {
             }
         }
         best
+    }
+
+    /// What was confirmed of these slots, by lane, in pieces of so many.
+    pub fn confirmed_of(&self, slots: &SlotSet, at_once: usize) -> Vec<Record> {
+        let mut records = Vec::new();
+        for (lane, seen) in &self.lanes {
+            let ids: Vec<Identity> = seen.window.confirmed_of(slots).collect();
+            let pieces = ids.chunks(at_once.max(1)).map(|piece| Record {
+                lane: lane.clone(),
+                fact: Fact::Known(piece.to_vec()),
+            });
+            records.extend(pieces);
+        }
+        records
     }
 
     /// Whether the unit may have received something of this lane, within its window, that isn't known here.

@@ -7,7 +7,7 @@
 //! An entry has 16 bytes, a table slot 17, and tables grow by doubling: 19 to 39 bytes for an identity, 28 on average. Ten
 //! minutes at 10,000/s are 6 million of them, and with the generation that is open 7.5 million: some 210 MB.
 
-use crate::model::{AsItIs, Identity};
+use crate::model::{AsItIs, Identity, SlotSet};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
@@ -109,6 +109,19 @@ impl Window {
         self.generations
             .iter()
             .any(|generation| generation.gap == Gap::Possible)
+    }
+
+    /// What the broker has confirmed of these slots.
+    pub fn confirmed_of<'a>(&'a self, slots: &'a SlotSet) -> impl Iterator<Item = Identity> + 'a {
+        let all = self.generations.iter().flat_map(|generation| {
+            let first = generation.first.iter();
+            let first = first.map(|(who, what)| Identity {
+                who: *who,
+                what: *what,
+            });
+            first.chain(generation.others.iter().copied())
+        });
+        all.filter(|id| id.slot().is_some_and(|slot| slots.contains(slot)))
     }
 
     /// How many identities it holds.

@@ -103,7 +103,7 @@ pub(super) fn rule() -> Value {
             (
                 "owner_down",
                 words(
-                    "While its owner is down. This version knows `standby`.",
+                    "While its owner is down: its stand-in gets it, or it waits.",
                     &["standby", "hold"],
                     "standby",
                 ),

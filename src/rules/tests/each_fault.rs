@@ -349,8 +349,8 @@ fn every_fault_of_the_list_is_named_with_its_line() {
         (
             "rule",
             "route: owner",
-            "route: owner\nowner_down: hold",
-            C::NotYet,
+            "route: owner\nowner_down: wait",
+            C::BadValue,
             6,
         ),
         (

@@ -506,3 +506,24 @@ fn what_is_legal_and_probably_not_meant_is_a_warning() {
     );
     assert_eq!(far, [FaultCode::AcrossCities]);
 }
+
+#[test]
+fn rules_of_one_source_say_the_same_of_an_owner_that_is_down() {
+    let other = "---\nkind: rule\nname: first\nsource: orders\norder: 5\nwhen: {routing_key: a}\nroute: owner\nowner_down: hold\n";
+    let found = |rule: &str| {
+        let faults = validate(&files("rule", rule), &Context::default()).faults;
+        faults.iter().map(|fault| fault.code).collect::<Vec<_>>()
+    };
+    assert_eq!(found(&format!("{RULE}{other}")), [FaultCode::BadValue]);
+    let both = RULE.replace("route: owner", "route: owner\nowner_down: hold");
+    assert_eq!(found(&format!("{both}{other}")), []);
+    assert_eq!(
+        found(&format!(
+            "{RULE}{}",
+            other
+                .replace("route: owner", "route: local")
+                .replace("owner_down: hold\n", "")
+        )),
+        []
+    );
+}

@@ -186,6 +186,11 @@ impl Drill<'_> {
     pub(super) async fn coordinator_loss(&mut self, crashes: u32) -> Result<(), LabError> {
         for crash in 0..crashes {
             let to = if crash % 2 == 0 { STAND_IN } else { LOST };
+            // After the last crash its lease has to run out first.
+            self.until("some gateway leads", async |drill| {
+                drill.coordinator().await.is_some()
+            })
+            .await?;
             let asked = self.ask("0-999", to, "60").await?;
             sleep(Duration::from_millis(fastrand::u64(..700))).await;
             let coordinator = self.coordinator().await;

@@ -91,6 +91,7 @@ fn offer(parcel: Parcel) -> Offer {
 
 fn entry(life: Life, at: Duration, facts: Vec<Fact>) -> Entry {
     Entry {
+        notes: Vec::new(),
         gateway: gateway(life),
         life,
         at,
