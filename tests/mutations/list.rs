@@ -273,6 +273,24 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         )],
     },
     Mutation {
+        name: "what another unit has delivered is forgotten",
+        by: By::Receiver,
+        file: "link/receiver/seen.rs",
+        edits: &[(
+            "ids.iter().for_each(|id| self.confirm(lane, *id, at)),",
+            "drop(ids.clone()),",
+        )],
+    },
+    Mutation {
+        name: "what was routed by former rules is taken",
+        by: By::Receiver,
+        file: "link/receiver/check.rs",
+        edits: &[(
+            "parcel.epoch < source.changed_at",
+            "false && source.retired",
+        )],
+    },
+    Mutation {
         name: "nobody asks who owns a slot",
         by: By::Units,
         file: "link/receiver/check.rs",

@@ -66,7 +66,7 @@ fn belongs_here(table: &Table, here: &UnitId, parcel: &Parcel) -> Result<(), Ans
             cause: format!("by the table here {seat} serves it, and the parcel's is no older"),
         }),
         // It may have come back here: what was routed before is behind what was delivered elsewhere meanwhile.
-        Some(_) if parcel.epoch < changed_at(table, parcel) => Err(Answer::Moved),
+        _ if parcel.epoch < changed_at(table, parcel) => Err(Answer::Moved),
         Some(_) | None => Ok(()),
     }
 }
@@ -74,8 +74,8 @@ fn belongs_here(table: &Table, here: &UnitId, parcel: &Parcel) -> Result<(), Ans
 /// The epoch in which the parcel's slot last changed its seat.
 fn changed_at(table: &Table, parcel: &Parcel) -> Epoch {
     let slot = parcel.slot.filter(|_| match parcel.why {
-        Why::Owner | Why::Standby => true,
-        Why::Center | Why::Shared | Why::Local | Why::Units | Why::Gray | Why::Pin => false,
+        Why::Owner | Why::Standby | Why::Gray | Why::Pin => true,
+        Why::Center | Why::Shared | Why::Local | Why::Units => false,
     });
     slot.map_or(Epoch::default(), |slot| table.changed_at(slot))
 }

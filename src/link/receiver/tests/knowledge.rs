@@ -1,6 +1,7 @@
 //! What is known of a lane: for how long, from whom, and where it has gaps.
 
 use super::*;
+use crate::model::{Slot, SlotSet};
 use proptest::prelude::*;
 
 #[test]
@@ -265,5 +266,41 @@ proptest! {
     #[test]
     fn whatever_lies_in_the_stream_nothing_panics(bytes: Vec<u8>) {
         let _ = Entry::decode(bytes.into());
+    }
+}
+
+#[test]
+fn what_another_unit_has_delivered_of_moved_slots_is_a_duplicate_here() {
+    let of = |number: u64, slot: u32| id(number).in_slot(Some(Slot(slot)));
+    let mut old = seen();
+    for number in 0..100 {
+        old.confirm(
+            &lane(0),
+            of(number, 1 + u32::from(number >= 50)),
+            minutes(31),
+        );
+    }
+    // In pieces, and of the slots that move alone.
+    let told = old.confirmed_of(&SlotSet::parse("1").unwrap(), 20);
+    let sizes: Vec<usize> = told.iter().map(|record| record.fact.count()).collect();
+    assert_eq!(sizes, [20, 20, 10]);
+
+    let mut new = Seen::new(THERE, IDENTITIES_MAX);
+    let mut written = entry(HERE, minutes(32), Vec::new());
+    written.records = told;
+    let copied = Revision(7);
+    written.notes = vec![Note::Mark { token: 3 }, Note::Copied { revision: copied }];
+    // It travels by the journal, and a mark is for its writer alone.
+    let written = Entry::decode(written.encode()).unwrap();
+    let heard = new.apply(&written, minutes(32));
+    assert_eq!(heard, [Heard::Copied { revision: copied }]);
+    for number in 0..100 {
+        let known = new.look_up(&lane(0), &ids(of(number, 1 + u32::from(number >= 50))));
+        let expected = if number < 50 {
+            Known::Confirmed
+        } else {
+            Known::Not
+        };
+        assert_eq!(known, expected, "of {number}");
     }
 }

@@ -1,6 +1,7 @@
 //! Every case of receiving by itself, and a world of kills, hand-overs and repetitions.
 
 mod cases;
+mod judged;
 mod knowledge;
 mod world;
 
