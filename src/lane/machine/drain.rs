@@ -185,12 +185,18 @@ impl Lane {
         before: &Before,
         table: &Table,
     ) -> bool {
+        let may_hold = |other: &UnitId| before.is_ours && other != unit && self.is_found(other);
+        // It may lie here by a seat that its slot has changed again meanwhile.
+        let behind_former = || {
+            let former = slot.and_then(|slot| table.seat_before(slot));
+            former.is_some_and(may_hold)
+        };
         self.waiting.contains_key(unit)
             || targets.iter().any(|target| {
-                let behind_found = before.is_ours && target.unit != *unit;
                 follows_its_slot(target.why)
                     && (table.is_fenced(slot, target.why, &target.unit)
-                        || (behind_found && self.is_found(&target.unit)))
+                        || may_hold(&target.unit)
+                        || behind_former())
             })
     }
 

@@ -20,6 +20,8 @@ impl Drill<'_> {
         for (slots, to) in [("0-1999", STAND_IN), ("0-1999", LOST)] {
             let done = self.moved(slots, to, "60").await?;
             self.expect_stage(&done, "done");
+            // The account reads who owns what now and then: each owner is to be seen.
+            sleep(AROUND).await;
         }
         Ok(())
     }
