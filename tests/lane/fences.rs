@@ -27,11 +27,15 @@ fn open(world: &mut World) {
 }
 
 fn give_back(world: &mut World, diverted: Vec<Parcel>) {
-    let bj = unit("bj-1");
-    let from = world.drained.get(&bj).copied().unwrap_or(0) + 1;
+    give_back_of(world, "bj-1", diverted);
+}
+
+fn give_back_of(world: &mut World, of: &str, diverted: Vec<Parcel>) {
+    let of = unit(of);
+    let from = world.drained.get(&of).copied().unwrap_or(0) + 1;
     for (tag, parcel) in (from..).zip(diverted) {
-        assert!(world.lane.drain_has_room(&bj, world.now));
-        world.take_diverted(&bj, tag, as_delivered(parcel, false));
+        assert!(world.lane.drain_has_room(&of, world.now));
+        world.take_diverted(&of, tag, as_delivered(parcel, false));
     }
 }
 
@@ -203,4 +207,36 @@ fn what_is_held_for_the_end_of_a_diversion_goes_where_its_slot_has_its_seat_by_t
     let came = ids(&accept(&mut world, &there()));
     assert_eq!([came, ids(&accept(&mut world, &there()))].concat(), [1, 2]);
     assert_eq!(all(&mut world, &here()), []);
+}
+
+#[test]
+fn what_followed_into_a_seat_of_long_ago_waits_for_what_a_former_holder_left_at_the_seat_before() {
+    let mut world = world();
+    world.moves(Stage::Fenced);
+    world.take(1, order(70, 1));
+    open(&mut world);
+    let former = accept(&mut world, &detour());
+    // Its next holder finds both diversions, when sh-1 is the seat before.
+    world.moved_before();
+    world.restart(100, 2);
+    for of in ["bj-1", "sh-1"] {
+        let of = unit(of);
+        world.ask(|lane, routing, at| (lane.diversion_found(&of, routing, at), ()));
+    }
+    world.take(1, order(70, 2));
+    open(&mut world);
+    let marker = accept(&mut world, &detour());
+    let marker_and_new = accept(&mut world, &Target::Diversion(unit("sh-1")));
+    assert_eq!((marker.len(), marker_and_new.len()), (1, 2));
+    // And comes to sh-1 again.
+    world.moves(Stage::Placed);
+    world.pass(BEAT);
+    open(&mut world);
+    give_back_of(&mut world, "sh-1", marker_and_new);
+    assert_eq!(all(&mut world, &here()), [], "it waits");
+    give_back(&mut world, former);
+    assert_eq!(ids(&accept(&mut world, &here())), [1]);
+    give_back(&mut world, marker);
+    world.pass(BEAT);
+    assert_eq!(ids(&accept(&mut world, &here())), [2]);
 }

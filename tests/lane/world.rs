@@ -101,13 +101,18 @@ fn table(documents: &str, moves: &Moves, revision: i64) -> Table {
     };
     let placed = moves.values().find(|one| one.stage == Stage::Placed);
     let seats = placed.map_or(seats.clone(), |one| place(&seats, &one.change));
+    table_under(documents, moves, seats, revision)
+}
+
+fn table_under(documents: &str, moves: &Moves, seats: Seats, revision: i64) -> Table {
+    let placed = moves.values().any(|one| one.stage == Stage::Placed);
     let files = [DocumentFile {
         name: "all.yaml".into(),
         text: documents.into(),
     }];
     Table::compile(TableInputs {
         files: &files,
-        placement: placed.map(|_| PLACED),
+        placement: placed.then_some(PLACED),
         seats,
         moves: moves.clone(),
         revision: Revision(revision),
@@ -174,6 +179,17 @@ impl World {
     pub(crate) fn moves(&mut self, stage: Stage) {
         let revision = self.table.revision().0 + 1;
         self.table = table(DOCUMENTS, &[(MoveId(1), moving(stage))].into(), revision);
+    }
+
+    /// The slots 70 to 79 have come from sh-1 to bj-1 some time ago.
+    pub(crate) fn moved_before(&mut self) {
+        let revision = self.table.revision().0 + 1;
+        let seats = Seats {
+            lineage: Lineage("one".into()),
+            ..Seats::default()
+        };
+        let seats = seats.with_changed(&SlotSet::parse("70-79").unwrap(), &unit("sh-1"));
+        self.table = table_under(DOCUMENTS, &Moves::new(), seats, revision);
     }
 
     /// Another life of the lane, on another channel.
