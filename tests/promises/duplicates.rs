@@ -162,6 +162,12 @@ async fn restarted(test: &str, change: impl FnOnce(&World)) -> bool {
         };
         eventually("the journal is copied", DEADLINE, copied).await;
     }
+    // One that isn't answered is sent again, and is a duplicate more.
+    let answered = async || {
+        let count = world.metric("sh-1", "setgate_delivered_total").await;
+        (count > 50.5).then_some(())
+    };
+    eventually("all are answered", DEADLINE, answered).await;
     let receiver: Node = "gateway/sh-2-a".parse().unwrap();
     world.fabric.kill(&receiver).await.unwrap();
     change(&world);
