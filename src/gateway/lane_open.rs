@@ -192,3 +192,10 @@ async fn not_spread(control: &broker::Connection, switch: &str) -> Result<(), St
         Err(error) => Err(error.to_string()),
     }
 }
+
+/// Of a new life of a lane: no other has it, and what a later one puts into diversions is known as newer, as far as the
+/// clocks of a unit's gateways agree within the time that a lane takes to change hands.
+pub(super) fn new_incarnation() -> u64 {
+    let micros = u64::try_from(jiff::Timestamp::now().as_microsecond()).unwrap_or(0);
+    (micros << 8) | u64::from(fastrand::u8(..))
+}

@@ -7,7 +7,7 @@
 use super::drains::{Drained, Drains};
 use super::fencing::Party;
 use super::knock::{KNOCK_AFTER, KNOCK_EVERY, knock};
-use super::lane_open::{found_diversions, open};
+use super::lane_open::{found_diversions, new_incarnation, open};
 use super::large::{Finished, Large};
 use super::outlets::{OutletEvent, What, keep_stream};
 use super::shared::Shared;
@@ -170,7 +170,7 @@ enum Event {
 
 impl<'a> Taking<'a> {
     fn new(shared: Arc<Shared>, spec: &LaneSpec, prefetch: &'a mut Prefetch) -> Self {
-        let incarnation = fastrand::u64(..);
+        let incarnation = new_incarnation();
         let reach = Reach::default();
         let settings = LaneSettings {
             here: shared.here.unit.clone(),

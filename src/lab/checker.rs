@@ -384,6 +384,11 @@ impl Checker {
         self.missing.saturating_sub(self.parked)
     }
 
+    /// How many first deliveries came behind a higher number so far.
+    pub const fn reordered(&self) -> u64 {
+        self.reordered
+    }
+
     /// How many messages the publishers have entered, and how many first deliveries came, for a progress bar.
     pub fn progress(&self) -> (u64, u64) {
         (self.published, self.delivered)

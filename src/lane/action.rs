@@ -53,7 +53,7 @@ pub struct LaneSettings {
     pub window: Window,
     /// By the source's document.
     pub duplicates: Duplicates,
-    /// Of this life of the lane: no other has it.
+    /// Of this life of the lane: no other has it, a later one has a higher one.
     pub incarnation: u64,
 }
 

@@ -93,6 +93,14 @@ pub(super) struct Place {
     pub(super) body_bytes: u64,
 }
 
+/// Of all that a lane's holders, one after the other, put into diversions: what is less went in before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(super) struct Order {
+    /// A later holder has a higher one.
+    pub(super) incarnation: u64,
+    pub(super) number: u64,
+}
+
 /// What a parcel is on its way into a diversion: whose it is, and what it would be without it.
 #[derive(Debug, Clone)]
 pub(super) struct Detour {
@@ -109,6 +117,8 @@ pub(super) struct Drain {
     pub(super) ledger: Ledger,
     /// Of the ledger's deliveries, in order; none for what this lane hasn't put in.
     pub(super) places: VecDeque<Option<Place>>,
+    /// Of the ledger's deliveries, in order.
+    pub(super) orders: VecDeque<Order>,
     /// The lane's own end marker, when it has come out.
     pub(super) marker: Option<DeliveryTag>,
     /// When something was last answered, or taken into an empty ledger.
@@ -122,6 +132,7 @@ impl Drain {
         Self {
             ledger: Ledger::default(),
             places: VecDeque::new(),
+            orders: VecDeque::new(),
             marker: None,
             progress: now,
             runs: false,
@@ -269,6 +280,12 @@ impl Diversion {
         self.marker.is_some()
     }
 
+    /// Whether a former holder may have left something in it that went in before this, and hasn't been answered yet.
+    pub(super) fn may_hold_older(&self, than: Order) -> bool {
+        let front = self.drain.as_ref().and_then(|drain| drain.orders.front());
+        self.is_found() && front.is_none_or(|front| *front < than)
+    }
+
     /// Whether a message of this slot lies in it or waits for its end, as far as this lane has put it there.
     pub(super) fn has(&self, slot: Slot) -> bool {
         let held = |held: &Held| held.slots.contains(&Some(slot));
@@ -368,6 +385,7 @@ impl Diversion {
             drain.marker = None;
             self.marker = None;
         }
+        drain.orders.drain(..settled.count());
         let places: Vec<_> = drain.places.drain(..settled.count()).flatten().collect();
         for place in places {
             if place.number > self.out {

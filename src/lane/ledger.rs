@@ -82,6 +82,11 @@ impl Ledger {
         }
     }
 
+    /// How many unsettled ones are in front of it.
+    pub fn in_front_of(&self, id: EntryId) -> Option<usize> {
+        usize::try_from(id.0.checked_sub(self.first)?).ok()
+    }
+
     /// No further targets: it settles when those that it waits for have answered.
     pub fn close(&mut self, id: EntryId) {
         if let Some(entry) = self.entry(id) {

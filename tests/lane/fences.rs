@@ -240,3 +240,52 @@ fn what_followed_into_a_seat_of_long_ago_waits_for_what_a_former_holder_left_at_
     world.pass(BEAT);
     assert_eq!(ids(&accept(&mut world, &here())), [2]);
 }
+
+#[test]
+fn what_two_former_holders_left_at_two_seats_goes_on_in_the_order_in_which_they_took_it() {
+    for newer_first in [false, true] {
+        let mut world = world();
+        // The first holder leaves one at bj-1, whose slots are being moved.
+        world.moves(Stage::Fenced);
+        world.take(1, order(70, 1));
+        open(&mut world);
+        let first = accept(&mut world, &detour());
+        // The second one finds that, and leaves one at sh-1, the seat by then.
+        world.moved_before();
+        world.restart(100, 2);
+        let [sh, bj] = ["sh-1", "bj-1"].map(unit);
+        let at_sh = Target::Diversion(sh.clone());
+        for of in [&sh, &bj] {
+            world.ask(|lane, routing, at| (lane.diversion_found(of, routing, at), ()));
+        }
+        world.take(1, order(70, 2));
+        open(&mut world);
+        let _its_marker = accept(&mut world, &detour());
+        let second = accept(&mut world, &at_sh).split_off(1);
+        assert_eq!(ids(&second), [2]);
+        // The third one finds both.
+        world.restart(100, 3);
+        for of in [&sh, &bj] {
+            world.ask(|lane, routing, at| (lane.diversion_found(of, routing, at), ()));
+        }
+        open(&mut world);
+        let [end_of_bj, end_of_sh] = [detour(), at_sh].map(|at| accept(&mut world, &at));
+        world.pass(BEAT);
+        open(&mut world);
+        let mut came = Vec::new();
+        let mut left = [("bj-1", first), ("sh-1", second)];
+        if newer_first {
+            left.reverse();
+        }
+        for (of, left) in left {
+            give_back_of(&mut world, of, left);
+            came.extend(ids(&accept(&mut world, &there())));
+        }
+        for (of, end) in [("bj-1", end_of_bj), ("sh-1", end_of_sh)] {
+            world.pass(BEAT);
+            came.extend(ids(&accept(&mut world, &there())));
+            give_back_of(&mut world, of, end);
+        }
+        assert_eq!(came, [1, 2], "newer first: {newer_first}");
+    }
+}

@@ -15,6 +15,7 @@ use super::publisher::{Publisher, short};
 use super::report::Progress;
 use crate::lab::checker::{Account, Checker, Delivered, Handed, KeyIndex, Place, Tag, UnitIndex};
 use crate::model::{Epoch, Why};
+use anstream::eprintln;
 use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;
 use parking_lot::Mutex;
@@ -27,6 +28,9 @@ use tokio_util::sync::CancellationToken;
 
 /// How often the run looks at itself.
 const TICK: Duration = Duration::from_millis(100);
+
+/// Of what was overtaken, so many are told at once.
+const OVERTAKEN_SHOWN: u64 = 10;
 
 /// How often the placement and the park queues are read.
 const REFRESH: Duration = Duration::from_secs(1);
@@ -122,6 +126,7 @@ impl Shared {
         }
         let mut state = self.state.lock();
         let (place, epoch) = self.judge(&mut state.owners, tag.key, unit, marks);
+        let reordered = state.checker.reordered();
         state.checker.delivered(Delivered {
             tag,
             unit,
@@ -131,6 +136,19 @@ impl Shared {
             epoch,
             latency,
         });
+        if reordered < state.checker.reordered() && reordered < OVERTAKEN_SHOWN {
+            // Where it may be found in the logs of the gateways.
+            eprintln!(
+                "{}: message {} of key {} from {}, {} ms old, was overtaken before it arrived in {} (epoch {})",
+                jiff::Timestamp::now(),
+                tag.number.0,
+                tag.key.0,
+                self.unit_name(tag.publisher),
+                latency.as_millis(),
+                self.unit_name(unit),
+                marks.epoch.unwrap_or_default().0,
+            );
+        }
         state.last_news = Instant::now();
     }
 

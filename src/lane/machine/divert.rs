@@ -289,7 +289,6 @@ impl Lane {
                 copy_for: (!follows_its_slot(detour.why)).then_some(detour.to),
                 sent: detour.sent || offered.parcel.sent_before,
                 moves: origin.moves,
-                is_ours: true,
             };
             self.dispatch(&claim, &origin.admitted, &before, turn);
             if let Some(ledger) = self.ledger_of(&claim.feed) {
@@ -397,6 +396,7 @@ impl Lane {
             round: admitted.round,
             retry: admitted.retry,
             user_id: admitted.user_id.clone(),
+            replay_for: admitted.replay_for.clone(),
             kept: Kept::Diverted(Diverted {
                 incarnation: self.settings.incarnation,
                 number: place.number,

@@ -1,10 +1,10 @@
 //! Out of a diversion: what is consumed of it is routed anew, until the way is direct again.
 
 use super::super::action::{Action, Moment, Note, Routing, Target};
-use super::super::diversion::{Diversion, PATIENCE, Place, follows_its_slot};
+use super::super::diversion::{Diversion, Order, PATIENCE, Place, follows_its_slot};
 use super::super::envelope::Admitted;
 use super::super::expiration::remaining;
-use super::super::ledger::Ledger;
+use super::super::ledger::{EntryId, Ledger};
 use super::super::outlet::{Claim, Feed, Outlet};
 use super::super::park::Kept;
 use super::super::unwrap::{Unwrapped, unwrap};
@@ -65,7 +65,11 @@ impl Lane {
             feed: Feed::Diversion(unit.clone()),
             entry: drain.ledger.open(tag, cost_bytes(&message), at.now),
         };
-        let place = match unwrap(&message, routing.keys) {
+        let unwrapped = unwrap(&message, routing.keys);
+        // What can't be read has no order: it goes nowhere but into the park.
+        let order = unwrapped.as_ref().map_or(None, |one| order(&one.kept));
+        drain.orders.push_back(order.unwrap_or_default());
+        let place = match unwrapped {
             Ok(unwrapped) => self.take_unwrapped(unit, &claim, tag, unwrapped, &mut turn),
             Err(error) => {
                 let parked = self.parked_as_it_is(message, Reason::Malformed);
@@ -180,24 +184,36 @@ impl Lane {
     pub(super) fn must_wait(
         &self,
         unit: &UnitId,
+        claim: &Claim,
         slot: Option<Slot>,
         targets: &[Whither],
-        before: &Before,
         table: &Table,
     ) -> bool {
-        let may_hold = |other: &UnitId| before.is_ours && other != unit && self.is_found(other);
-        // It may lie here by a seat that its slot has changed again meanwhile.
-        let behind_former = || {
-            let former = slot.and_then(|slot| table.seat_before(slot));
-            former.is_some_and(may_hold)
+        let order = self.order_of(unit, claim.entry);
+        // In the diversions of its seat and of the one before there may be what went in earlier. What went in first of all
+        // that they have never waits for another.
+        let may_hold_older = |other: &UnitId| {
+            let diversion = self.diversions.get(other).filter(|_| other != unit);
+            diversion.is_some_and(|one| one.may_hold_older(order))
         };
+        let former = slot.and_then(|slot| table.seat_before(slot));
         self.waiting.contains_key(unit)
             || targets.iter().any(|target| {
                 follows_its_slot(target.why)
                     && (table.is_fenced(slot, target.why, &target.unit)
-                        || may_hold(&target.unit)
-                        || behind_former())
+                        || may_hold_older(&target.unit)
+                        || former.is_some_and(may_hold_older))
             })
+    }
+
+    /// When what a drain has brought went into the diversion of this unit.
+    fn order_of(&self, unit: &UnitId, entry: EntryId) -> Order {
+        let drain = self.diversions.get(unit).and_then(Diversion::drain);
+        let order = drain.and_then(|drain| {
+            let at = drain.ledger.in_front_of(entry)?;
+            drain.orders.get(at).copied()
+        });
+        order.unwrap_or_default()
     }
 
     /// Keeps it, and whatever the drain would bring behind it.
@@ -274,6 +290,7 @@ impl Lane {
             round,
             retry,
             user_id,
+            replay_for,
             at,
             kept,
             from: _,
@@ -291,9 +308,10 @@ impl Lane {
                 }
                 return None;
             }
-            Kept::Parked { .. } => {
+            Kept::Parked { .. } | Kept::Replayed => {
                 let parked = self.parked_as_it_is(message, Reason::Malformed);
-                let cause = format!("in the diversion of {unit}: it was meant for the park");
+                let cause =
+                    format!("in the diversion of {unit}: it was put there for something else");
                 self.park(claim, &parked, cause, turn);
                 return None;
             }
@@ -312,7 +330,6 @@ impl Lane {
             copy_for: (!follows_its_slot(diverted.why)).then_some(diverted.to),
             sent: diverted.sent || message.redelivered || went_otherwise,
             moves: 0,
-            is_ours,
         };
         let waited = Duration::from_secs(turn.at.unix_seconds.saturating_sub(at));
         let admitted = Admitted {
@@ -322,9 +339,27 @@ impl Lane {
             round,
             retry,
             user_id,
+            replay_for,
         };
         self.dispatch(claim, &Arc::new(admitted), &before, turn);
         place
+    }
+}
+
+fn order(kept: &Kept) -> Option<Order> {
+    match kept {
+        Kept::Diverted(diverted) => Some(Order {
+            incarnation: diverted.incarnation,
+            number: diverted.number,
+        }),
+        Kept::Marker {
+            incarnation,
+            number,
+        } => Some(Order {
+            incarnation: *incarnation,
+            number: *number,
+        }),
+        Kept::Parked { .. } | Kept::Replayed => None,
     }
 }
 
