@@ -4,6 +4,7 @@
 //! target; each target has an outlet that keeps its parcels until they are answered; when every target has answered,
 //! the ledger settles the delivery.
 
+mod absent;
 mod action;
 mod diversion;
 mod envelope;

@@ -9,7 +9,7 @@ use super::envelope::Admitted;
 use super::expiration::remaining;
 use super::ledger::EntryId;
 use crate::amqp::{Edit, TextProperty};
-use crate::model::{Answer, Parcel, ParcelNumber, Revision, RuleName, UnitId};
+use crate::model::{Answer, Parcel, ParcelNumber, RuleName, UnitId};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -370,18 +370,8 @@ impl Outlet {
         offered.find(|one| one.is_from(&Feed::Source))
     }
 
-    /// By which revision of the table an unanswered parcel was routed.
-    pub(super) fn revision_of(&self, number: ParcelNumber) -> Option<Revision> {
-        Some(self.get(number)?.parcel.revision)
-    }
-
-    /// Whether an unanswered parcel is owed to a delivery.
-    pub(super) fn is_claimed(&self, number: ParcelNumber) -> bool {
-        self.get(number)
-            .is_some_and(|offered| offered.claim.is_some())
-    }
-
-    fn get(&self, number: ParcelNumber) -> Option<&Offered> {
+    /// An unanswered parcel.
+    pub(super) fn get(&self, number: ParcelNumber) -> Option<&Offered> {
         let index = usize::try_from(number.0.checked_sub(self.first)?).ok()?;
         self.parcels.get(index)?.as_ref()
     }

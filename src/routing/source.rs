@@ -4,10 +4,10 @@
 
 use super::rule_index::RuleIndex;
 use super::table::{Unit, UnitIndex};
-use crate::model::{Epoch, Reason, SourceName, UnitId};
+use crate::model::{Epoch, Reason, RuleName, SourceName, UnitId};
 use crate::rules::{
-    self, Deliver, Divert, Duplicates, Gray, Key, KeyAbsent, OwnerDown, Placed, QueueType, Route,
-    Rule, Take, When,
+    self, Deliver, Divert, Duplicates, Gray, Key, KeyAbsent, OwnerAbsent, OwnerDown, Placed,
+    QueueType, Route, Rule, Take, When,
 };
 use bytes::Bytes;
 
@@ -50,13 +50,15 @@ pub struct Source {
 /// A rule as it is applied.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct CompiledRule {
-    pub(super) name: crate::model::RuleName,
+    pub(super) name: RuleName,
     pub(super) order: i64,
     pub(super) when: When,
     pub(super) route: CompiledRoute,
     pub(super) key_absent: KeyAbsent,
     /// Its messages wait for an owner that is down, whoever stands in for it.
     pub(super) holds: bool,
+    /// When nothing is bound at its owner.
+    pub(super) owner_absent: OwnerAbsent,
     /// The exchange at the target; bytes, so that an address costs no copy.
     pub(super) exchange: Bytes,
     /// `None` keeps the message's own.
@@ -107,6 +109,12 @@ impl Source {
             .filter(|rule| !matches!(rule.route, CompiledRoute::Park | CompiledRoute::Drop))
             .map(|rule| rule.exchange.as_ref())
             .chain(self.returns.as_deref())
+    }
+
+    /// What a rule says of an owner where nothing is bound.
+    pub fn owner_absent(&self, rule: &RuleName) -> OwnerAbsent {
+        let named = self.rules.iter().find(|one| one.name == *rule);
+        named.map_or_else(OwnerAbsent::default, |rule| rule.owner_absent)
     }
 
     /// The exchange where publishers get a message back that would be parked for this reason, if it is one that they
@@ -208,6 +216,7 @@ fn compile_rule(
         route,
         key_absent: rule.key_absent,
         holds: rule.policies.owner_down == OwnerDown::Hold,
+        owner_absent: rule.policies.owner_absent,
         exchange: Bytes::copy_from_slice(exchange.as_bytes()),
         routing_key: deliver
             .and_then(|deliver| deliver.routing_key.as_ref())

@@ -199,10 +199,8 @@ fn not_yet(place: &Place, name: &str, default: &str) -> Fault {
     fields::not_yet(place, &format!("`{name}` like this"), default)
 }
 
-/// Today a message that nothing at its target is bound for is parked at once: `{wait: 0s, then: park}`.
 fn read_owner_absent(node: Node, faults: &mut Vec<Fault>) -> Option<OwnerAbsent> {
     let mut fields = Fields::of(node, "`owner_absent`", faults)?;
-    let place = fields.place().clone();
     let default = OwnerAbsent::default();
     let wait = fields.or("wait", default.wait, faults, |node, faults| {
         fields::duration(&node, "`wait`", faults)
@@ -212,11 +210,7 @@ fn read_owner_absent(node: Node, faults: &mut Vec<Fault>) -> Option<OwnerAbsent>
         fields::word(node, "`then`", &words, faults)
     });
     fields.end(faults);
-    let read = OwnerAbsent { wait, then };
-    if read != default {
-        faults.push(not_yet(&place, "owner_absent", "{wait: 0s, then: park}"));
-    }
-    Some(read)
+    Some(OwnerAbsent { wait, then })
 }
 
 fn read_copies(node: Node, faults: &mut Vec<Fault>) -> Option<Copies> {
@@ -370,16 +364,6 @@ impl Policies {
     pub fn unenforced(&self) -> String {
         let default = Self::default();
         let mut parts = Vec::new();
-        if self.owner_absent != default.owner_absent {
-            let then = match self.owner_absent.then {
-                AbsentThen::Park => "park",
-                AbsentThen::Center => "center",
-            };
-            parts.push(format!(
-                "owner_absent: wait {:?}, then {then}",
-                self.owner_absent.wait
-            ));
-        }
         if self.in_doubt != default.in_doubt {
             parts.push("in_doubt: park".to_owned());
         }

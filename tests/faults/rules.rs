@@ -1,10 +1,11 @@
 //! Rules change under traffic, and back: no message notices, and the history has both.
 
 use crate::harness::{
-    account, assert_clean, borrowed, delivered, more_delivered, traffic, unanswered,
+    DEADLINE, account, assert_clean, borrowed, broker, delivered, eventually, more_delivered,
+    operator, status, traffic, unanswered,
 };
-use serde_json::Value;
-use setgate::lab::{Fabric, LabFile, Ways};
+use serde_json::{Value, json};
+use setgate::lab::{Fabric, LabBroker, LabFile, Ways};
 
 /// It gives no key another owner: a rule in front, and a source beside.
 const MORE: &str = "kind: rule
@@ -27,19 +28,22 @@ route: local
 ";
 
 async fn rules(fabric: &mut Fabric, words: &[&str]) -> Value {
+    command(fabric, &[&["rules"], words].concat()).await
+}
+
+/// A command about the space of a fabric, and what it says for programs.
+async fn command(fabric: &mut Fabric, words: &[&str]) -> Value {
     let lab = fabric.lab();
     let (etcd, space) = (lab.etcd.join(","), lab.space.to_string());
     let more = ["--etcd", &etcd, "--space", &space, "-o", "json"];
-    let words = [&["rules"], words, &more].concat();
+    let words = [words, &more].concat();
     let said = fabric.setgate(&words).await.unwrap();
     serde_json::from_str(said.lines().last().unwrap()).unwrap()
 }
 
 /// The sources that a gateway has lanes of.
 async fn sources(fabric: &Fabric, admin: &str) -> Vec<String> {
-    let status = crate::harness::status(fabric, admin)
-        .await
-        .unwrap_or_default();
+    let status = status(fabric, admin).await.unwrap_or_default();
     let lanes = status["lanes"].as_array().cloned().unwrap_or_default();
     let mut names: Vec<String> = lanes
         .iter()
@@ -51,7 +55,7 @@ async fn sources(fabric: &Fabric, admin: &str) -> Vec<String> {
 
 async fn until_source(fabric: &Fabric, admin: &str, source: &str, there: Presence) {
     let what = format!("source {source} is {there:?}");
-    crate::harness::eventually(&what, crate::harness::DEADLINE, async || {
+    eventually(&what, DEADLINE, async || {
         let has = sources(fabric, admin).await.iter().any(|one| one == source);
         has == (there == Presence::There)
     })
@@ -62,7 +66,7 @@ async fn until_source(fabric: &Fabric, admin: &str, source: &str, there: Presenc
 async fn until_gray(fabric: &Fabric, admin: &str, there: Presence) {
     let page = "/v1/explain?source=orders&routing_key=order.cn.created&header=uid%3D";
     let what = format!("a gray share is {there:?}");
-    crate::harness::eventually(&what, crate::harness::DEADLINE, async || {
+    eventually(&what, DEADLINE, async || {
         let mut gray = false;
         for key in 0..20 {
             let url = format!("http://{admin}{page}{key}");
@@ -172,16 +176,32 @@ async fn a_gray_share_put_into_etcd_by_hand_and_rolled_back_moves_its_keys_and_c
     put_by_hand(&lab, "orders.yaml", &with);
     until_gray(&fabric, &admin, Presence::There).await;
     more_delivered(&fabric, &admin, "bj-1", 200).await;
+    // Fewer of them, by the command for it.
+    let step = ["--gray", "orders-by-user=20"];
+    let plan = command(&mut fabric, &[&["move", "plan"], &step[..]].concat()).await;
+    assert_eq!(
+        (&plan["applied"], &plan["move"]),
+        (&false.into(), &2.into())
+    );
+    assert_eq!(in_force(&lab, "orders.yaml").trim(), with.trim());
+    let start = [&["move", "start"], &step[..], &["-m", "fewer"]].concat();
+    assert_eq!(command(&mut fabric, &start).await["move"], 2);
+    let fewer = with.replace("percent: 50", "percent: 20");
+    eventually("the step is done", DEADLINE, async || {
+        etcdctl(&lab, &["get"], "moves/2", &["--print-value-only"]).contains("\"done\"")
+    })
+    .await;
+    assert_eq!(in_force(&lab, "orders.yaml").trim(), fewer.trim());
     let back = ["rollback", &before.to_string(), "-m", "and back"];
     let rolled_back = rules(&mut fabric, &back).await;
-    assert_eq!(rolled_back["move"], 2, "{rolled_back}");
+    assert_eq!(rolled_back["move"], 3, "{rolled_back}");
     until_gray(&fabric, &admin, Presence::Gone).await;
     more_delivered(&fabric, &admin, "sh-2", 50).await;
     assert_eq!(fabric.gateway("sh-1-a").unwrap().pid, pid, "no restart");
     let history = rules(&mut fabric, &["history", "-n", "2"]).await;
     let why = |at: usize| history["history"][at]["why"].as_str().unwrap();
     assert!(
-        why(0).contains("and back") && why(1).contains("move 1"),
+        why(0).contains("and back") && why(1).contains("move 2"),
         "{history}"
     );
     assert_clean(&account(traffic).await);
@@ -209,7 +229,7 @@ async fn documents_that_change_during_their_move_are_judged_anew_and_the_newest_
     }
     let newest = gray(50);
     let came = async || in_force(&lab, "orders.yaml").trim() == newest.trim();
-    crate::harness::eventually("the newest are in force", crate::harness::DEADLINE, came).await;
+    eventually("the newest are in force", DEADLINE, came).await;
     assert_clean(&account(traffic).await);
     fabric.down().await.unwrap();
 }
@@ -229,7 +249,7 @@ async fn a_change_of_rules_waits_for_what_is_diverted_and_keeps_its_order() {
     let (near, far) = ("sh-1".parse().unwrap(), "bj-1".parse().unwrap());
     fabric.cut(&near, &far, Ways::Both).unwrap();
     let diverted = async || unanswered(&fabric, &admin, "bj-1").await > 100;
-    crate::harness::eventually("some are diverted", crate::harness::DEADLINE, diverted).await;
+    eventually("some are diverted", DEADLINE, diverted).await;
     put_by_hand(
         &fabric.lab(),
         "orders.yaml",
@@ -244,9 +264,78 @@ async fn a_change_of_rules_waits_for_what_is_diverted_and_keeps_its_order() {
             .unwrap_or_default();
         status["table"]["moves"][0]["stage"] == "fenced"
     };
-    crate::harness::eventually("its source is fenced", crate::harness::DEADLINE, fenced).await;
+    eventually("its source is fenced", DEADLINE, fenced).await;
     fabric.heal(&near, &far, Ways::Both).unwrap();
     until_gray(&fabric, &admin, Presence::There).await;
+    assert_clean(&account(traffic).await);
+    fabric.down().await.unwrap();
+}
+
+/// Takes the binding of what applications get away, or makes it again.
+async fn bound(fabric: &Fabric, broker: &LabBroker, there: Presence) {
+    let (at, vhost, login) = (&broker.management, broker.vhost_encoded(), operator(broker));
+    let url = format!("{at}/api/bindings/{vhost}/e/orders.local/q/app.orders.local");
+    let every = json!({"routing_key": "#"});
+    let done = match there {
+        Presence::There => fabric.http().post(&url, login, &every).await,
+        Presence::Gone => fabric.http().delete(&format!("{url}/%23"), login).await,
+    };
+    done.unwrap();
+}
+
+#[tokio::test]
+async fn where_nothing_is_bound_at_its_owner_an_order_waits_as_its_rule_says_and_goes_on_in_order()
+{
+    let mut fabric = borrowed("owner-absent", 1).await;
+    let admin = fabric.gateway("sh-1-a").unwrap().admin;
+    let file = fabric.profile().dir.join("orders.yaml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let waits = text.replace(
+        "owner_down: standby\n",
+        "owner_down: standby\nowner_absent: {wait: 10m, then: park}\n",
+    );
+    assert_ne!(waits, text);
+    put_by_hand(&fabric.lab(), "orders.yaml", &waits);
+    let lab = fabric.lab();
+    eventually("it is in force", DEADLINE, async || {
+        in_force(&lab, "orders.yaml").contains("owner_absent")
+    })
+    .await;
+    let history = rules(&mut fabric, &["history"]).await;
+    let since = history["history"][0]["revision"].as_i64().unwrap();
+    let page = format!("http://{admin}/metrics");
+    eventually("its gateway routes by it", DEADLINE, async || {
+        let (_, page) = fabric.http().get(&page, None).await.unwrap();
+        let page = String::from_utf8_lossy(&page).into_owned();
+        let mut lines = page.lines();
+        let revision = lines.find_map(|line| line.strip_prefix("setgate_table_revision "));
+        revision.and_then(|text| text.parse().ok()) >= Some(since)
+    })
+    .await;
+    let broker = broker(&mut fabric, "bj-1");
+    bound(&fabric, &broker, Presence::Gone).await;
+    let traffic = traffic(
+        fabric.dir(),
+        &[
+            "--messages",
+            "600",
+            "--keys",
+            "100",
+            "--rate",
+            "300",
+            "--from",
+            "sh-1",
+        ],
+    );
+    eventually("the lane says what it waits for", DEADLINE, async || {
+        let status = status(&fabric, &admin).await.unwrap_or_default();
+        status["lanes"]
+            .to_string()
+            .contains("by owner_absent of rule orders-by-user")
+    })
+    .await;
+    more_delivered(&fabric, &admin, "sh-2", 50).await;
+    bound(&fabric, &broker, Presence::There).await;
     assert_clean(&account(traffic).await);
     fabric.down().await.unwrap();
 }

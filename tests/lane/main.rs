@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // tests and their helpers panic at what must hold
 
+mod absent;
 mod conservation;
 mod detours;
 mod diversions;
@@ -13,9 +14,11 @@ mod seeds;
 mod world;
 
 use crate::world::{World, lane, message, order, there};
+use bytes::Bytes;
 use setgate::amqp::Properties;
-use setgate::model::marks::X_SET_IN_DOUBT;
-use setgate::model::{Answer, Message, Parcel};
+use setgate::lane::{Kept, Stored, Wrapping, wrap};
+use setgate::model::marks::{X_SET_IN_DOUBT, X_SET_REPLAY};
+use setgate::model::{Address, Answer, Message, Parcel, Retry, Round, SourceName};
 use std::collections::BTreeSet;
 
 #[test]
@@ -176,4 +179,66 @@ fn a_target_gets_no_more_than_its_credit() {
         1,
         "one larger than the credit"
     );
+}
+
+#[test]
+fn what_is_sent_again_to_a_unit_goes_there_alone_and_says_so() {
+    let mut world = World::new("catalog", 100);
+    let item = message("catalog", "item.1", &Properties::default());
+    for (tag, to) in [(1, "bj-1"), (2, "sh-1")] {
+        world.take(tag, replayed(item.clone(), to));
+    }
+    assert_eq!(world.settled, 0);
+    world.lane.stream_up(&there(), 1 << 20, 100);
+    let copy = world.next(&there()).unwrap();
+    assert_eq!(world.next(&there()), None, "the other one isn't for it");
+    assert_eq!(copy.body, item.body);
+    assert_eq!(copy.address, item.address);
+    let mark = copy.properties.header(X_SET_REPLAY).unwrap();
+    assert_eq!(mark.as_bool(), Some(true));
+    world.answer(&there(), copy.number, Answer::Accepted);
+    assert_eq!(world.settled, 2);
+}
+
+#[test]
+fn what_has_an_owner_is_never_sent_again() {
+    let mut world = World::new("orders", 100);
+    world.take(1, replayed(order(70, 1), "bj-1"));
+    world.take(
+        2,
+        replayed(message("orders", "nothing", &Properties::default()), "bj-1"),
+    );
+    assert_eq!((world.settled, world.opened.len()), (2, 0));
+}
+
+/// As a lane finds it in its queue.
+fn replayed(message: Message, to: &str) -> Message {
+    let (keys, here) = (world::keys(), world::unit("sh-1"));
+    let stored = Stored {
+        message,
+        id: None,
+        path: Vec::new(),
+        round: Round(0),
+        retry: Retry(0),
+        user_id: None,
+        replay_for: Some(world::unit(to)),
+        kept: Kept::Replayed,
+    };
+    let source = SourceName::parse("catalog").unwrap();
+    let wrapping = Wrapping {
+        keys: &keys,
+        from: &here,
+        source: &source,
+        at: 5,
+    };
+    let (properties, body) = wrap(&stored, wrapping);
+    Message {
+        address: Address {
+            exchange: Bytes::new(),
+            routing_key: Bytes::from_static(b"setgate.trade.lane.catalog.0"),
+        },
+        properties,
+        body,
+        redelivered: false,
+    }
 }

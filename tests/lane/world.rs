@@ -78,6 +78,11 @@ route: shared
 const PLACED: &[u8] = b"kind: placement\nslots: 100\nranges:\n  - {slots: 0-49, unit: sh-1}\n  \
     - {slots: 50-69, unit: bj-1}\n  - {slots: 70-79, unit: sh-1}\n  - {slots: 80-99, unit: bj-1}\n";
 
+/// What it begins with.
+pub(crate) fn documents() -> String {
+    DOCUMENTS.to_owned()
+}
+
 /// A move of the slots 70 to 79 from bj-1 to sh-1.
 fn moving(stage: Stage) -> Move {
     let change = Change::Seats(SeatChange {

@@ -139,8 +139,26 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         by: By::Lane,
         file: "lane/machine/finish.rs",
         edits: &[(
-            "if routed_by.is_some_and(|revision| turn.routing.table.revision() > revision) {",
-            "if routed_by.is_some() {",
+            "if offered.is_some_and(|one| table.revision() > one.parcel.revision) {",
+            "if offered.is_some() {",
+        )],
+    },
+    Mutation {
+        name: "what former holders left goes on in any order",
+        by: By::Lane,
+        file: "lane/diversion.rs",
+        edits: &[(
+            "self.is_found() && front.is_none_or(|front| *front < than)",
+            "self.is_found() && front.is_some_and(|front| *front < than)",
+        )],
+    },
+    Mutation {
+        name: "an absence never ends",
+        by: By::Lane,
+        file: "lane/absent.rs",
+        edits: &[(
+            "self.since.remove(&(unit.clone(), rule.clone()));",
+            "let _ = (unit, rule);",
         )],
     },
     Mutation {

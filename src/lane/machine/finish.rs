@@ -1,13 +1,16 @@
 //! Answers: what each of them settles, or leads to.
 
+use super::super::absent::Absent;
 use super::super::action::{Note, Target};
 use super::super::diversion::follows_its_slot;
 use super::super::outlet::{Claim, Offered, Origin, Outlet};
-use super::route::{Before, parked};
+use super::route::{Before, Directed, parked};
 use super::{Lane, Turn};
 use crate::amqp::RawValue;
 use crate::model::marks::X_SET_REASON;
-use crate::model::{Answer, Parcel, ParcelNumber, Reason};
+use crate::model::{Answer, Parcel, ParcelNumber, Reason, RuleName, UnitId, Why};
+use crate::routing;
+use crate::rules::{AbsentThen, OwnerAbsent};
 
 impl Lane {
     /// A target's word on one parcel.
@@ -21,7 +24,7 @@ impl Lane {
         let Some(outlet) = self.outlets.get_mut(target) else {
             return;
         };
-        let answer = on_trial(target, outlet, number, answer, turn);
+        let answer = on_trial(target, outlet, &mut self.absent, number, answer, turn);
         if let Some(offered) = outlet.answer(number, &answer) {
             self.finish(target, offered, answer, turn);
         }
@@ -43,6 +46,8 @@ impl Lane {
         };
         match (target, answer) {
             (Target::Unit(to), Answer::Accepted) => {
+                let rule = origin.as_ref().and_then(|origin| origin.rule.as_ref());
+                self.absent.ends(to, rule);
                 let transit = turn.at.now.saturating_duration_since(taken);
                 turn.note(Note::Delivered {
                     to: to.clone(),
@@ -50,6 +55,9 @@ impl Lane {
                 });
             }
             (Target::Unit(to), Answer::Duplicate) => turn.note(Note::Duplicate { to: to.clone() }),
+            (Target::Unit(to), Answer::Returned) if goes_to_center(to, &parcel, origin.as_ref(), turn) => {
+                self.send_to_center(&claim, parcel, origin, turn);
+            }
             (Target::Unit(to), Answer::Returned) => {
                 let cause = format!("nothing is bound at its address in {to}");
                 self.park_undelivered(&claim, origin, Reason::Unroutable, cause, turn);
@@ -105,9 +113,43 @@ impl Lane {
             copy_for: (!follows_its_slot(parcel.why)).then(|| parcel.to.clone()),
             sent: parcel.sent_before,
             moves: moves + 1,
-            is_ours: true,
         };
         self.dispatch(claim, &admitted, &before, turn);
+    }
+
+    /// Nothing is bound for it at its owner: the center has it.
+    fn send_to_center(
+        &mut self,
+        claim: &Claim,
+        parcel: Parcel,
+        origin: Option<Origin>,
+        turn: &mut Turn<'_>,
+    ) {
+        let Some(origin) = origin else {
+            return;
+        };
+        let Parcel {
+            slot,
+            address,
+            sent_before,
+            ..
+        } = parcel;
+        let before = Before {
+            sent: sent_before,
+            moves: origin.moves,
+            ..Before::NOTHING
+        };
+        let target = routing::Target {
+            unit: turn.routing.table.center_seat().clone(),
+            address,
+            why: Why::Center,
+        };
+        let directed = Directed {
+            target,
+            slot,
+            rule: origin.rule,
+        };
+        self.send(claim, &origin.admitted, directed, &before, turn);
     }
 
     fn park_undelivered(
@@ -129,6 +171,7 @@ impl Lane {
 fn on_trial(
     target: &Target,
     outlet: &Outlet,
+    absent: &mut Absent,
     number: ParcelNumber,
     answer: Answer,
     turn: &Turn<'_>,
@@ -139,12 +182,22 @@ fn on_trial(
         },
         (Target::Park, Answer::Refused { cause, .. }) => Answer::Later { cause },
         // An end marker has nowhere else to go.
-        (Target::Diversion(_), Answer::Refused { cause, .. }) if !outlet.is_claimed(number) => {
+        (Target::Diversion(_), Answer::Refused { cause, .. })
+            if outlet.get(number).is_none_or(|one| one.claim.is_none()) =>
+        {
             Answer::Later { cause }
         }
+        (Target::Unit(unit), Answer::Returned) => {
+            let offered = outlet.get(number);
+            match offered.and_then(|one| waits_for_binding(unit, one, absent, turn)) {
+                Some(cause) => Answer::Later { cause },
+                None => Answer::Returned,
+            }
+        }
         (Target::Unit(unit), Answer::Moved) => {
-            let routed_by = outlet.revision_of(number);
-            if routed_by.is_some_and(|revision| turn.routing.table.revision() > revision) {
+            let table = turn.routing.table;
+            let offered = outlet.get(number);
+            if offered.is_some_and(|one| table.revision() > one.parcel.revision) {
                 Answer::Moved
             } else {
                 Answer::Later {
@@ -154,6 +207,44 @@ fn on_trial(
         }
         (_, answer) => answer,
     }
+}
+
+/// What its rule says of an owner where nothing is bound; nothing of what goes to a unit by its name.
+fn owner_absent<'a>(
+    why: Why,
+    origin: Option<&'a Origin>,
+    turn: &Turn<'_>,
+) -> Option<(&'a RuleName, OwnerAbsent)> {
+    let rule = origin.filter(|_| follows_its_slot(why))?.rule.as_ref()?;
+    Some((rule, turn.routing.source.owner_absent(rule)))
+}
+
+/// Why what came back waits, where it does.
+fn waits_for_binding(
+    unit: &UnitId,
+    offered: &Offered,
+    absent: &mut Absent,
+    turn: &Turn<'_>,
+) -> Option<String> {
+    let (rule, says) = owner_absent(offered.parcel.why, offered.origin.as_ref(), turn)?;
+    let waits = absent.waits(unit, rule, says.wait, turn.at.now);
+    waits.then(|| {
+        format!(
+            "nothing is bound at its address in {unit}; by owner_absent of rule {rule}, it waits for {} s",
+            says.wait.as_secs_f32()
+        )
+    })
+}
+
+fn goes_to_center(
+    unit: &UnitId,
+    parcel: &Parcel,
+    origin: Option<&Origin>,
+    turn: &Turn<'_>,
+) -> bool {
+    let says = owner_absent(parcel.why, origin, turn);
+    says.is_some_and(|(_, says)| says.then == AbsentThen::Center)
+        && turn.routing.table.center_seat() != unit
 }
 
 fn parked_reason(parcel: &Parcel) -> Reason {

@@ -10,6 +10,7 @@ mod drain;
 mod finish;
 mod route;
 
+use super::absent::Absent;
 use super::action::{Action, LaneSettings, Moment, Note, Routing, Target};
 use super::diversion::{Diversion, DiversionView};
 use super::ledger::{EntryId, Ledger};
@@ -35,6 +36,8 @@ pub struct Lane {
     next_number: u64,
     /// Of the ledger's entries, those whose bodies are being parked in pieces.
     large: BTreeSet<EntryId>,
+    /// What found nothing bound at its unit.
+    absent: Absent,
     /// Of the table that parcels were last routed by.
     epoch: Epoch,
     /// Its own broker is slow: see [`Lane::tick`].
@@ -75,6 +78,7 @@ impl Lane {
             waiting: BTreeMap::new(),
             next_number: 1,
             large: BTreeSet::new(),
+            absent: Absent::default(),
             epoch: Epoch::default(),
             no_detour_until: None,
             stopping: false,

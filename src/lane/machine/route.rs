@@ -10,9 +10,10 @@ use super::super::stamp::{Stamp, stamp};
 use super::{Lane, Turn};
 use crate::amqp::RawProperties;
 use crate::model::{
-    Address, Message, Parcel, ParcelNumber, Reason, Retry, Round, RuleName, UnitId, Why, own_queues,
+    Address, Message, Parcel, ParcelNumber, Reason, Retry, Round, RuleName, Slot, UnitId, Why,
+    own_queues,
 };
-use crate::routing::{Outcome, Table, Unrecorded};
+use crate::routing::{self, Outcome, Table, Unrecorded};
 use bytes::Bytes;
 use std::sync::Arc;
 
@@ -25,8 +26,6 @@ pub(super) struct Before {
     pub(super) sent: bool,
     /// How often a receiver has said that it belongs elsewhere.
     pub(super) moves: u32,
-    /// This life of the lane took it from its queue: whatever a former one left was there before.
-    pub(super) is_ours: bool,
 }
 
 impl Before {
@@ -35,8 +34,20 @@ impl Before {
         copy_for: None,
         sent: false,
         moves: 0,
-        is_ours: true,
     };
+}
+
+/// What was sent again goes to the one unit that it was sent again for, or nowhere.
+const NOT_REPLAYED: Note = Note::Dropped {
+    reason: Reason::Rule,
+};
+
+/// Where a message goes, and by what.
+#[derive(Debug)]
+pub(super) struct Directed {
+    pub(super) target: routing::Target,
+    pub(super) slot: Option<Slot>,
+    pub(super) rule: Option<RuleName>,
 }
 
 impl Lane {
@@ -86,6 +97,9 @@ impl Lane {
         let rule = decision.rule;
         let mut targets = match decision.outcome {
             Outcome::Drop(reason) => return turn.note(Note::Dropped { reason }),
+            Outcome::Park(_) if admitted.replay_for.is_some() => {
+                return turn.note(NOT_REPLAYED);
+            }
             Outcome::Park(reason) if turn.routing.source.returns_for(reason).is_some() => {
                 return self.give_back(claim, admitted, reason, rule, before, turn);
             }
@@ -96,11 +110,17 @@ impl Lane {
             Outcome::Deliver(targets) => targets,
         };
         if let Feed::Diversion(unit) = &claim.feed
-            && self.must_wait(unit, decision.slot, &targets, before, table)
+            && self.must_wait(unit, claim, decision.slot, &targets, table)
         {
             return self.wait(unit, claim, admitted, before);
         }
-        if let Some(unit) = &before.copy_for {
+        if let Some(unit) = &admitted.replay_for {
+            // What has an owner was its owner's once: never again.
+            targets.retain(|one| one.unit == *unit && !follows_its_slot(one.why));
+            if targets.is_empty() {
+                return turn.note(NOT_REPLAYED);
+            }
+        } else if let Some(unit) = &before.copy_for {
             targets.retain(|target| target.unit == *unit);
             if targets.is_empty() {
                 let cause = format!("no rule sends a copy to {unit} any more");
@@ -109,36 +129,55 @@ impl Lane {
             }
         }
         for target in targets {
-            let stamped = stamp(
-                admitted,
-                Stamp {
-                    keys: turn.routing.keys,
-                    lineage: table.lineage(),
-                    epoch: table.epoch(),
-                    revision: table.revision(),
-                    from: &self.settings.here,
-                    to: &target.unit,
-                    slot: decision.slot,
-                    why: target.why,
-                    address: target.address,
-                },
-            );
-            let mut parcel = match stamped {
-                Ok(parcel) => parcel,
-                Err(error) => {
-                    let parked = parked(admitted, Reason::Malformed, rule.clone());
-                    let cause = format!("its properties: {error}");
-                    self.park(claim, &parked, cause, turn);
-                    continue;
-                }
-            };
-            parcel.sent_before |= before.sent;
-            let origin = Origin {
-                admitted: Arc::clone(admitted),
+            let directed = Directed {
+                target,
+                slot: decision.slot,
                 rule: rule.clone(),
-                moves: before.moves,
             };
-            self.offer_to_unit(claim, parcel, origin, turn);
+            self.send(claim, admitted, directed, before, turn);
+        }
+    }
+
+    /// Offers a parcel for one target.
+    pub(super) fn send(
+        &mut self,
+        claim: &Claim,
+        admitted: &Arc<Admitted>,
+        directed: Directed,
+        before: &Before,
+        turn: &mut Turn<'_>,
+    ) {
+        let table = turn.routing.table;
+        let Directed { target, slot, rule } = directed;
+        let stamped = stamp(
+            admitted,
+            Stamp {
+                keys: turn.routing.keys,
+                lineage: table.lineage(),
+                epoch: table.epoch(),
+                revision: table.revision(),
+                from: &self.settings.here,
+                to: &target.unit,
+                slot,
+                why: target.why,
+                address: target.address,
+            },
+        );
+        match stamped {
+            Ok(mut parcel) => {
+                parcel.sent_before |= before.sent;
+                let origin = Origin {
+                    admitted: Arc::clone(admitted),
+                    rule,
+                    moves: before.moves,
+                };
+                self.offer_to_unit(claim, parcel, origin, turn);
+            }
+            Err(error) => {
+                let parked = parked(admitted, Reason::Malformed, rule);
+                let cause = format!("its properties: {error}");
+                self.park(claim, &parked, cause, turn);
+            }
         }
     }
 
@@ -245,7 +284,6 @@ impl Lane {
             copy_for: (!follows_its_slot(parcel.why)).then_some(parcel.to),
             sent: parcel.sent_before,
             moves: origin.moves,
-            is_ours: true,
         };
         self.dispatch(&claim, &origin.admitted, &before, turn);
         if let Some(ledger) = self.ledger_of(&claim.feed) {
@@ -274,6 +312,7 @@ impl Lane {
             round: Round(1),
             retry: Retry(0),
             user_id: user_id_of(&message.properties),
+            replay_for: None,
             message,
             kept: Kept::Parked { reason, rule: None },
         }
@@ -321,7 +360,7 @@ pub(super) fn own_parcel(
         Kept::Parked { .. } => (None, stored.message.redelivered),
         // What has been sent is said inside; this says whether the diversion may have it.
         Kept::Diverted(diverted) => (diverted.slot, false),
-        Kept::Marker { .. } => (None, false),
+        Kept::Replayed | Kept::Marker { .. } => (None, false),
     };
     Parcel {
         number: ParcelNumber(0),
@@ -349,6 +388,7 @@ pub(super) fn parked(admitted: &Admitted, reason: Reason, rule: Option<RuleName>
         round: admitted.round,
         retry: admitted.retry,
         user_id: admitted.user_id.clone(),
+        replay_for: admitted.replay_for.clone(),
         kept: Kept::Parked { reason, rule },
     }
 }

@@ -32,11 +32,21 @@ pub(super) fn rule() -> Value {
         ],
     );
     let owner_absent = mapping(
-        "When nothing is bound at the target. This version parks at once.",
+        "When nothing is bound at its owner, or at who stands in for it.",
         &[],
         &[
-            ("wait", duration("Before anything is done about it.", "0s")),
-            ("then", words("What is done.", &["park", "center"], "park")),
+            (
+                "wait",
+                duration("For a binding; what is behind it waits too.", "0s"),
+            ),
+            (
+                "then",
+                words(
+                    "It is parked, or goes to the center's seat.",
+                    &["park", "center"],
+                    "park",
+                ),
+            ),
         ],
     );
     let copies = mapping(

@@ -356,8 +356,8 @@ fn every_fault_of_the_list_is_named_with_its_line() {
         (
             "rule",
             "route: owner",
-            "route: owner\nowner_absent: {wait: 60s, then: park}",
-            C::NotYet,
+            "route: owner\nowner_absent: {wait: 60, then: park}",
+            C::BadValue,
             6,
         ),
         (
