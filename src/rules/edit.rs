@@ -1,8 +1,9 @@
 //! Edits of documents as text: comments, order and quotes stay as somebody wrote them.
 
 use super::documents::{Documents, parse};
+use super::gray::{Share, hundredths};
 use super::tree::{self, DocumentFile};
-use crate::model::SourceName;
+use crate::model::{RuleName, SourceName};
 
 /// Why documents can't be edited.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -18,6 +19,24 @@ pub enum EditError {
     NotInLines {
         /// Which.
         source_name: SourceName,
+        /// Where.
+        file: String,
+    },
+    /// No document describes the rule.
+    #[error("no document describes rule {0}; `setgate rules get` shows what is in force")]
+    NoRule(RuleName),
+    /// It has no share of keys.
+    #[error(
+        "rule {0} has no gray share of keys; write `gray: {{percent: 1, salt: WORD, unit: UNIT}}` into it and apply that first"
+    )]
+    NoShare(RuleName),
+    /// What is written can't be changed, or what is wished is no share.
+    #[error(
+        "a number from 0 to 100 with at most two digits behind the point is needed, and `percent:` in rule {rule} in {file}"
+    )]
+    NoPercent {
+        /// Which.
+        rule: RuleName,
         /// Where.
         file: String,
     },
@@ -56,6 +75,66 @@ pub fn retire_source(
     }
     Err(EditError::NoSource(source.clone()))
 }
+
+/// The file in which so many percent of a rule's keys are in its gray share from now on; `None` when they are already.
+/// `percent` is a number as it is written in a document.
+pub fn gray_share(
+    files: &[DocumentFile],
+    rule: &RuleName,
+    percent: &str,
+) -> Result<Option<DocumentFile>, EditError> {
+    for file in files {
+        let text = String::from_utf8_lossy(&file.text);
+        let chunks = tree::chunks(&text);
+        let share = |chunk: &str| {
+            let rules = read(chunk).rules;
+            let named = rules.iter().find(|one| one.name.value == *rule)?;
+            Some(named.gray.as_ref().map(|gray| gray.share.clone()))
+        };
+        let found = chunks.iter().enumerate();
+        let mut found = found.filter_map(|(at, chunk)| Some((at, *chunk, share(chunk)?)));
+        let Some((at, chunk, before)) = found.next() else {
+            continue;
+        };
+        let Some(Share::Keys { parts, salt }) = before else {
+            return Err(EditError::NoShare(rule.clone()));
+        };
+        let unwritten = || EditError::NoPercent {
+            rule: rule.clone(),
+            file: file.name.clone(),
+        };
+        let wished = percent.parse().ok().and_then(hundredths);
+        let wished = wished.ok_or_else(unwritten)?;
+        if parts == wished {
+            return Ok(None);
+        }
+        let wished = Share::Keys {
+            parts: wished,
+            salt,
+        };
+        // Whatever else says so is no number of this share: a comment, another field.
+        let changed = chunk.match_indices(PERCENT).find_map(|(begin, _)| {
+            let (before, behind) = chunk.split_at(begin + PERCENT.len());
+            let number = behind.trim_start();
+            let blank = behind.len() - number.len();
+            let end = number
+                .find(|one: char| !one.is_ascii_digit() && one != '.')
+                .unwrap_or(number.len());
+            let changed = format!("{before}{}{percent}{}", &behind[..blank], &number[end..]);
+            (share(&changed)?? == wished).then_some(changed)
+        });
+        let changed = changed.ok_or_else(unwritten)?;
+        let (front, rest) = (chunks[..at].concat(), chunks[at + 1..].concat());
+        return Ok(Some(DocumentFile {
+            name: file.name.clone(),
+            text: format!("{front}{changed}{rest}").into_bytes(),
+        }));
+    }
+    Err(EditError::NoRule(rule.clone()))
+}
+
+/// In front of the number.
+const PERCENT: &str = "percent:";
 
 /// The files without the source and the rules about it; one in which nothing else is isn't there any more.
 pub fn without_source(files: &[DocumentFile], source: &SourceName) -> Vec<DocumentFile> {
@@ -152,6 +231,45 @@ take: {exchange: catalog, bindings: [{routing_key: \"#\"}]}
             "{kind: source, name: orders, take: {exchange: o, bindings: [{routing_key: a}]}}\n";
         let refused = retire_source(&file(flow), &orders).unwrap_err();
         assert!(refused.to_string().contains("f.yaml"), "{refused}");
+    }
+
+    const GRAY: &str = "# The first percent: of all.
+kind: rule
+name: by-user
+source: orders
+order: 1
+route: owner
+gray: {percent: 5, salt: g1, unit: bj-1}    # more on Monday
+---
+kind: rule
+name: by-header
+source: orders
+order: 2
+route: owner
+gray: {header: {x-lane: gray}, unit: bj-1}
+";
+
+    #[test]
+    fn a_gray_share_grows_and_all_else_stays_as_it_is_written() {
+        let rule = RuleName::parse("by-user").unwrap();
+        let changed = gray_share(&file(GRAY), &rule, "12.5").unwrap().unwrap();
+        assert_eq!(text(&changed), GRAY.replace("percent: 5", "percent: 12.5"));
+        assert_eq!(gray_share(&file(GRAY), &rule, "5.00"), Ok(None));
+    }
+
+    #[test]
+    fn a_share_that_is_none_or_nowhere_is_refused() {
+        let named = |name| RuleName::parse(name).unwrap();
+        for (rule, percent) in [
+            ("by-user", "101"),
+            ("by-user", "x"),
+            ("by-user", "5, salt: g2"),
+            ("by-header", "5"),
+            ("nobody", "5"),
+        ] {
+            let refused = gray_share(&file(GRAY), &named(rule), percent).unwrap_err();
+            assert!(refused.to_string().contains("rule"), "{refused}");
+        }
     }
 
     #[test]

@@ -149,7 +149,7 @@ fn read_keys(percent: &Node, salt: Option<Node>, faults: &mut Vec<Fault>) -> Opt
 }
 
 /// Of a percentage; none where it has more than two digits behind the point.
-fn hundredths(percent: f64) -> Option<u16> {
+pub(super) fn hundredths(percent: f64) -> Option<u16> {
     (0..=10_000_u16).find(|parts| (f64::from(*parts) / 100.0 - percent).abs() < 1e-9)
 }
 

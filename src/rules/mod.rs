@@ -30,7 +30,7 @@ mod validate;
 pub use condition::{HeaderCondition, Mismatch, Regex, Scalar, Test, When};
 pub use diff::{Change, Diff, DocumentChange, diff};
 pub use documents::{Documents, parse};
-pub use edit::{EditError, retire_source, without_source};
+pub use edit::{EditError, gray_share, retire_source, without_source};
 pub use fault::{Fault, FaultCode, Place, Placed};
 pub use gray::{Gray, Share};
 pub use json_pointer::{JsonPointer, PointerFault};

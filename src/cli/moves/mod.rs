@@ -10,7 +10,7 @@ pub(super) use takeover::{FailbackArgs, FailoverArgs, failback, failover};
 
 use super::block_on;
 use super::failure::Failure;
-use super::rules::{EtcdArgs, Format};
+use super::rules::{EtcdArgs, Format, GrayStep, Step};
 use super::tables;
 use crate::etcd::{Commit, Key, Scope, Snapshot, SpaceView, Store, Transaction};
 use crate::failover::{Verdict, World, judge};
@@ -74,14 +74,22 @@ struct What {
     /// The change of this source's rules that lies in etcd and isn't in force, because its move was undone.
     #[arg(long, value_name = "SOURCE", group = "what", conflicts_with = "to")]
     source: Option<SourceName>,
+    /// So many percent of this rule's keys, to the unit of its gray share: the number in its document becomes this one.
+    #[arg(
+        long,
+        value_name = "RULE=PERCENT",
+        group = "what",
+        conflicts_with = "to"
+    )]
+    gray: Option<GrayStep>,
     /// Their new home.
-    #[arg(long, value_name = "UNIT", required_unless_present = "source")]
+    #[arg(long, value_name = "UNIT", required_unless_present_any = ["source", "gray"])]
     to: Option<UnitId>,
     /// A stage that takes longer, in seconds, undoes the move.
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=DEADLINE_MAX))]
     deadline: u32,
     /// What the fence waits for: parcels under way, or also applications that consume what was delivered (15 s of empty queues).
-    #[arg(long, value_enum, default_value_t = DrainArg::Parcels, conflicts_with = "source")]
+    #[arg(long, value_enum, default_value_t = DrainArg::Parcels, conflicts_with_all = ["source", "gray"])]
     drain: DrainArg,
     #[command(flatten)]
     etcd: EtcdArgs,
@@ -177,6 +185,20 @@ impl Asks {
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
+    match &args.command {
+        Command::Plan(what) => {
+            if let Some(step) = &what.gray {
+                return Ok(gray(what, step, None));
+            }
+        }
+        Command::Start(start) => {
+            if let Some(step) = &start.what.gray {
+                let (_, why) = start.asks.checked()?;
+                return Ok(gray(&start.what, step, Some((&start.asks, &why))));
+            }
+        }
+        Command::Status(_) | Command::Undo(_) | Command::Force(_) => {}
+    }
     block_on(async {
         match &args.command {
             Command::Plan(what) => Box::pin(plan(what)).await,
@@ -186,6 +208,19 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
             Command::Force(args) => Box::pin(say(args, Say::Force)).await,
         }
     })
+}
+
+/// A step of a gray share: asked for by somebody, or only looked at.
+fn gray(what: &What, step: &GrayStep, asked: Option<(&Asks, &str)>) -> ExitCode {
+    let step = Step {
+        to: step,
+        etcd: &what.etcd,
+        why: asked.map_or("", |(_, why)| why),
+        who: asked.and_then(|(asks, _)| asks.who.as_deref()),
+        dry_run: asked.is_none(),
+        deadline_seconds: what.deadline,
+    };
+    super::rules::gray(&step, what.output)
 }
 
 /// A space as it is, and what moves are judged by.

@@ -50,6 +50,7 @@ pub(super) async fn apply(args: &ApplyArgs, printer: &Printer) -> Result<Ended, 
         dry_run: args.dry_run,
         expected,
         unordered: args.unordered,
+        deadline_seconds: DEADLINE_SECONDS,
     };
     put(&store, &space, &snapshot, &wanted, &change, printer).await
 }
@@ -65,6 +66,8 @@ pub(super) struct Change<'a> {
     pub(super) expected: Option<Revision>,
     /// Changes of owners are applied at once.
     pub(super) unordered: bool,
+    /// A stage of the move that carries them out takes no longer.
+    pub(super) deadline_seconds: u32,
 }
 
 /// Puts exactly these files in force, if they are valid.
@@ -162,8 +165,8 @@ fn validate(wanted: &Files, view: &SpaceView<'_>, space: &SpaceId) -> Validation
     rules::validate(&document_files(wanted), &context)
 }
 
-/// Seconds that a stage of such a move may take.
-const DEADLINE_SECONDS: u32 = 60;
+/// Of moves that nobody named another for.
+pub(super) const DEADLINE_SECONDS: u32 = 60;
 
 /// How documents come in force.
 enum Way {
@@ -194,8 +197,8 @@ fn way(validation: &Validation, change: &Change<'_>, view: &SpaceView<'_>, wante
         why: change.why.to_owned(),
         at: jiff::Timestamp::now().to_string(),
     };
-    let change = Changed::Rules(rules);
-    let one = Move::asked(change, DecidedBy::Person, by, DEADLINE_SECONDS);
+    let changed = Changed::Rules(rules);
+    let one = Move::asked(changed, DecidedBy::Person, by, change.deadline_seconds);
     Way::ByMove(next_move(&moves), Box::new(one))
 }
 

@@ -1,6 +1,6 @@
 //! `rules history`, `show` and `rollback`: who changed what and why, what was in force then, and that again.
 
-use super::apply::{Change, put};
+use super::apply::{Change, DEADLINE_SECONDS, put};
 use super::print::{Printer, count};
 use super::{Ended, Failure, HistoryArgs, RollbackArgs, ShowArgs};
 use crate::etcd::{Files, HistoryEntry, Scope, SpaceView, Store, history as entries};
@@ -113,6 +113,7 @@ pub(super) async fn rollback(args: &RollbackArgs, printer: &Printer) -> Result<E
         dry_run: args.dry_run,
         expected: None,
         unordered: args.unordered,
+        deadline_seconds: DEADLINE_SECONDS,
     };
     if args.why.trim().is_empty() {
         return Err(Failure::Usage(

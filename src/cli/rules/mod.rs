@@ -8,6 +8,7 @@ mod check;
 mod excerpt;
 mod expectations;
 mod get;
+mod gray;
 mod history;
 mod print;
 mod reach;
@@ -15,7 +16,8 @@ mod retire;
 mod target;
 
 pub(super) use apply::who;
-pub use retire::SourcesArgs;
+pub(super) use gray::{GrayStep, Step};
+pub use retire::RetireArgs;
 pub use target::EtcdArgs;
 
 use crate::etcd::EtcdError;
@@ -266,13 +268,16 @@ pub fn run(args: Args) -> ExitCode {
     exit_code(ended, &printer)
 }
 
-/// Runs a command about sources to its exit code.
-pub(in crate::cli) fn sources(args: SourcesArgs) -> ExitCode {
-    let SourcesArgs {
-        command: retire::Command::Retire(args),
-    } = args;
+/// Asks for a gray step, or says what it would do, to the exit code.
+pub(in crate::cli) fn gray(step: &Step<'_>, output: Format) -> ExitCode {
+    let printer = Printer::new(output);
+    exit_code(block_on(gray::gray(step, &printer)), &printer)
+}
+
+/// Retires a source, to the exit code.
+pub(in crate::cli) fn retire(args: &RetireArgs) -> ExitCode {
     let printer = Printer::new(args.output);
-    exit_code(block_on(retire::retire(&args, &printer)), &printer)
+    exit_code(block_on(retire::retire(args, &printer)), &printer)
 }
 
 fn exit_code(ended: Result<Ended, Failure>, printer: &Printer) -> ExitCode {

@@ -3,7 +3,7 @@
 //! The document says that it is retired; gateways take no more, carry what is there, and delete its empty queues; then the
 //! source and its rules leave the documents. Broken off anywhere, it is taken up by being run again.
 
-use super::apply::{Change, put};
+use super::apply::{Change, DEADLINE_SECONDS, put};
 use super::print::Printer;
 use super::target::EtcdArgs;
 use super::{Ended, Failure, Format, by_name};
@@ -20,21 +20,9 @@ use std::time::Duration;
 /// How often gateways are asked how far they are.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// Sources: take one out of service.
+/// What is retired.
 #[derive(Debug, clap::Args)]
-pub struct SourcesArgs {
-    #[command(subcommand)]
-    pub(super) command: Command,
-}
-
-#[derive(Debug, clap::Subcommand)]
-pub(super) enum Command {
-    /// Take no more, carry what is there, delete the empty queues, and take the source out of the documents.
-    Retire(RetireArgs),
-}
-
-#[derive(Debug, clap::Args)]
-pub(super) struct RetireArgs {
+pub struct RetireArgs {
     /// The source.
     source: SourceName,
     /// Why, for the history.
@@ -71,6 +59,7 @@ pub(super) async fn retire(args: &RetireArgs, printer: &Printer) -> Result<Ended
         dry_run: false,
         expected: None,
         unordered: false,
+        deadline_seconds: DEADLINE_SECONDS,
     };
     if let Some(file) = retire_source(&files, source).map_err(refused)? {
         let mut wanted = documents.clone();
