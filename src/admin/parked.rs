@@ -4,7 +4,7 @@
 
 use super::AdminState;
 use super::pages::refuse;
-use crate::gateway::parked::{Filter, ParkError, RetryAsk};
+use crate::gateway::parked::{BackfillAsk, Filter, ParkError, RetryAsk};
 use crate::model::{Reason, RuleName, SourceName};
 use axum::Json;
 use axum::Router;
@@ -46,6 +46,7 @@ pub(super) fn router() -> Router<AdminState> {
         .route("/v1/parked/show", get(show))
         .route("/v1/parked/retry", post(retry))
         .route("/v1/parked/drop", post(drop_all))
+        .route("/v1/backfill", post(backfill))
         .layer(middleware::from_fn(
             move |request: Request, next: Next| async move {
                 match tokio::time::timeout(COMMAND_TIMEOUT, next.run(request)).await {
@@ -127,6 +128,16 @@ async fn retry(State(state): State<AdminState>, headers: HeaderMap, body: Bytes)
     }
 }
 
+async fn backfill(State(state): State<AdminState>, headers: HeaderMap, body: Bytes) -> Response {
+    if let Err(refused) = allowed(&state, &headers) {
+        return *refused;
+    }
+    match serde_json::from_slice::<BackfillAsk>(&body) {
+        Ok(ask) => answer(state.parked.backfill(ask).await.map(Json)),
+        Err(error) => unreadable(&error),
+    }
+}
+
 async fn drop_all(State(state): State<AdminState>, headers: HeaderMap, body: Bytes) -> Response {
     if let Err(refused) = allowed(&state, &headers) {
         return *refused;
@@ -143,7 +154,7 @@ fn unreadable(error: &serde_json::Error) -> Response {
     refuse(
         StatusCode::BAD_REQUEST,
         format!("what is asked is no JSON that can be read: {error}"),
-        "send it as `setgate parked` does",
+        "send it as `setgate parked` and `setgate sources backfill` do",
     )
 }
 
@@ -186,6 +197,10 @@ fn answer(done: Result<impl IntoResponse, ParkError>) -> Response {
             let body = json!({"error": error.to_string(), "mend": mend, "found": found});
             return (StatusCode::CONFLICT, Json(body)).into_response();
         }
+        ParkError::Refused(_) => (
+            StatusCode::CONFLICT,
+            "see `setgate rules get` and `setgate status`",
+        ),
         ParkError::Fault => (
             StatusCode::INTERNAL_SERVER_ERROR,
             "see the gateway's log, and report this",

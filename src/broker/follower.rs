@@ -6,6 +6,7 @@ use super::session::{CHANNEL, Session, short_name};
 use super::{BrokerError, Dialer};
 use crate::amqp::engine::{Command, Done, Event};
 use crate::amqp::{FieldTable, FieldValue};
+use crate::model::{Address, Message};
 use bytes::Bytes;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -25,6 +26,8 @@ const BODY_BYTES_MAX: usize = 4 << 20;
 /// Where to begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StreamFrom {
+    /// With the oldest that is there.
+    First,
     /// With the piece that was being written then, so with something older; since 1970.
     Since(Duration),
     /// With this offset, or with the next that is there.
@@ -40,6 +43,15 @@ pub struct Followed {
     pub offset: u64,
     /// As it was published.
     pub body: Bytes,
+}
+
+/// One message of a stream with all that it was published with.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Streamed {
+    /// Ascending, with holes.
+    pub offset: u64,
+    /// `None`: its body is above the limit, and was passed over.
+    pub message: Option<Message>,
 }
 
 /// Why there is no more.
@@ -76,16 +88,28 @@ enum Unacknowledged {
 }
 
 impl StreamFollower {
-    /// Begins to read. `name` is shown in the broker's list of connections.
+    /// Begins to read messages of up to [`BODY_BYTES_MAX`]. `name` is shown in the broker's list of connections.
     pub async fn open(
         dialer: &Dialer,
         name: &str,
         stream: &str,
         from: StreamFrom,
     ) -> Result<Self, BrokerError> {
+        Self::open_for(dialer, name, stream, from, BODY_BYTES_MAX).await
+    }
+
+    /// As [`StreamFollower::open`], for bodies of up to so many bytes.
+    pub async fn open_for(
+        dialer: &Dialer,
+        name: &str,
+        stream: &str,
+        from: StreamFrom,
+        body_bytes_max: usize,
+    ) -> Result<Self, BrokerError> {
         let doing = format!("reading stream {stream:?}");
         let queue = short_name(stream, &doing)?;
         let offset = match from {
+            StreamFrom::First => FieldValue::str("first"),
             StreamFrom::Since(since) => FieldValue::Timestamp(since.as_secs()),
             StreamFrom::At(offset) => position(offset),
             StreamFrom::Behind(offset) => position(offset.saturating_add(1)),
@@ -93,7 +117,7 @@ impl StreamFollower {
         let mut arguments = FieldTable::new();
         arguments.set("x-stream-offset", offset);
         let channel = CHANNEL;
-        let mut session = dialer.dial(&doing, name, BODY_BYTES_MAX).await?;
+        let mut session = dialer.dial(&doing, name, body_bytes_max).await?;
         let steps = [
             (Command::OpenChannel { channel }, Done::ChannelOpened),
             (
@@ -124,8 +148,18 @@ impl StreamFollower {
         })
     }
 
-    /// The next message. Given up, it loses nothing.
+    /// The body of the next message. Given up, it loses nothing.
     pub async fn next(&mut self) -> Result<Followed, FollowEnd> {
+        loop {
+            let Streamed { offset, message } = self.next_message().await?;
+            if let Some(Message { body, .. }) = message {
+                return Ok(Followed { offset, body });
+            }
+        }
+    }
+
+    /// The next message. Given up, it loses nothing.
+    pub async fn next_message(&mut self) -> Result<Streamed, FollowEnd> {
         loop {
             let due = match self.unacknowledged {
                 Unacknowledged::Nothing => None,
@@ -151,8 +185,17 @@ impl StreamFollower {
                         .properties
                         .header("x-stream-offset")
                         .and_then(|offset| u64::try_from(offset.as_integer()?).ok());
-                    if let (Some(offset), Some(body)) = (offset, body) {
-                        return Ok(Followed { offset, body });
+                    if let Some(offset) = offset {
+                        let message = body.map(|body| Message {
+                            address: Address {
+                                exchange: delivered.exchange,
+                                routing_key: delivered.routing_key,
+                            },
+                            properties: delivered.properties,
+                            body,
+                            redelivered: false,
+                        });
+                        return Ok(Streamed { offset, message });
                     }
                 }
                 Event::ConsumerCancelled { .. } => return Err(FollowEnd::Deleted),

@@ -38,7 +38,7 @@ pub use declare::{
 };
 pub use dial::Dialer;
 pub use error::BrokerError;
-pub use follower::{FollowEnd, Followed, StreamFollower, StreamFrom};
+pub use follower::{FollowEnd, Followed, StreamFollower, StreamFrom, Streamed};
 pub use foreign::{ForeignKind, ForeignQueue, InspectError, Refused, hold, inspect_foreign_queue};
 pub use management::Management;
 pub use policies::Endangered;

@@ -15,6 +15,7 @@ mod moves;
 mod parked;
 pub mod rules;
 mod run;
+mod sources;
 mod status;
 mod tables;
 
@@ -47,8 +48,8 @@ enum Command {
     Check(check::Args),
     /// Check, compare, apply and read back routing documents.
     Rules(rules::Args),
-    /// Take a source out of service.
-    Sources(rules::SourcesArgs),
+    /// Take a source out of service, or send what it has shared to a new unit.
+    Sources(sources::Args),
     /// Say where a message would go, and why.
     Explain(explain::Args),
     /// Make documents of RabbitMQ's federation and shovels, from its definitions export.
@@ -77,7 +78,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Check(args) => ended(&check::run(&args), args.output),
         Command::Rules(args) => rules::run(args),
-        Command::Sources(args) => rules::sources(args),
+        Command::Sources(args) => sources::run(&args),
         Command::Explain(args) => ended(&explain::run(&args), args.output),
         Command::Import(args) => ended(&import::run(&args), rules::Format::Text),
         Command::Status(args) => ended(&status::run(&args), args.output),

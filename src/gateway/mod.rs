@@ -18,6 +18,7 @@ mod follow;
 mod held;
 mod hooks;
 mod inflow;
+mod into_queues;
 mod journal;
 mod knock;
 mod known;

@@ -15,7 +15,7 @@ use bytes::Bytes;
 /// class, weight and body size (12).
 pub const PROPERTIES_BYTES_MAX: usize = 131_072 - 8 - 12;
 
-/// Room that the marks take at most: 22 names of some 20 bytes, values of names (64 bytes each), a path of 16 units,
+/// Room that the marks take at most: 23 names of some 20 bytes, values of names (64 bytes each), a path of 16 units,
 /// an address (2 × 255), a CC that was wrapped is counted with the headers it came from.
 const MARKS_BYTES: usize = 4_096;
 
@@ -77,6 +77,7 @@ enum Past {
         round: Round,
         retry: Retry,
         user_id: Option<Bytes>,
+        replay_for: Option<UnitId>,
     },
     /// It has none: a lane of this space has put it into its queue, to hear that the queue is its own.
     Knock,
@@ -114,8 +115,10 @@ impl Envelope {
         let Self { message, id, past } = self;
         let user_id = user_id_of(&message.properties);
         // What has been somewhere goes on from there, and its round grows.
-        let (path, round, retry, first) = match past {
-            Past::Marks(Marks::Absent | Marks::Unsealed) => (vec![], Round(0), Retry(0), None),
+        let (path, round, retry, first, replay_for) = match past {
+            Past::Marks(Marks::Absent | Marks::Unsealed) => {
+                (vec![], Round(0), Retry(0), None, None)
+            }
             Past::Marks(Marks::Sealed(trail)) => {
                 if trail.why == Why::Shared
                     && trail.path.contains(here)
@@ -130,14 +133,15 @@ impl Envelope {
                     user_id,
                     ..
                 } = trail;
-                (path, round, retry, user_id)
+                (path, round, retry, user_id, None)
             }
             Past::Wrapped {
                 path,
                 round,
                 retry,
                 user_id,
-            } => (path, round, retry, user_id),
+                replay_for,
+            } => (path, round, retry, user_id, replay_for),
             Past::Knock => return Admission::Knock,
         };
         // One that comes back on purpose is a new wish: it begins a new path.
@@ -147,6 +151,7 @@ impl Envelope {
             round: Round(round.0.saturating_add(1)),
             retry,
             user_id: user_id.or(first),
+            replay_for,
             message,
             id,
         };
@@ -176,6 +181,7 @@ fn unwrapped(message: Message, keys: &SealKeys) -> (Message, Option<Past>) {
             round,
             retry,
             user_id,
+            replay_for,
             ..
         }) => {
             let past = Past::Wrapped {
@@ -183,6 +189,7 @@ fn unwrapped(message: Message, keys: &SealKeys) -> (Message, Option<Past>) {
                 round,
                 retry,
                 user_id,
+                replay_for,
             };
             (message, Some(past))
         }
@@ -253,6 +260,8 @@ pub struct Admitted {
     pub retry: Retry,
     /// What its publisher called itself.
     pub user_id: Option<Bytes>,
+    /// The one unit that it is sent again to.
+    pub replay_for: Option<UnitId>,
 }
 
 impl Admitted {

@@ -10,8 +10,8 @@ use super::stamp::number_value;
 use crate::amqp::{CodecError, Edit, FieldValue, RawProperties, TextProperty};
 use crate::model::marks::{
     X_SET_AT, X_SET_CC, X_SET_DELIVERY_MODE, X_SET_DIVERTED, X_SET_EXCHANGE, X_SET_EXPIRATION,
-    X_SET_FROM, X_SET_ID, X_SET_PATH, X_SET_REASON, X_SET_RETRY, X_SET_ROUND, X_SET_ROUTING_KEY,
-    X_SET_RULE, X_SET_SLOT, X_SET_SOURCE, X_SET_TO, X_SET_USER_ID, X_SET_WHY,
+    X_SET_FROM, X_SET_ID, X_SET_PATH, X_SET_REASON, X_SET_REPLAY, X_SET_RETRY, X_SET_ROUND,
+    X_SET_ROUTING_KEY, X_SET_RULE, X_SET_SLOT, X_SET_SOURCE, X_SET_TO, X_SET_USER_ID, X_SET_WHY,
 };
 use crate::model::{
     Address, Message, MessageId, Reason, Retry, Round, RuleName, SealKeys, SealedBody, Slot,
@@ -45,6 +45,8 @@ pub struct Stored {
     pub retry: Retry,
     /// What its publisher called itself.
     pub user_id: Option<Bytes>,
+    /// The one unit that it is sent again to.
+    pub replay_for: Option<UnitId>,
     /// What for.
     pub kept: Kept,
 }
@@ -61,6 +63,8 @@ pub enum Kept {
     },
     /// A way to its unit.
     Diverted(Diverted),
+    /// The lane that shall send it again.
+    Replayed,
     /// Nothing: when it comes out of a diversion, all that was in there before has come out; when it comes out of a lane's
     /// queue, that is the lane's own.
     Marker {
@@ -100,6 +104,7 @@ impl Stored {
             round: Round(1),
             retry: Retry(0),
             user_id: None,
+            replay_for: None,
             kept: Kept::Marker {
                 incarnation,
                 number,
@@ -275,7 +280,7 @@ fn put_marks<'a>(
     let held = match &stored.kept {
         Kept::Diverted(diverted) => diverted.held,
         // A person's time doesn't count.
-        Kept::Parked { .. } | Kept::Marker { .. } => Duration::ZERO,
+        Kept::Parked { .. } | Kept::Replayed | Kept::Marker { .. } => Duration::ZERO,
     };
     if let Some(expiration) = message.properties.text(TextProperty::Expiration) {
         edit.set_str(X_SET_EXPIRATION, remaining(expiration, held));
@@ -286,7 +291,12 @@ fn put_marks<'a>(
     if let Some(user) = &stored.user_id {
         edit.set_str(X_SET_USER_ID, user);
     }
+    if let Some(unit) = &stored.replay_for {
+        edit.set(X_SET_REPLAY, &FieldValue::Bool(true));
+        edit.set_str(X_SET_TO, unit.as_str());
+    }
     match &stored.kept {
+        Kept::Replayed => {}
         Kept::Parked { reason, rule } => {
             edit.set_str(X_SET_REASON, reason.as_str());
             if let Some(rule) = rule {
@@ -372,6 +382,7 @@ mod tests {
             round: Round(1),
             retry: Retry(0),
             user_id: None,
+            replay_for: None,
             kept: Kept::Parked {
                 reason: Reason::KeyAbsent,
                 rule: None,

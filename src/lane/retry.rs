@@ -17,6 +17,7 @@ pub fn wrap_retry(unwrapped: Unwrapped, wrapping: Wrapping<'_>) -> (RawPropertie
         id,
         retry,
         user_id,
+        replay_for,
         kept,
         ..
     } = unwrapped;
@@ -28,6 +29,7 @@ pub fn wrap_retry(unwrapped: Unwrapped, wrapping: Wrapping<'_>) -> (RawPropertie
         round: Round(0),
         retry: Retry(retry.0.saturating_add(1)),
         user_id,
+        replay_for,
         kept,
     };
     wrap(&stored, wrapping)
@@ -94,6 +96,7 @@ mod tests {
                 round: Round(round),
                 retry: Retry(retry),
                 user_id: Some(Bytes::from_static(b"app")),
+                replay_for: None,
                 kept: Kept::Parked {
                     reason: Reason::Hops,
                     rule: None,

@@ -3,8 +3,8 @@
 use super::envelope::Admitted;
 use crate::amqp::{CodecError, Edit, FieldValue, TextProperty};
 use crate::model::marks::{
-    X_SET_DELIVERED, X_SET_EPOCH, X_SET_FROM, X_SET_ID, X_SET_PATH, X_SET_RETRY, X_SET_ROUND,
-    X_SET_SLOT, X_SET_TO, X_SET_USER_ID, X_SET_WHY,
+    X_SET_DELIVERED, X_SET_EPOCH, X_SET_FROM, X_SET_ID, X_SET_PATH, X_SET_REPLAY, X_SET_RETRY,
+    X_SET_ROUND, X_SET_SLOT, X_SET_TO, X_SET_USER_ID, X_SET_WHY,
 };
 use crate::model::{
     Address, Epoch, Lineage, Parcel, ParcelNumber, Revision, SealKeys, SealedBody, Slot, UnitId,
@@ -69,6 +69,9 @@ pub(super) fn stamp_with<'a>(
     edit.set_str(X_SET_WHY, stamp.why.as_str());
     if let Some(user) = &admitted.user_id {
         edit.set_str(X_SET_USER_ID, user);
+    }
+    if admitted.replay_for.is_some() {
+        edit.set(X_SET_REPLAY, &FieldValue::Bool(true));
     }
     further(&mut edit);
     let body = SealedBody::Whole(&message.body);

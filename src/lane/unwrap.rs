@@ -9,9 +9,9 @@ use super::park::{Diverted, DivertedIs, DivertedMark, Kept, WRAPPED_CONTENT_TYPE
 use crate::amqp::{CodecError, Edit, FieldValue, RawProperties, RawValue, TextProperty};
 use crate::model::marks::{
     X_SET_AT, X_SET_CC, X_SET_DELIVERY_MODE, X_SET_DIVERTED, X_SET_EXCHANGE, X_SET_EXPIRATION,
-    X_SET_FROM, X_SET_ID, X_SET_IN_DOUBT, X_SET_PATH, X_SET_REASON, X_SET_RETRY, X_SET_ROUND,
-    X_SET_ROUTING_KEY, X_SET_RULE, X_SET_SLOT, X_SET_SOURCE, X_SET_TO, X_SET_USER_ID, X_SET_WHY,
-    is_mark,
+    X_SET_FROM, X_SET_ID, X_SET_IN_DOUBT, X_SET_PATH, X_SET_REASON, X_SET_REPLAY, X_SET_RETRY,
+    X_SET_ROUND, X_SET_ROUTING_KEY, X_SET_RULE, X_SET_SLOT, X_SET_SOURCE, X_SET_TO, X_SET_USER_ID,
+    X_SET_WHY, is_mark,
 };
 use crate::model::{
     Address, Message, MessageId, Reason, Retry, Round, RuleName, SealKeys, Slot, SourceName,
@@ -41,6 +41,8 @@ pub struct Unwrapped {
     pub at: u64,
     /// The unit that wrapped it.
     pub from: UnitId,
+    /// The one unit that it is sent again to.
+    pub replay_for: Option<UnitId>,
     /// What for.
     pub kept: Kept,
 }
@@ -183,12 +185,24 @@ fn read(
         })?,
         at: at(properties)?,
         from: required(properties, X_SET_FROM, |unit| named(unit, UnitId::parse))?,
+        replay_for: replay_for(properties)?,
         kept: kept(properties)?,
     })
 }
 
+fn replay_for(properties: &RawProperties) -> Result<Option<UnitId>, NotWrapped> {
+    if properties.header(X_SET_REPLAY).is_none() {
+        return Ok(None);
+    }
+    required(properties, X_SET_TO, |unit| named(unit, UnitId::parse)).map(Some)
+}
+
 fn kept(properties: &RawProperties) -> Result<Kept, NotWrapped> {
     let Some(mark) = bytes_of(properties, X_SET_DIVERTED) else {
+        let replayed = properties.header(X_SET_REPLAY).is_some();
+        if replayed && properties.header(X_SET_REASON).is_none() {
+            return Ok(Kept::Replayed);
+        }
         let reason = required(properties, X_SET_REASON, Reason::from_word)?;
         let rule = match properties.header(X_SET_RULE) {
             None => None,
@@ -315,6 +329,7 @@ mod tests {
             round: Round(3),
             retry: Retry(2),
             user_id: Some(Bytes::from_static(b"app")),
+            replay_for: None,
             kept: Kept::Parked {
                 reason: Reason::Hops,
                 rule: Some(RuleName::parse("by-owner").unwrap()),

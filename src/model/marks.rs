@@ -34,6 +34,8 @@ headers! {
     X_SET_WHY = "x-set-why";
     /// It may have been delivered before.
     X_SET_IN_DOUBT = "x-set-in-doubt";
+    /// An operator had it sent again.
+    X_SET_REPLAY = "x-set-replay";
     /// The `user-id` that its publisher gave.
     X_SET_USER_ID = "x-set-user-id";
     /// Pairs a returned message with its publish.
@@ -76,7 +78,7 @@ const REQUESTS: [&str; 7] = [
 ];
 
 /// The marks under the seal: all that a gateway reads again. Order matters: it is that of the hash.
-pub const SEALED: [&str; 22] = [
+pub const SEALED: [&str; 23] = [
     X_SET_SLOT,
     X_SET_FROM,
     X_SET_TO,
@@ -99,6 +101,7 @@ pub const SEALED: [&str; 22] = [
     X_SET_BODY_BYTES,
     X_SET_DIVERTED,
     X_SET_SOURCE,
+    X_SET_REPLAY,
 ];
 
 /// How the names of all of them begin.

@@ -4,6 +4,7 @@
 //! that `drop` drops nothing unless the count that was named is the one that all units together find.
 
 mod asked;
+mod backfill;
 mod print;
 mod units;
 
@@ -15,6 +16,7 @@ use crate::gateway::parked::{Dropped, Listing, Retried, RetryAsk};
 use crate::model::UnitId;
 use anstream::{eprintln, println};
 use asked::{FilterArgs, Rate};
+pub(super) use backfill::{Args as BackfillArgs, run as backfill};
 use hyper::Method;
 use secrecy::SecretString;
 use serde::Serialize;

@@ -90,7 +90,7 @@ pub(super) fn read(
     let known = wrapped.as_ref().ok();
     let parked = known.and_then(|known| match &known.kept {
         Kept::Parked { reason, rule } => Some((reason, rule)),
-        Kept::Diverted(_) | Kept::Marker { .. } => None,
+        Kept::Diverted(_) | Kept::Replayed | Kept::Marker { .. } => None,
     });
     let bytes = match (known, body) {
         (Some(known), BodyAt::Hand) => known.message.body.len() as u64,

@@ -1,19 +1,22 @@
-//! What an operator does with parked messages in this unit: list, show, retry, drop.
+//! What an operator does with messages that lie in this unit: list, show, retry and drop parked ones, send kept ones again.
 //!
 //! Owns the reading of the park queues, one for each virtual host in use. Promises that a queue is given back as it was,
 //! in order, but for what has been retried or dropped; that one command works on it at a time, in the whole unit, by a
 //! lock in the broker; that memory and time of a command are bounded, and that it ends in order even when whoever asked
 //! is gone. A message leaves the park only when its source's queue has it, confirmed, or when an operator dropped it.
 
+mod backfill;
 mod entry;
 mod look;
 mod retry;
 
+pub use backfill::{BackfillAsk, BackfillFrom, Backfilled};
 pub use entry::{Entry, Filter};
 pub use look::{Dropped, Listing};
 pub use retry::{Retried, RetryAsk};
 
 use super::brokers::Vhost;
+use super::into_queues::IntoQueues;
 use super::shared::{Rules, Shared};
 use crate::broker::{self, Consumer, ConsumerEvent, ConsumerKind, LanePublisher, OpenError};
 use crate::lane::PROPERTIES_BYTES_MAX;
@@ -62,6 +65,9 @@ pub enum ParkError {
         /// As found.
         found: u64,
     },
+    /// It can't be done as it was asked for.
+    #[error("{0}")]
+    Refused(String),
     /// A fault of setgate.
     #[error("the command ended by a fault of setgate")]
     Fault,
@@ -101,6 +107,12 @@ impl ParkDesk {
     pub async fn retry(&self, ask: RetryAsk) -> Result<Retried, ParkError> {
         let job = Job::of(self)?;
         self.to_its_end(retry::retry(job, ask)).await
+    }
+
+    /// Sends what a queue or stream has kept to one unit, through the lanes of its source.
+    pub async fn backfill(&self, ask: BackfillAsk) -> Result<Backfilled, ParkError> {
+        let job = Job::of(self)?;
+        self.to_its_end(backfill::backfill(job, ask)).await
     }
 
     /// A task of its own: it ends in order even when the request is given up.
@@ -185,7 +197,7 @@ impl Job {
                     consumer,
                     partial: None,
                 },
-                publisher,
+                ways: IntoQueues::new(publisher, space),
                 waiting,
             })),
             Err(error) => {
@@ -206,7 +218,7 @@ struct Park {
     vhost: String,
     reader: Reader,
     /// Holds the lock, and carries what is retried.
-    publisher: LanePublisher,
+    ways: IntoQueues<DeliveryTag>,
     /// How many there were when it was opened.
     waiting: u64,
 }
@@ -283,7 +295,7 @@ impl Park {
     /// Gives the queue back, and then the lock: whoever has it next finds all messages there.
     async fn close(self) -> Result<(), ParkError> {
         let closed = self.reader.consumer.close().await;
-        let unlocked = self.publisher.close().await;
+        let unlocked = self.ways.close().await;
         closed
             .and(unlocked)
             .map_err(|error| ParkError::Broker(error.to_string()))

@@ -7,25 +7,14 @@
 
 use super::entry::{BodyAt, Filter, Read};
 use super::{Job, Park, ParkError, SILENCE_MAX, Taken};
-use crate::amqp::Edit;
-use crate::broker::{self, Outcome, Publish, PublishId, Unroutable};
 use crate::gateway::brokers::Vhost;
+use crate::gateway::into_queues::{Arrived, Pace, queue_of};
 use crate::lane::{Unwrapped, Wrapping, wrap_retry};
-use crate::model::marks::X_SET_PARCEL;
-use crate::model::{Address, DeliveryTag, Partition, SourceName, own_queues};
-use crate::rules::Take;
+use crate::model::{DeliveryTag, SourceName};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
-use std::time::Duration;
 use tokio::time::Instant;
-
-/// Under way to sources' queues at once. A quorum queue confirms within some 10 ms, so this gives 6,000 a second.
-const UNDER_WAY_MAX: usize = 64;
-/// And as bytes of bodies; a larger one goes alone.
-const UNDER_WAY_BYTES_MAX: usize = 16 << 20;
-/// How long confirms are waited for at the end. A queue that is slower keeps what it got, and gets it again.
-const LAST_CONFIRMS: Duration = Duration::from_secs(5);
 
 /// What is to be retried.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,9 +72,6 @@ pub(super) async fn retry(job: Job, ask: RetryAsk) -> Result<Retried, ParkError>
             park,
             filter: &ask.filter,
             queues: HashMap::new(),
-            under_way: HashMap::new(),
-            under_way_bytes: 0,
-            numbers: 0,
             done: 0,
             skipped: BTreeMap::new(),
         };
@@ -126,26 +112,6 @@ enum End {
     NoTime,
 }
 
-/// When the next one may go.
-struct Pace {
-    every: Duration,
-    next: Instant,
-}
-
-impl Pace {
-    fn new(rate: Option<u32>) -> Self {
-        let every = rate.map_or(Duration::ZERO, |rate| Duration::from_secs(1) / rate.max(1));
-        Self {
-            every,
-            next: Instant::now(),
-        }
-    }
-
-    fn went(&mut self) {
-        self.next = self.next.max(Instant::now()) + self.every;
-    }
-}
-
 /// One park queue being retried.
 struct Round<'a> {
     job: &'a Job,
@@ -154,9 +120,6 @@ struct Round<'a> {
     filter: &'a Filter,
     /// Of the sources met so far: the queue, or why there is no way to it.
     queues: HashMap<SourceName, Result<Bytes, String>>,
-    under_way: HashMap<PublishId, (DeliveryTag, usize)>,
-    under_way_bytes: usize,
-    numbers: u64,
     /// Gone from the park.
     done: u64,
     skipped: BTreeMap<String, u64>,
@@ -170,18 +133,18 @@ impl Round<'_> {
                 break Ok(End::Through);
             }
             let (deadline, silence) = (self.job.deadline, Instant::now() + SILENCE_MAX);
-            let room = self.has_room();
-            let takes = room && Instant::now() >= pace.next;
+            let room = self.park.ways.has_room();
+            let takes = room && Instant::now() >= pace.next();
             tokio::select! {
                 biased;
                 () = self.job.cancel.cancelled() => break Err("this gateway is ending".to_owned()),
                 () = tokio::time::sleep_until(deadline) => break Ok(End::NoTime),
-                outcomes = self.park.publisher.next() => {
-                    if let Err(cause) = self.answered(outcomes) {
+                arrived = self.park.ways.next() => {
+                    if let Err(cause) = self.arrived(arrived) {
                         break Err(cause);
                     }
                 }
-                () = tokio::time::sleep_until(pace.next), if room && !takes => {}
+                () = tokio::time::sleep_until(pace.next()), if room && !takes => {}
                 () = tokio::time::sleep_until(silence), if takes => break Ok(End::NoTime),
                 taken = self.park.reader.next(), if takes => match taken {
                     Err(error) => break Err(error.to_string()),
@@ -197,17 +160,12 @@ impl Round<'_> {
                 },
             }
         };
-        let confirmed = self.last_confirms().await;
+        let rest = self.park.ways.rest().await;
+        let confirmed = self.arrived(rest);
         match (ended, confirmed) {
             (Err(cause), _) | (Ok(_), Err(cause)) => Err(cause),
             (Ok(end), Ok(())) => Ok(end),
         }
-    }
-
-    fn has_room(&self) -> bool {
-        self.park.publisher.has_room()
-            && self.under_way.len() < UNDER_WAY_MAX
-            && self.under_way_bytes < UNDER_WAY_BYTES_MAX
     }
 
     async fn take(&mut self, taken: Taken) -> Result<Went, String> {
@@ -262,24 +220,12 @@ impl Round<'_> {
     /// The queue of a source, with a way into it.
     async fn queue_of(&self, name: &SourceName) -> Result<Bytes, String> {
         let Job { shared, rules, .. } = self.job;
-        let here = &shared.here;
-        let taken = rules.table.sources_of(&here.unit);
-        let source = taken.into_iter().find(|source| source.name == *name);
-        let source = source.ok_or_else(|| format!("source {name} is not taken in this unit"))?;
-        let vhost = shared.brokers.vhost(source.vhost.as_deref());
-        let vhost = vhost.map_err(|error| error.to_string())?;
-        if vhost.control.vhost() != self.vhost.control.vhost() {
-            let now = vhost.control.vhost();
+        let (vhost, queue) = queue_of(shared, rules, name).await?;
+        let now = vhost.control.vhost();
+        if now != self.vhost.control.vhost() {
             return Err(format!("source {name} is taken in virtual host {now} now"));
         }
-        let queue = match &source.take {
-            Take::Exchange { .. } => own_queues::lane(&here.space, name, Partition(0)),
-            Take::Queue { queue } => queue.clone(),
-        };
-        let exchange = own_queues::retry(&here.space);
-        let way = broker::ensure_way(&self.vhost.control, &exchange, &queue).await;
-        way.map_err(|error| error.to_string())?;
-        Ok(queue.into())
+        Ok(queue)
     }
 
     fn publish(
@@ -298,65 +244,16 @@ impl Round<'_> {
             at,
         };
         let (properties, body) = wrap_retry(unwrapped, wrapping);
-        self.numbers += 1;
-        let id = PublishId(self.numbers);
-        let mut edit = Edit::new();
-        edit.set_str(X_SET_PARCEL, format!("{:x}", self.numbers));
-        let properties = edit.apply(&properties).map_err(|error| error.to_string())?;
-        self.under_way_bytes += body.len();
-        self.under_way.insert(id, (tag, body.len()));
-        self.park.publisher.publish(Publish {
-            id,
-            address: Address {
-                exchange: own_queues::retry(&shared.here.space).into(),
-                routing_key: queue,
-            },
-            properties,
-            body,
-            unroutable: Unroutable::Return,
-        });
-        Ok(())
+        self.park.ways.put(tag, queue, &properties, body)
     }
 
-    fn answered(&mut self, outcomes: Vec<(PublishId, Outcome)>) -> Result<(), String> {
-        let mut failed = Ok(());
-        for (id, outcome) in outcomes {
-            let Some((tag, bytes)) = self.under_way.remove(&id) else {
-                continue;
-            };
-            self.under_way_bytes -= bytes;
-            let done = match outcome {
-                Outcome::Confirmed => {
-                    let gone = self.park.reader.consumer.acknowledge_alone(tag);
-                    gone.map_err(|error| error.to_string())
-                }
-                Outcome::Nacked => Err("the source's queue is full (nack)".to_owned()),
-                Outcome::Returned { text, .. } => {
-                    Err(format!("the source's queue is gone: {text}"))
-                }
-                Outcome::TooLarge { text } | Outcome::Unencodable { text } => Err(text),
-                Outcome::Unknown { cause } | Outcome::Unsent { cause } => Err(cause),
-            };
-            match done {
+    fn arrived(&mut self, (arrived, failed): Arrived<DeliveryTag>) -> Result<(), String> {
+        let mut failed = failed;
+        for tag in arrived {
+            match self.park.reader.consumer.acknowledge_alone(tag) {
                 Ok(()) => self.done += 1,
-                Err(cause) => failed = failed.and(Err(cause)),
+                Err(error) => failed = failed.and(Err(error.to_string())),
             }
-        }
-        failed
-    }
-
-    async fn last_confirms(&mut self) -> Result<(), String> {
-        let deadline = Instant::now() + LAST_CONFIRMS;
-        let mut failed = Ok(());
-        while !self.under_way.is_empty() {
-            let outcomes = tokio::time::timeout_at(deadline, self.park.publisher.next()).await;
-            let Ok(outcomes) = outcomes else {
-                return failed.and(Err(
-                    "the broker has not confirmed all; what it has not is in the park as before"
-                        .to_owned(),
-                ));
-            };
-            failed = failed.and(self.answered(outcomes));
         }
         failed
     }
