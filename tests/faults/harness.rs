@@ -3,7 +3,7 @@
 use serde_json::Value;
 use setgate::lab::fabric::test_lab_dir;
 use setgate::lab::http::Login;
-use setgate::lab::{Fabric, FabricSpec, LabBroker, Reporter};
+use setgate::lab::{Fabric, FabricSpec, LabBroker, LabFile, Reporter};
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -204,4 +204,18 @@ pub(crate) fn operator(broker: &LabBroker) -> Login<'_> {
         user: &broker.app_user,
         password: &broker.app_password,
     }
+}
+
+/// As an operator does with a key of the space, without setgate.
+pub(crate) fn etcdctl(lab: &LabFile, verb: &[&str], key: &str, more: &[&str]) -> String {
+    let output = std::process::Command::new("etcdctl")
+        .env("ETCDCTL_API", "3")
+        .arg(format!("--endpoints={}", lab.etcd.join(",")))
+        .args(verb)
+        .arg(format!("/setgate/{}/{key}", lab.space))
+        .args(more)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
 }

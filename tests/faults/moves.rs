@@ -1,7 +1,7 @@
 //! Slots move to another unit under traffic: no message is lost, doubled, overtaken or delivered by two owners.
 
 use crate::harness::{
-    DEADLINE, account, assert_clean, borrowed, eventually, more_delivered, traffic,
+    DEADLINE, account, assert_clean, borrowed, etcdctl, eventually, more_delivered, status, traffic,
 };
 use serde_json::Value;
 use setgate::lab::Fabric;
@@ -121,7 +121,7 @@ fn explained(admin: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_move_that_cannot_drain_is_undone_and_costs_nothing() {
+async fn a_move_that_cannot_drain_is_undone_unless_it_is_forced_and_costs_nothing() {
     let mut fabric = borrowed("not-drained", 2).await;
     let admin = fabric.gateway("sh-1-a").unwrap().admin;
     let traffic = traffic(
@@ -141,6 +141,12 @@ async fn a_move_that_cannot_drain_is_undone_and_costs_nothing() {
     assert_eq!(undone["stage"], "undone", "{undone}");
     let cause = undone["cause"].as_str().unwrap();
     assert!(cause.contains("bj-1/bj-1-b"), "{cause}");
+    // Whoever has stopped it knows that it doesn't run.
+    let id = asked(&mut fabric, &["--slots", "0-999", "--to", "sh-2"]).await;
+    until_fenced(&fabric, &admin, 1_000).await;
+    mv(&mut fabric, &["force", &id, "-m", "it is off"]).await;
+    let done = mv(&mut fabric, &["status", &id, "--watch"]).await;
+    assert_eq!(done["stage"], "done", "{done}");
     assert_clean(&account(traffic).await);
     fabric.down().await.unwrap();
 }
@@ -315,5 +321,64 @@ async fn a_move_whose_coordinator_is_killed_in_any_stage_ends_done_or_undone() {
         }
     }
     crate::harness::assert_faultless(&account(traffic).await);
+    fabric.down().await.unwrap();
+}
+
+/// Waits until the status page of each unit's gateway says, or doesn't, that a key was changed without a move.
+async fn until_edited(fabric: &Fabric, admins: &[String], key: &str, edited: Edited) {
+    let what = format!("{key} is {edited:?}");
+    let fault = format!("the key {key} of the space was changed without a move");
+    eventually(&what, DEADLINE, async || {
+        for admin in admins {
+            let page = status(fabric, admin).await.unwrap_or_default();
+            if page["faults"].to_string().contains(&fault) != (edited == Edited::ByHand) {
+                return false;
+            }
+        }
+        true
+    })
+    .await;
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Edited {
+    ByHand,
+    Back,
+}
+
+#[tokio::test]
+async fn what_moves_alone_change_is_not_taken_from_anybodys_hand_and_traffic_goes_on() {
+    let mut fabric = borrowed("edited-by-hand", 1).await;
+    let admins = ["sh-1-a", "sh-2-a", "bj-1-a"].map(|name| fabric.gateway(name).unwrap().admin);
+    let lab = fabric.lab();
+    let traffic = traffic(
+        fabric.dir(),
+        &["--messages", "9000", "--keys", "300", "--rate", "300"],
+    );
+    more_delivered(&fabric, &admins[0], "sh-1", 20).await;
+    let put = |key: &str, text: &str| etcdctl(&lab, &["put"], key, &["--", text]);
+    let edits = [
+        ("placement", "unit: sh-1}", "unit: sh-2}"),
+        (
+            "seats",
+            "\"stand_ins\":{}",
+            "\"stand_ins\":{\"sh-1\":\"sh-2\"}",
+        ),
+    ];
+    for (key, that, this) in edits {
+        let text = etcdctl(&lab, &["get"], key, &["--print-value-only"]);
+        let text = text.trim_end().to_owned();
+        let edited = text.replace(that, this);
+        assert_ne!(edited, text);
+        put(key, &edited);
+        until_edited(&fabric, &admins, key, Edited::ByHand).await;
+        // Longer than a lease lives: nobody has lost the right to deliver.
+        more_delivered(&fabric, &admins[0], "sh-1", 450).await;
+        put(key, &text);
+        until_edited(&fabric, &admins, key, Edited::Back).await;
+    }
+    let done = moved(&mut fabric, "0-99", "sh-2").await;
+    assert_eq!(done["stage"], "done", "{done}");
+    assert_clean(&account(traffic).await);
     fabric.down().await.unwrap();
 }

@@ -1,8 +1,8 @@
 //! Rules change under traffic, and back: no message notices, and the history has both.
 
 use crate::harness::{
-    DEADLINE, account, assert_clean, borrowed, broker, delivered, eventually, more_delivered,
-    operator, status, traffic, unanswered,
+    DEADLINE, account, assert_clean, borrowed, broker, delivered, etcdctl, eventually,
+    more_delivered, operator, status, traffic, unanswered,
 };
 use serde_json::{Value, json};
 use setgate::lab::{Fabric, LabBroker, LabFile, Ways};
@@ -87,19 +87,6 @@ fn put_by_hand(lab: &LabFile, file: &str, text: &str) {
 fn in_force(lab: &LabFile, file: &str) -> String {
     let key = format!("in-force/{file}");
     etcdctl(lab, &["get"], &key, &["--print-value-only"])
-}
-
-fn etcdctl(lab: &LabFile, verb: &[&str], key: &str, more: &[&str]) -> String {
-    let output = std::process::Command::new("etcdctl")
-        .env("ETCDCTL_API", "3")
-        .arg(format!("--endpoints={}", lab.etcd.join(",")))
-        .args(verb)
-        .arg(format!("/setgate/{}/{key}", lab.space))
-        .args(more)
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{output:?}");
-    String::from_utf8(output.stdout).unwrap()
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -160,7 +160,8 @@ impl Coordinator {
         let view = SpaceView::of(snapshot);
         let moves = view.moves();
         self.metrics.ownership().moves(&moves);
-        let Some(table) = self.feed.table() else {
+        // A move would put in force what somebody has written beside all moves.
+        let Some(table) = self.feed.table().filter(|_| !self.feed.is_edited()) else {
             return Ok(());
         };
         // Gateways refuse a space whose keys can't be read, and say so.

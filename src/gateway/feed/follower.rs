@@ -6,8 +6,9 @@
 use super::FeedSettings;
 use super::disk;
 use super::inputs::{Inputs, Peers};
-use super::judge::{Fresh, Judgement, Known, Proposal, Trouble, judge};
+use super::judge::{Fresh, Judgement, Known, Proposal, judge};
 use super::state::{EtcdState, FeedState};
+use super::trouble::Trouble;
 use crate::etcd::{
     Changes, Commit, EtcdConfig, EtcdError, GatewayRecord, Newest, Snapshot, SpaceView, Store,
     WatchEnd, fresh_lineage, fresh_seal,
@@ -376,8 +377,8 @@ async fn propose(store: &Store, proposal: &Proposal) -> Result<(), EtcdError> {
 fn known(inputs: &Inputs) -> Known {
     Known {
         cluster_id: inputs.cluster_id,
-        lineage: inputs.seats.lineage.clone(),
-        epoch: inputs.seats.epoch,
+        seats: inputs.seats.clone(),
+        placement: inputs.placement.clone(),
         revision: inputs.revision,
     }
 }

@@ -4,7 +4,8 @@
 //! refused whole; that a faulty wish never reaches `in-force/`; and that every gateway comes to the same judgement.
 
 use super::inputs::{Inputs, document_files};
-use super::placement::placement_text;
+use super::placement::{placement_text, say_the_same};
+use super::trouble::Trouble;
 use crate::etcd::{
     ClusterId, Files, HistoryEntry, Snapshot, SpaceView, Transaction, create_space, files_hash,
     put_in_force,
@@ -19,96 +20,9 @@ use std::collections::BTreeMap;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Known {
     pub(super) cluster_id: Option<ClusterId>,
-    pub(super) lineage: Lineage,
-    pub(super) epoch: Epoch,
+    pub(super) seats: Seats,
+    pub(super) placement: Vec<u8>,
     pub(super) revision: Revision,
-}
-
-/// Why a space is refused, or has no table: nothing that a document's line could be named for.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Trouble {
-    /// Nobody has applied anything yet.
-    #[error(
-        "etcd has no documents of the space {0} yet; write them with `setgate rules apply DIR -m WHY`"
-    )]
-    NoDocuments(SpaceId),
-    /// Another cluster answers at the known address.
-    #[error(
-        "the etcd that answers is cluster {found}, and this gateway knows cluster {known}; if that is meant, and the new \
-         one holds the space's newest state, stop the gateway, remove table.json from its state_dir and start it"
-    )]
-    OtherCluster {
-        /// Who answers.
-        found: ClusterId,
-        /// Who did.
-        known: ClusterId,
-    },
-    /// A space of the same name with another life.
-    #[error(
-        "etcd holds lineage {found} of the space, and this gateway belongs to lineage {known}; if its space was made anew \
-         on purpose, stop the gateway, remove table.json from its state_dir and start it"
-    )]
-    OtherLineage {
-        /// In etcd.
-        found: Lineage,
-        /// On this gateway's disk.
-        known: Lineage,
-    },
-    /// A blank etcd under a gateway that has belonged to a space.
-    #[error(
-        "etcd holds no space, and this gateway belongs to lineage {0}; a gateway with a past makes no new one: restore \
-         etcd, or remove table.json from the gateway's state_dir to begin anew"
-    )]
-    Blank(Lineage),
-    /// An etcd restored from a backup.
-    #[error(
-        "etcd is at epoch {found_epoch}, revision {found}, and this gateway has seen epoch {known_epoch}, revision \
-         {known}: it looks restored from a backup; bring it up to date, or remove table.json from every gateway's \
-         state_dir to go on from the backup"
-    )]
-    Older {
-        /// In etcd.
-        found: Revision,
-        /// In etcd.
-        found_epoch: Epoch,
-        /// Seen before.
-        known: Revision,
-        /// Seen before.
-        known_epoch: Epoch,
-    },
-    /// A key that setgate writes isn't what setgate writes.
-    #[error("the key {key} of the space is {what}; put back what it was")]
-    BrokenKey {
-        /// Below the prefix.
-        key: &'static str,
-        /// In words; never the value.
-        what: String,
-    },
-    /// A key below `moves/` isn't what setgate writes.
-    #[error("the key {0} of the space is no move; put back what it was, or delete it")]
-    BrokenMove(String),
-    /// etcd refuses a write of this gateway.
-    #[error("{0}")]
-    Write(String),
-    /// The disk refuses the last good table.
-    #[error("{0}; without it, this gateway can't start while etcd is away")]
-    Disk(String),
-}
-
-impl Trouble {
-    /// The space in etcd as a whole isn't believed.
-    pub fn refuses(&self) -> bool {
-        match self {
-            Self::NoDocuments(_)
-            | Self::OtherCluster { .. }
-            | Self::OtherLineage { .. }
-            | Self::Blank(_)
-            | Self::Older { .. }
-            | Self::BrokenKey { .. }
-            | Self::BrokenMove(_) => true,
-            Self::Write(_) | Self::Disk(_) => false,
-        }
-    }
 }
 
 /// What to write to etcd, and why.
@@ -166,7 +80,7 @@ pub(super) fn judge(
     }
     if view.is_unmade() {
         return match known {
-            Some(known) => Judgement::refused(Trouble::Blank(known.lineage.clone())),
+            Some(known) => Judgement::refused(Trouble::Blank(known.seats.lineage.clone())),
             None if documents.is_empty() => Judgement::refused(Trouble::NoDocuments(space.clone())),
             None => make_space(snapshot, &documents, space, fresh),
         };
@@ -181,6 +95,9 @@ pub(super) fn judge(
     let Some(placement) = view.placement() else {
         return Judgement::refused(broken("placement", "missing"));
     };
+    if let Some(trouble) = edited(&seats, placement, known) {
+        return Judgement::refused(trouble);
+    }
     let Some(seal) = view.seal().and_then(|seal| std::str::from_utf8(seal).ok()) else {
         return Judgement::refused(broken("seal", "missing or no text"));
     };
@@ -320,21 +237,38 @@ fn read_seats(view: &SpaceView<'_>) -> Result<Seats, Trouble> {
 
 fn stale(seats: &Seats, revision: Revision, known: Option<&Known>) -> Option<Trouble> {
     let known = known?;
-    if seats.lineage != known.lineage {
+    if seats.lineage != known.seats.lineage {
         return Some(Trouble::OtherLineage {
             found: seats.lineage.clone(),
-            known: known.lineage.clone(),
+            known: known.seats.lineage.clone(),
         });
     }
-    if seats.epoch < known.epoch || revision < known.revision {
+    if seats.epoch < known.seats.epoch || revision < known.revision {
         return Some(Trouble::Older {
             found: revision,
             found_epoch: seats.epoch,
             known: known.revision,
-            known_epoch: known.epoch,
+            known_epoch: known.seats.epoch,
         });
     }
     None
+}
+
+/// Whoever changes these two as they are to be changed begins an epoch.
+fn edited(seats: &Seats, placement: &[u8], known: Option<&Known>) -> Option<Trouble> {
+    let known = known.filter(|known| known.seats.epoch == seats.epoch)?;
+    let key = if known.seats != *seats {
+        "seats"
+    } else if !say_the_same(&known.placement, placement) {
+        "placement"
+    } else {
+        return None;
+    };
+    Some(Trouble::Edited {
+        key,
+        epoch: seats.epoch,
+        known: known.revision,
+    })
 }
 
 fn broken(key: &'static str, what: &str) -> Trouble {
@@ -399,8 +333,12 @@ mod tests {
     fn known() -> Known {
         Known {
             cluster_id: Some(ClusterId(1)),
-            lineage: Lineage("one".to_owned()),
-            epoch: Epoch(5),
+            seats: Seats {
+                lineage: Lineage("one".to_owned()),
+                epoch: Epoch(5),
+                ..Seats::default()
+            },
+            placement: PLACEMENT.as_bytes().to_vec(),
             revision: Revision(50),
         }
     }
@@ -440,6 +378,35 @@ mod tests {
             assert!(judgement.accepted.is_none() && judgement.proposal.is_none());
             assert!(judgement.trouble.unwrap().refuses());
         }
+    }
+
+    #[test]
+    fn what_moves_alone_change_is_not_taken_from_anybodys_hand_and_stops_nobody() {
+        let with = |key: &str, value: &str| {
+            let mut edited = made("one", 5, 50);
+            let entry = Entry {
+                value: value.as_bytes().to_vec(),
+                mod_revision: Revision(60),
+            };
+            edited.entries.insert(key.to_owned(), entry);
+            edited
+        };
+        let other = PLACEMENT.replace("0-1, unit: u", "0-0, unit: u}, {slots: 1-1, unit: v");
+        let stand_in = r#"{"lineage": "one", "epoch": 5, "stand_ins": {"u": "v"}}"#;
+        for (key, value) in [("placement", other.as_str()), ("seats", stand_in)] {
+            let judgement = judged(&with(key, value), Some(&known()));
+            assert!(judgement.accepted.is_none() && judgement.proposal.is_none());
+            let trouble = judgement.trouble.unwrap();
+            assert!(!trouble.refuses(), "nobody has been given anything");
+            let text = trouble.to_string();
+            assert!(text.contains(key) && text.contains("--rev=50"), "{text}");
+        }
+        let moved = r#"{"lineage": "one", "epoch": 6, "stand_ins": {"u": "v"}}"#;
+        assert!(
+            judged(&with("seats", moved), Some(&known()))
+                .trouble
+                .is_none()
+        );
     }
 
     #[test]

@@ -12,13 +12,15 @@ mod judge;
 mod placement;
 mod register;
 mod state;
+mod trouble;
 
 pub use disk::StateError;
 pub use folder::{FolderError, is_document, read_folder};
 pub use inputs::{Peers, document_files};
-pub use judge::{Trouble, changed_before};
+pub use judge::changed_before;
 pub use placement::{placement_text, with_live_placement};
 pub use state::{EtcdState, FeedHandle, FeedState, Leased};
+pub use trouble::Trouble;
 
 use crate::etcd::{EtcdConfig, EtcdCredentials, EtcdTls, Files, GatewayRecord};
 use crate::gateway::config::EtcdPart;

@@ -16,8 +16,7 @@ pub fn placement_text(files: &[DocumentFile]) -> Option<Vec<u8>> {
 pub fn with_live_placement(file: &DocumentFile, live: &[u8]) -> Option<DocumentFile> {
     let documents = documents_of(&file.text);
     let at = documents.iter().position(|text| is_placement(text))?;
-    let placement = |text: &[u8]| parse(&[unnamed(text)]).0.placement;
-    if placement(documents[at]) == placement(live) {
+    if say_the_same(documents[at], live) {
         return None;
     }
     let mut text = Vec::with_capacity(file.text.len() + live.len());
@@ -38,6 +37,12 @@ pub fn with_live_placement(file: &DocumentFile, live: &[u8]) -> Option<DocumentF
         name: file.name.clone(),
         text,
     })
+}
+
+/// Whether two placements give the same to the same units, however they are written.
+pub(super) fn say_the_same(one: &[u8], other: &[u8]) -> bool {
+    let placement = |text: &[u8]| parse(&[unnamed(text)]).0.placement;
+    one == other || placement(one) == placement(other)
 }
 
 fn unnamed(text: &[u8]) -> DocumentFile {

@@ -3,7 +3,7 @@
 //! Promises that the record follows what it says within a second, and that a lease that ran out is granted anew. Owns its
 //! own connection: a slow table must not cost the lease, nor a slow lease the table.
 
-use super::judge::Trouble;
+use super::trouble::Trouble;
 use super::{FeedSettings, FeedState, Leased};
 use crate::etcd::{
     EtcdConfig, EtcdError, GatewayRecord, Key, Lease, MemberRecord, Store, Transaction,
@@ -151,6 +151,7 @@ impl Registrar<'_> {
                         one.drained,
                         one.ungranted,
                         one.copied,
+                        one.read,
                         one.consumed,
                         one.revision,
                     )

@@ -4,7 +4,7 @@
 //! lane nothing to read for each message. It is the pointer that is stored first.
 
 use super::inputs::Peers;
-use super::judge::Trouble;
+use super::trouble::Trouble;
 use crate::model::{Frozen, GatewayId, Revision, SealKeys, UnitId};
 use crate::routing::Table;
 use crate::rules::Fault;
@@ -95,6 +95,11 @@ impl FeedHandle {
     /// All that is known now.
     pub fn state(&self) -> FeedState {
         self.state.borrow().clone()
+    }
+
+    /// Whether etcd has seats or a placement that no move has written.
+    pub fn is_edited(&self) -> bool {
+        matches!(self.state.borrow().trouble, Some(Trouble::Edited { .. }))
     }
 
     /// This gateway's lease.
