@@ -70,7 +70,7 @@ async fn a_broker_that_closes_every_connection_ten_times_costs_nothing_and_meets
     };
     let traffic = traffic(
         fabric.dir(),
-        &["--messages", "3600", "--keys", "300", "--rate", "300"],
+        &["--messages", "7200", "--keys", "300", "--rate", "300"],
     );
     for _ in 0..CLOSED_WHILE_UP {
         more_delivered(&fabric, &near, "bj-1", 10).await;

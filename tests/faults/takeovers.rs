@@ -57,7 +57,7 @@ async fn setgate(fabric: &mut Fabric, words: &[&str]) -> Value {
 }
 
 #[tokio::test]
-async fn a_killed_unit_is_stood_in_for_in_its_city_and_gets_its_seat_back() {
+async fn a_killed_unit_is_stood_in_for_in_its_city_unless_it_is_frozen_and_gets_its_seat_back() {
     let mut fabric = own_with("killed-unit", QUICK).await;
     let admin = fabric.gateway("bj-1-a").unwrap().admin;
     let traffic = traffic(
@@ -77,9 +77,21 @@ async fn a_killed_unit_is_stood_in_for_in_its_city_and_gets_its_seat_back() {
     );
     more_delivered(&fabric, &admin, "sh-1", 50).await;
     let unit: [Node; 2] = ["gateway/sh-1-a", "broker/sh-1"].map(|node| node.parse().unwrap());
+    setgate(&mut fabric, &["freeze", "sh-1", "-m", "a new kernel"]).await;
     for node in &unit {
         fabric.kill(node).await.unwrap();
     }
+    let down = "setgate_unit_state{state=\"down\",unit=\"sh-1\"} 1";
+    let page = format!("http://{admin}/metrics");
+    eventually("the unit is down", TAKEOVER, async || {
+        let (_, page) = fabric.http().get(&page, None).await.unwrap();
+        String::from_utf8_lossy(&page).contains(down)
+    })
+    .await;
+    // It would have been stood in for by now.
+    more_delivered(&fabric, &admin, "sh-2", 200).await;
+    assert_eq!(seat(&fabric, &admin, "sh-1").await.as_deref(), Some("sh-1"));
+    setgate(&mut fabric, &["thaw", "sh-1", "-m", "it has it"]).await;
     until_seat(&fabric, &admin, "sh-1", "sh-2").await;
     more_delivered(&fabric, &admin, "sh-2", 200).await;
     for node in unit.iter().rev() {
