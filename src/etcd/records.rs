@@ -44,6 +44,9 @@ pub struct GatewayRecord {
     /// was delivered to them.
     #[serde(default)]
     pub consumed: Revision,
+    /// Whether it has read its unit's journal: before that, it receives nothing.
+    #[serde(default)]
+    pub read: bool,
     /// Whether its broker takes confirms.
     pub broker: BrokerHealth,
     /// The lanes that it holds.

@@ -18,6 +18,8 @@ pub struct Report {
     pub revision: Revision,
     /// The newest table with fences that is on its disk and of whose fenced slots and sources nothing is under way there.
     pub drained: Revision,
+    /// It has read its unit's journal.
+    pub read: bool,
     /// The newest table with units taken over to which no leave of it counts any more.
     pub ungranted: Revision,
     /// The newest table by which slots that move to its unit had drained, and everything is known there of them.
@@ -238,11 +240,15 @@ fn unknown_yet(one: &Move, written: Revision, world: &World) -> Option<String> {
     if !is_up(&change.from) {
         return None;
     }
-    let of_new = world
-        .reports
+    let of_new = world.reports.iter();
+    let of_new: Vec<_> = of_new.filter(|((unit, _), _)| *unit == change.to).collect();
+    let knows = |report: &Report| report.copied >= written;
+    let anybody = of_new.iter().any(|(_, report)| knows(report));
+    // One that doesn't know its journal receives nothing before it does, and that is in it once anybody knows it.
+    let late = of_new
         .iter()
-        .filter(|((unit, _), report)| *unit == change.to && report.copied < written);
-    let names = of_new.map(|((unit, gateway), _)| format!("{unit}/{gateway}"));
+        .filter(|(_, report)| !knows(report) && (report.read || !anybody));
+    let names = late.map(|((unit, gateway), _)| format!("{unit}/{gateway}"));
     let late = some(&names.collect::<Vec<_>>())?;
     Some(format!(
         "what {} has delivered isn't known yet to {late}",

@@ -32,13 +32,19 @@ pub(super) async fn report(
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut drained = shared.fencing.drained();
     let mut copies = shared.journal.copies();
+    let mut reads = shared.journal.reads();
     // What was said before this task began is news to it.
     drained.mark_changed();
     copies.mark_changed();
+    reads.mark_changed();
     loop {
         tokio::select! {
             () = cancel.cancelled() => return,
             _ = tick.tick() => {}
+            Ok(()) = reads.changed() => {
+                let read = *reads.borrow_and_update();
+                own.send_modify(|record| record.read = read);
+            }
             Ok(()) = drained.changed() => {
                 let drained = *drained.borrow_and_update();
                 own.send_modify(|record| record.drained = drained);
@@ -70,6 +76,7 @@ pub(super) async fn report(
         } else if shared.probe.is_well()
             && !now.brokers.is_empty()
             && now.brokers.iter().all(|line| line.state == UpDown::Up)
+            && (shared.rules().is_none() || shared.journal.is_up())
         {
             BrokerHealth::Up
         } else {

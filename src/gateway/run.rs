@@ -133,6 +133,7 @@ impl Gateway {
             drained: Revision(0),
             ungranted: Revision(0),
             copied: Revision(0),
+            read: false,
             consumed: Revision(0),
             broker: BrokerHealth::Down,
             lanes: Vec::new(),

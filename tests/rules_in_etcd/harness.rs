@@ -263,6 +263,7 @@ pub(crate) fn settings(
         drained: Revision(0),
         ungranted: Revision(0),
         copied: Revision(0),
+        read: true,
         consumed: Revision(0),
         broker: BrokerHealth::Up,
         lanes: Vec::new(),

@@ -107,6 +107,12 @@ fn slots_get_their_new_home_only_when_every_member_has_drained_them() {
 #[test]
 fn slots_get_their_new_home_when_all_there_know_what_the_old_one_has_delivered() {
     let mut world = world();
+    let read = Report {
+        read: true,
+        ..Report::default()
+    };
+    let also = (unit("two"), GatewayId::parse("b").unwrap());
+    world.reports.insert(also.clone(), read);
     let unknown = judged(at(Stage::Drained), 0, &world);
     assert!(matches!(&unknown, Verdict::Wait(cause) if cause.contains("known yet to two/a")));
     let copied = Report {
@@ -114,7 +120,13 @@ fn slots_get_their_new_home_when_all_there_know_what_the_old_one_has_delivered()
         ..Report::default()
     };
     world.reports.insert(member("two"), copied);
+    let late = judged(at(Stage::Drained), 0, &world);
+    assert!(matches!(&late, Verdict::Wait(cause) if cause.contains("known yet to two/b")));
+    // One that hasn't read its journal receives nothing before it has.
     let placed = Verdict::Go(Stage::Placed);
+    world.reports.insert(also.clone(), Report::default());
+    assert_eq!(judged(at(Stage::Drained), 0, &world), placed);
+    world.reports.insert(also, Report { ..copied });
     assert_eq!(judged(at(Stage::Drained), 0, &world), placed);
     // Nobody can tell them any more.
     world.reports.insert(member("two"), Report::default());

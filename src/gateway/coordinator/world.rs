@@ -41,6 +41,7 @@ pub fn world(view: &SpaceView<'_>, table: &Table, seen: &mut Seen) -> Option<Wor
             let report = Report {
                 revision: record.revision,
                 drained: record.drained,
+                read: record.read,
                 ungranted: record.ungranted,
                 copied: record.copied,
                 consumed: record.consumed,

@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 pub(super) use reader::follow;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout};
@@ -56,6 +56,8 @@ struct Inner {
     copied: watch::Sender<Revision>,
     /// Whether it has been read once, up to what was new then.
     read: watch::Sender<bool>,
+    /// Whether there is a way into it.
+    written: AtomicBool,
     /// Streams that are being received, which another gateway may ask for.
     serving: Mutex<HashMap<LaneId, CancellationToken>>,
     /// The wall clock at the start, which isn't looked at again: it may jump.
@@ -87,6 +89,7 @@ impl Journal {
             next_mark: AtomicU64::new(0),
             copied: watch::Sender::new(Revision::default()),
             read: watch::Sender::new(false),
+            written: AtomicBool::new(false),
             serving: Mutex::default(),
             begun: Duration::from_millis(begun),
             since: Instant::now(),
@@ -114,6 +117,16 @@ impl Journal {
     pub(super) async fn is_read(&self, within: Duration) -> bool {
         let mut read = self.0.read.subscribe();
         timeout(within, read.wait_for(|read| *read)).await.is_ok()
+    }
+
+    /// Whether it is known here, and there is a way into it: without, nothing can be received.
+    pub(super) fn is_up(&self) -> bool {
+        *self.0.read.borrow() && self.0.written.load(Ordering::Relaxed)
+    }
+
+    /// Changes once it has been read.
+    pub(super) fn reads(&self) -> watch::Receiver<bool> {
+        self.0.read.subscribe()
     }
 
     /// Writes that this gateway has taken a lane, and returns when the journal has been read up to there.

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use prometheus::Histogram;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -79,6 +80,7 @@ impl Writer {
         loop {
             let cause = match self.open().await {
                 Ok(mut publisher) => {
+                    self.journal.0.written.store(true, Ordering::Relaxed);
                     for pending in &mut self.pending {
                         pending.state = PendingState::Unconfirmed;
                         pending.writes.iter_mut().for_each(forget_unheard);
@@ -93,6 +95,7 @@ impl Writer {
                 }
                 Err(cause) => cause,
             };
+            self.journal.0.written.store(false, Ordering::Relaxed);
             self.attempt += 1;
             tracing::warn!(%cause, "the journal can't be written: parcels wait for their answers");
             sleep(backoff.delay(self.attempt)).await;

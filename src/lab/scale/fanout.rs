@@ -215,6 +215,7 @@ impl Watcher {
 pub(super) fn record(revision: Revision) -> GatewayRecord {
     GatewayRecord {
         copied: Revision(0),
+        read: true,
         consumed: Revision(0),
         link: "gateway-1.unit-1.example.net:7001".to_owned(),
         admin: "gateway-1.unit-1.example.net:9001".to_owned(),
