@@ -10,7 +10,7 @@ use crate::etcd::{
     ClusterId, Files, HistoryEntry, Snapshot, SpaceView, Transaction, create_space, files_hash,
     put_in_force,
 };
-use crate::model::{Epoch, Lineage, Revision, Seats, SpaceId};
+use crate::model::{Lineage, Revision, Seats, SpaceId};
 use crate::routing::Table;
 use crate::rules::{Context, Fault, Validation, validate};
 use secrecy::SecretString;
@@ -282,7 +282,7 @@ fn broken(key: &'static str, what: &str) -> Trouble {
 mod tests {
     use super::*;
     use crate::etcd::Entry;
-    use crate::model::{Asked, Change, DecidedBy, Move, RuleChange, SourceName};
+    use crate::model::{Asked, Change, DecidedBy, Epoch, Move, RuleChange, SourceName};
 
     const TOPOLOGY: &str = "kind: topology\nspace: trade\nsites: {a: {city: x}}\ncities: {x: {}}\n\
                             units: {u: {site: a}}\n";
