@@ -119,6 +119,8 @@ pub(super) struct Drain {
     pub(super) places: VecDeque<Option<Place>>,
     /// Of the ledger's deliveries, in order.
     pub(super) orders: VecDeque<Order>,
+    /// Of the last one that was taken.
+    pub(super) taken: Option<Order>,
     /// The lane's own end marker, when it has come out.
     pub(super) marker: Option<DeliveryTag>,
     /// When something was last answered, or taken into an empty ledger.
@@ -133,6 +135,7 @@ impl Drain {
             ledger: Ledger::default(),
             places: VecDeque::new(),
             orders: VecDeque::new(),
+            taken: None,
             marker: None,
             progress: now,
             runs: false,
@@ -280,10 +283,18 @@ impl Diversion {
         self.marker.is_some()
     }
 
-    /// Whether a former holder may have left something in it that went in before this, and hasn't been answered yet.
-    pub(super) fn may_hold_older(&self, than: Order) -> bool {
-        let front = self.drain.as_ref().and_then(|drain| drain.orders.front());
-        self.is_found() && front.is_none_or(|front| *front < than)
+    /// Whether a former holder may have left something in it that went in before this, and hasn't been sent on yet;
+    /// `waits`: what its drain has brought and may not go on yet.
+    pub(super) fn may_hold_older(&self, than: Order, waits: Option<Order>) -> bool {
+        let Some(drain) = self.drain.as_ref().filter(|_| self.is_found()) else {
+            return self.is_found();
+        };
+        // Behind the lane's own marker there is nothing of a former holder's.
+        match (waits, drain.taken) {
+            (Some(first), _) => first < than,
+            (None, Some(last)) => drain.marker.is_none() && last < than,
+            (None, None) => true,
+        }
     }
 
     /// Whether a message of this slot lies in it or waits for its end, as far as this lane has put it there.

@@ -289,3 +289,58 @@ fn what_two_former_holders_left_at_two_seats_goes_on_in_the_order_in_which_they_
         assert_eq!(came, [1, 2], "newer first: {newer_first}");
     }
 }
+
+#[test]
+fn two_diversions_that_take_turns_are_drained_without_a_pause() {
+    let mut world = world();
+    world.moved_before();
+    let [sh, bj] = ["sh-1", "bj-1"].map(unit);
+    let at_sh = Target::Diversion(sh.clone());
+    let find = |world: &mut World| {
+        for of in [&sh, &bj] {
+            world.ask(|lane, routing, at| (lane.diversion_found(of, routing, at), ()));
+        }
+    };
+    // Slot 70 has come from sh-1 to bj-1, and follows what may lie at sh-1; slot 20 is sh-1's, slot 60 bj-1's own.
+    find(&mut world);
+    let uids = [70, 60, 70, 60, 70, 60];
+    for (tag, uid) in (1..).zip(uids) {
+        world.take(tag, order(uid, tag));
+    }
+    open(&mut world);
+    let left_at_bj = accept(&mut world, &detour()).split_off(1);
+    let left_at_sh = accept(&mut world, &at_sh).split_off(1);
+    assert_eq!(
+        (ids(&left_at_sh), ids(&left_at_bj)),
+        (vec![1, 3, 5], vec![2, 4, 6])
+    );
+    world.restart(100, 2);
+    find(&mut world);
+    open(&mut world);
+    let ends = [at_sh, detour()].map(|at| accept(&mut world, &at));
+    world.pass(BEAT);
+    open(&mut world);
+    // Their brokers hand them out as they may; no time passes, and nothing is answered.
+    let mut left =
+        [("sh-1", left_at_sh), ("bj-1", left_at_bj)].map(|(of, left)| (of, left.into_iter()));
+    let mut came = Vec::new();
+    for _ in 0..uids.len() {
+        for (of, left) in &mut left {
+            if world.lane.drain_has_room(&unit(of), world.now)
+                && let Some(next) = left.next()
+            {
+                let tag = 1 + came.len() as u64 + 100;
+                world.take_diverted(&unit(of), tag, as_delivered(next, false));
+                came.extend(ids(&all(&mut world, &there())));
+            }
+        }
+    }
+    for (of, end) in ["sh-1", "bj-1"].into_iter().zip(ends) {
+        for (tag, parcel) in (200..).zip(end) {
+            world.take_diverted(&unit(of), tag, as_delivered(parcel, false));
+        }
+        came.extend(ids(&all(&mut world, &there())));
+    }
+    let (of_70, of_60): (Vec<u64>, Vec<u64>) = came.iter().partition(|id| *id % 2 == 1);
+    assert_eq!((of_70, of_60), (vec![1, 3, 5], vec![2, 4, 6]), "{came:?}");
+}

@@ -148,8 +148,8 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         by: By::Lane,
         file: "lane/diversion.rs",
         edits: &[(
-            "self.is_found() && front.is_none_or(|front| *front < than)",
-            "self.is_found() && front.is_some_and(|front| *front < than)",
+            "(None, Some(last)) => drain.marker.is_none() && last < than,\n            (None, None) => true,",
+            "(None, Some(last)) => drain.marker.is_none() && last < than,\n            (None, None) => false,",
         )],
     },
     Mutation {

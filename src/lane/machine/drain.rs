@@ -13,6 +13,7 @@ use super::{Lane, Turn, cost_bytes};
 use crate::amqp::{Edit, TextProperty};
 use crate::model::{DeliveryTag, Message, Reason, Slot, UnitId};
 use crate::routing::{Table, Target as Whither};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -69,6 +70,7 @@ impl Lane {
         // What can't be read has no order: it goes nowhere but into the park.
         let order = unwrapped.as_ref().map_or(None, |one| order(&one.kept));
         drain.orders.push_back(order.unwrap_or_default());
+        drain.taken = order.or(drain.taken);
         let place = match unwrapped {
             Ok(unwrapped) => self.take_unwrapped(unit, &claim, tag, unwrapped, &mut turn),
             Err(error) => {
@@ -81,6 +83,10 @@ impl Lane {
         if let Some(drain) = self.diversions.get_mut(unit).and_then(Diversion::drain_mut) {
             drain.places.push_back(place);
             drain.ledger.close(claim.entry);
+        }
+        // Another drain may have waited to hear what this one brings.
+        if self.waiting.keys().any(|other| other != unit) {
+            self.take_up_waiting(&mut turn);
         }
         self.end(turn)
     }
@@ -194,7 +200,9 @@ impl Lane {
         // that they have never waits for another.
         let may_hold_older = |other: &UnitId| {
             let diversion = self.diversions.get(other).filter(|_| other != unit);
-            diversion.is_some_and(|one| one.may_hold_older(order))
+            let waits = self.waiting.get(other).and_then(VecDeque::front);
+            let waits = waits.map(|first| self.order_of(other, first.claim.entry));
+            diversion.is_some_and(|one| one.may_hold_older(order, waits))
         };
         let former = slot.and_then(|slot| table.seat_before(slot));
         self.waiting.contains_key(unit)
@@ -236,10 +244,26 @@ impl Lane {
         queue.push_back(waiting);
     }
 
-    /// Sends on what waited, as far as it may go now.
+    /// Sends on what waited, as far as it may go now: one that goes may have been what another waited for.
     pub(super) fn take_up_waiting(&mut self, turn: &mut Turn<'_>) {
-        for (_, queue) in std::mem::take(&mut self.waiting) {
-            for waiting in queue {
+        loop {
+            let waited = self.waits();
+            self.try_waiting(turn);
+            if self.waits() == 0 || self.waits() == waited {
+                return;
+            }
+        }
+    }
+
+    fn waits(&self) -> usize {
+        self.waiting.values().map(VecDeque::len).sum()
+    }
+
+    fn try_waiting(&mut self, turn: &mut Turn<'_>) {
+        let units: Vec<_> = self.waiting.keys().cloned().collect();
+        for unit in units {
+            // The others stay: what is tried looks at them.
+            for waiting in self.waiting.remove(&unit).unwrap_or_default() {
                 let Waiting {
                     claim,
                     admitted,
@@ -271,6 +295,14 @@ impl Lane {
                 }
             }
             turn.actions.push(Action::Undrain(unit.clone()));
+            if self.is_found(unit) {
+                // What others have brought since is behind what comes again.
+                let found = self.diversions.iter().filter(|(_, one)| one.is_found());
+                let others: Vec<_> = found.map(|(other, _)| other.clone()).collect();
+                for other in others {
+                    self.give_up_drain(&other, turn);
+                }
+            }
         }
     }
 
