@@ -8,7 +8,7 @@ use super::super::outlet::{Claim, Feed, Offered, Origin};
 use super::super::park::{Kept, Stored, Wrapping, wrap};
 use super::super::stamp::{Stamp, stamp};
 use super::{Lane, Turn};
-use crate::amqp::RawProperties;
+use crate::amqp::{CodecError, RawProperties};
 use crate::model::{
     Address, Message, Parcel, ParcelNumber, Reason, Retry, Round, RuleName, Slot, UnitId, Why,
     own_queues,
@@ -163,22 +163,7 @@ impl Lane {
                 address: target.address,
             },
         );
-        match stamped {
-            Ok(mut parcel) => {
-                parcel.sent_before |= before.sent;
-                let origin = Origin {
-                    admitted: Arc::clone(admitted),
-                    rule,
-                    moves: before.moves,
-                };
-                self.offer_to_unit(claim, parcel, origin, turn);
-            }
-            Err(error) => {
-                let parked = parked(admitted, Reason::Malformed, rule);
-                let cause = format!("its properties: {error}");
-                self.park(claim, &parked, cause, turn);
-            }
-        }
+        self.offer_stamped(claim, admitted, stamped, rule, before, turn);
     }
 
     /// Gives a message back to its publishers, through this unit's own receiver. When nobody takes it there it is parked,
@@ -212,7 +197,21 @@ impl Lane {
                 routing_key: admitted.message.address.routing_key.clone(),
             },
         };
-        match give_back(admitted, reason, rule.as_ref(), stamp) {
+        let stamped = give_back(admitted, reason, rule.as_ref(), stamp);
+        self.offer_stamped(claim, admitted, stamped, rule, before, turn);
+    }
+
+    /// Offers what has its marks; what can't carry them is parked.
+    fn offer_stamped(
+        &mut self,
+        claim: &Claim,
+        admitted: &Arc<Admitted>,
+        stamped: Result<Parcel, CodecError>,
+        rule: Option<RuleName>,
+        before: &Before,
+        turn: &mut Turn<'_>,
+    ) {
+        match stamped {
             Ok(mut parcel) => {
                 parcel.sent_before |= before.sent;
                 let origin = Origin {
