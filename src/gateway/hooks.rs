@@ -77,27 +77,68 @@ async fn carry_out(shared: &Shared, name: &'static str, words: &[String], slots:
     };
     tracing::info!(name, program, slots, "running a hook");
     let here = &shared.here;
-    let running = Command::new(program)
+    let mut command = Command::new(program);
+    command
         .args(arguments)
         .env("SETGATE_SPACE", here.space.as_str())
         .env("SETGATE_UNIT", here.unit.as_str())
         .env("SETGATE_GATEWAY", here.gateway.as_str())
-        .env("SETGATE_FENCED", slots)
+        .env("SETGATE_FENCED", slots);
+    let Err(cause) = ended(program, command, PATIENCE).await else {
+        return shared.status.clear_fault(name);
+    };
+    tracing::error!(name, cause, "a hook failed");
+    let mend = "do by hand what it was to do; it is run again at the next change";
+    shared.status.set_fault(name, cause, mend);
+}
+
+/// Runs a command to its end, or kills it after so long.
+async fn ended(program: &str, mut command: Command, patience: Duration) -> Result<(), String> {
+    let running = command
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .kill_on_drop(true)
         .spawn();
     let ended = match running {
-        Ok(mut child) => timeout(PATIENCE, child.wait()).await,
+        Ok(mut child) => timeout(patience, child.wait()).await,
         Err(error) => Ok(Err(error)),
     };
-    let cause = match ended {
-        Ok(Ok(status)) if status.success() => return shared.status.clear_fault(name),
-        Ok(Ok(status)) => format!("{program} ended with {status}"),
-        Ok(Err(error)) => format!("{program} can't be run: {error}"),
-        Err(_) => format!("{program} took longer than {PATIENCE:?} and was killed"),
-    };
-    tracing::error!(name, cause, "a hook failed");
-    let mend = "do by hand what it was to do; it is run again at the next change";
-    shared.status.set_fault(name, cause, mend);
+    match ended {
+        Ok(Ok(status)) if status.success() => Ok(()),
+        Ok(Ok(status)) => Err(format!("{program} ended with {status}")),
+        Ok(Err(error)) => Err(format!("{program} can't be run: {error}")),
+        Err(_) => Err(format!(
+            "{program} took longer than {patience:?} and was killed"
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn run(words: &[&str]) -> Result<(), String> {
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]);
+        ended(words[0], command, Duration::from_millis(300)).await
+    }
+
+    #[tokio::test]
+    async fn a_hook_that_fails_is_missing_or_hangs_says_so_and_has_an_end() {
+        assert_eq!(run(&["true"]).await, Ok(()));
+        for (words, says) in [
+            (&["false"][..], "false ended with exit status: 1"),
+            (
+                &["/no/such/hook"],
+                "/no/such/hook can't be run: No such file",
+            ),
+            (
+                &["tail", "-f", "/dev/null"],
+                "tail took longer than 300ms and was killed",
+            ),
+        ] {
+            let cause = run(words).await.unwrap_err();
+            assert!(cause.starts_with(says), "{cause}");
+        }
+    }
 }
