@@ -357,6 +357,13 @@ impl<'a> Taking<'a> {
                 Event::Outlet(event) => Ok(self.on_outlet(event)),
                 Event::Large(finished) => self.on_large(finished),
                 Event::Drained(drained) => self.on_drained(drained),
+                // The fence came with it: it waits for the end of that, as what the queue has still.
+                Event::Consumer(
+                    event @ (ConsumerEvent::Delivery { .. } | ConsumerEvent::Large { .. }),
+                ) if self.is_fenced() => {
+                    first = Some(event);
+                    Ok(Vec::new())
+                }
                 Event::Consumer(event) => self.on_consumer(event),
             };
             let applied = handled.and_then(|actions| self.apply(actions, consumer));
@@ -430,17 +437,6 @@ impl<'a> Taking<'a> {
         Ok(ask(&mut self.lane, routing))
     }
 
-    /// As [`routed`](Self::routed), of what is new: the fence may have come with it.
-    fn taken(
-        &mut self,
-        take: impl FnOnce(&mut Lane, Routing<'_>) -> Vec<Action>,
-    ) -> Result<Vec<Action>, String> {
-        if self.is_fenced() {
-            return Err("its rules are being changed".to_owned());
-        }
-        self.routed(take)
-    }
-
     fn is_fenced(&self) -> bool {
         let rules = self.shared.rules.borrow();
         let table = rules.as_ref().map(|rules| &rules.table);
@@ -454,7 +450,7 @@ impl<'a> Taking<'a> {
         match event {
             ConsumerEvent::Delivery { tag, message } => {
                 self.prefetch.saw(message.body.len());
-                self.taken(|lane, routing| lane.take(tag, message, routing, at))
+                self.routed(|lane, routing| lane.take(tag, message, routing, at))
             }
             ConsumerEvent::Large {
                 tag,
@@ -462,7 +458,7 @@ impl<'a> Taking<'a> {
                 body_bytes,
             } => {
                 let mut large = None;
-                let actions = self.taken(|lane, routing| {
+                let actions = self.routed(|lane, routing| {
                     let (actions, parcel) = lane.take_large(tag, message, body_bytes, routing, at);
                     large = Some(parcel);
                     actions

@@ -344,3 +344,24 @@ fn two_diversions_that_take_turns_are_drained_without_a_pause() {
     let (of_70, of_60): (Vec<u64>, Vec<u64>) = came.iter().partition(|id| *id % 2 == 1);
     assert_eq!((of_70, of_60), (vec![1, 3, 5], vec![2, 4, 6]), "{came:?}");
 }
+
+#[test]
+fn what_was_routed_by_other_rules_and_is_unanswered_is_routed_anew_at_once() {
+    let mut world = world();
+    (1..=3).for_each(|tag| world.take(tag, order(70, tag)));
+    open(&mut world);
+    assert_eq!(all(&mut world, &there()).len(), 3, "no answer comes");
+    world.rules_changed();
+    world.pass(BEAT);
+    assert_eq!(world.closed, [there()], "its receiver takes none of them");
+    world.lane.stream_down(&there(), "the stream ended".into());
+    world.lane.stream_up(&there(), 1 << 20, 100);
+    let again = all(&mut world, &there());
+    assert_eq!(ids(&again), [1, 2, 3]);
+    let epoch = world.table.epoch();
+    assert!(
+        again
+            .iter()
+            .all(|parcel| parcel.epoch == epoch && parcel.sent_before)
+    );
+}

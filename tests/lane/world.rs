@@ -197,6 +197,19 @@ impl World {
         self.table = table_under(DOCUMENTS, &Moves::new(), seats, revision);
     }
 
+    /// The rules of its source have given keys other owners.
+    pub(crate) fn rules_changed(&mut self) {
+        let revision = self.table.revision().0 + 1;
+        let epoch = Epoch(self.table.epoch().0 + 1);
+        let seats = Seats {
+            lineage: Lineage("one".into()),
+            epoch,
+            sources: [(self.source.clone(), epoch)].into(),
+            ..Seats::default()
+        };
+        self.table = table_under(DOCUMENTS, &Moves::new(), seats, revision);
+    }
+
     /// Another life of the lane, on another channel.
     pub(crate) fn restart(&mut self, deliveries: usize, incarnation: u64) {
         self.lane = lane("sh-1", &self.source, deliveries, incarnation);

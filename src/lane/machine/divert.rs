@@ -132,7 +132,7 @@ impl Lane {
         self.diversions.get(unit).is_some_and(Diversion::is_found)
     }
 
-    /// After a change of seats: what the old ones haven't answered is routed anew, from the oldest on, so that what is new for
+    /// After a change of seats or rules: what the old ones haven't answered is routed anew, from the oldest on, so that what is new for
     /// the same slots doesn't reach their new seat before it.
     pub(super) fn follow_seats(&mut self, turn: &mut Turn<'_>) {
         let table = turn.routing.table;
@@ -140,7 +140,12 @@ impl Lane {
             return;
         }
         self.epoch = table.epoch();
+        let by_other_rules = turn.routing.source.changed_at;
         let elsewhere = |unit: &UnitId, parcel: &Parcel| {
+            if parcel.epoch < by_other_rules {
+                // Its receiver takes no such parcel.
+                return true;
+            }
             let seat = match parcel.why {
                 Why::Owner | Why::Standby => parcel.slot.and_then(|slot| table.seat_of(slot)),
                 Why::Center => Some(table.center_seat()),
