@@ -95,6 +95,21 @@ pub struct Diverted {
 }
 
 impl Stored {
+    /// A message that is sent again to one unit, for the queue of its source: as when it was published there.
+    pub fn replayed(message: Message, to: UnitId) -> Self {
+        Self {
+            message,
+            id: None,
+            path: Vec::new(),
+            // The lane counts one when it takes it.
+            round: Round(0),
+            retry: Retry(0),
+            user_id: None,
+            replay_for: Some(to),
+            kept: Kept::Replayed,
+        }
+    }
+
     /// No message at all.
     pub(super) fn marker(incarnation: u64, number: u64) -> Self {
         Self {

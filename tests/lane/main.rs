@@ -16,9 +16,9 @@ mod world;
 use crate::world::{World, lane, message, order, there};
 use bytes::Bytes;
 use setgate::amqp::Properties;
-use setgate::lane::{Kept, Stored, Wrapping, wrap};
+use setgate::lane::{Stored, Wrapping, wrap};
 use setgate::model::marks::{X_SET_IN_DOUBT, X_SET_REPLAY};
-use setgate::model::{Address, Answer, Message, Parcel, Retry, Round, SourceName};
+use setgate::model::{Address, Answer, Message, Parcel, SourceName};
 use std::collections::BTreeSet;
 
 #[test]
@@ -214,16 +214,7 @@ fn what_has_an_owner_is_never_sent_again() {
 /// As a lane finds it in its queue.
 fn replayed(message: Message, to: &str) -> Message {
     let (keys, here) = (world::keys(), world::unit("sh-1"));
-    let stored = Stored {
-        message,
-        id: None,
-        path: Vec::new(),
-        round: Round(0),
-        retry: Retry(0),
-        user_id: None,
-        replay_for: Some(world::unit(to)),
-        kept: Kept::Replayed,
-    };
+    let stored = Stored::replayed(message, world::unit(to));
     let source = SourceName::parse("catalog").unwrap();
     let wrapping = Wrapping {
         keys: &keys,

@@ -11,8 +11,8 @@ use crate::broker::{
 };
 use crate::gateway::brokers::Vhost;
 use crate::gateway::into_queues::{Arrived, IntoQueues, Pace, queue_of};
-use crate::lane::{Kept, PROPERTIES_BYTES_MAX, Stored, Wrapping, wrap};
-use crate::model::{DeliveryTag, Message, Retry, Round, SourceName, UnitId};
+use crate::lane::{PROPERTIES_BYTES_MAX, Stored, Wrapping, wrap};
+use crate::model::{DeliveryTag, Message, SourceName, UnitId};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -244,17 +244,7 @@ impl Backfill<'_> {
             self.done.too_large += 1;
             return Ok(());
         };
-        let stored = Stored {
-            message,
-            id: None,
-            path: Vec::new(),
-            // The lane counts one when it takes it: it is what it was when it was published here.
-            round: Round(0),
-            retry: Retry(0),
-            user_id: None,
-            replay_for: Some(self.ask.to.clone()),
-            kept: Kept::Replayed,
-        };
+        let stored = Stored::replayed(message, self.ask.to.clone());
         let wrapping = Wrapping {
             keys: &self.job.rules.keys,
             from: &self.job.shared.here.unit,
