@@ -1,32 +1,41 @@
-//! A parcel as it is published: with the marks that only the publishing end knows.
+//! A parcel as it is published: with its marks.
 
 use crate::amqp::{CodecError, Edit, FieldValue, TextProperty};
 use crate::broker::{Publish, PublishId, Unroutable};
 use crate::lane::remaining;
 use crate::link::receiver::Mark;
-use crate::model::Parcel;
 use crate::model::marks::{X_SET_IN_DOUBT, X_SET_PARCEL};
+use crate::model::{Marking, Parcel, SealKeys, UnitId};
 use std::time::Duration;
 
-/// They are put on last; neither is under the seal.
+/// Who puts marks on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Marker<'a> {
+    /// The unit that the parcels come from.
+    pub(super) from: &'a UnitId,
+    /// The lane's start, by its sender.
+    pub(super) incarnation: u64,
+    /// The space's; none where no parcel needs marks.
+    pub(super) keys: Option<&'a SealKeys>,
+}
+
+/// What is said of this publish alone is put on last, and isn't under the seal.
 pub(super) fn publish(
     parcel: Parcel,
     mark: Mark,
-    incarnation: u64,
+    by: Marker<'_>,
     held: Duration,
 ) -> Result<Publish, CodecError> {
-    let Parcel {
-        number,
-        address,
-        properties,
-        body,
-        ..
-    } = parcel;
-    let token = format!("{incarnation:x}-{number}");
+    let properties = &parcel.properties;
     let left = properties
         .text(TextProperty::Expiration)
         .map(|expiration| remaining(expiration, held));
     let mut edit = Edit::new();
+    if let (Marking::AtReceiver(way), Some(keys)) = (&parcel.marking, by.keys) {
+        parcel.mark(way, by.from, keys, &mut edit);
+        parcel.seal(keys, &mut edit);
+    }
+    let token = format!("{:x}-{}", by.incarnation, parcel.number);
     edit.set_str(X_SET_PARCEL, &token);
     match mark {
         Mark::Clean => {}
@@ -35,11 +44,12 @@ pub(super) fn publish(
     if let Some(left) = &left {
         edit.set_text(TextProperty::Expiration, left.as_ref());
     }
+    let properties = edit.apply(properties)?;
     Ok(Publish {
-        id: PublishId(number.0),
-        address,
-        properties: edit.apply(&properties)?,
-        body,
+        id: PublishId(parcel.number.0),
+        address: parcel.address,
+        properties,
+        body: parcel.body,
         unroutable: Unroutable::Return,
     })
 }

@@ -9,13 +9,13 @@ use super::failpoint::Seam;
 use super::fencing::Party;
 use super::held::Held;
 use super::journal::Write;
-use super::last_marks::publish;
+use super::last_marks::{Marker, publish};
 use super::metrics::MemoryKind;
 use super::shared::Shared;
 use crate::broker::{Connection, Dialer, LanePublisher, OpenError, Outcome, PublishId};
 use crate::link::receiver::{Actions, Batch, Fact, Full, Mark, Offer, Receiver, check};
 use crate::link::{Hello, RefusalReason};
-use crate::model::{Answer, LaneId, Parcel, ParcelNumber, Slot, Why, own_queues};
+use crate::model::{Answer, LaneId, Parcel, ParcelNumber, SealKeys, Slot, UnitId, Why, own_queues};
 use crate::wire::{ReceiverPipe, StreamEvent};
 use prometheus::{Histogram, IntCounter};
 use std::collections::HashMap;
@@ -306,6 +306,8 @@ struct Publishing<'a> {
     kind: Kind<'a>,
     receiver: Receiver,
     publisher: LanePublisher,
+    /// The sender's unit, and the start of its lane.
+    from: UnitId,
     incarnation: u64,
     exchanges: Exchanges<'a>,
     /// By the parcel's number, which is also the publish's.
@@ -357,6 +359,7 @@ impl<'a> Publishing<'a> {
             kind,
             receiver: Receiver::new(lane, full),
             publisher,
+            from: hello.from.clone(),
             incarnation: hello.incarnation.0,
             exchanges: Exchanges::new(connection),
             under_way: HashMap::new(),
@@ -415,7 +418,8 @@ impl<'a> Publishing<'a> {
             };
             self.receiver.offer(&journal.seen().lock(), offer, actions);
             for (parcel, mark) in std::mem::take(&mut actions.publish) {
-                self.publish(parcel, mark, received, actions);
+                let keys = rules.as_ref().map(|rules| &rules.keys);
+                self.publish(parcel, mark, keys.map(|keys| &**keys), received, actions);
             }
         }
         let Counters {
@@ -445,7 +449,14 @@ impl<'a> Publishing<'a> {
         Ok(())
     }
 
-    fn publish(&mut self, parcel: Parcel, mark: Mark, received: Instant, actions: &mut Actions) {
+    fn publish(
+        &mut self,
+        parcel: Parcel,
+        mark: Mark,
+        keys: Option<&SealKeys>,
+        received: Instant,
+        actions: &mut Actions,
+    ) {
         let number = parcel.number;
         let under_way = UnderWay {
             since: Instant::now(),
@@ -453,7 +464,12 @@ impl<'a> Publishing<'a> {
             slot: parcel.slot,
             why: parcel.why,
         };
-        match publish(parcel, mark, self.incarnation, received.elapsed()) {
+        let by = Marker {
+            from: &self.from,
+            incarnation: self.incarnation,
+            keys,
+        };
+        match publish(parcel, mark, by, received.elapsed()) {
             Ok(publish) => {
                 self.memory.add(under_way.bytes);
                 self.under_way.insert(publish.id, under_way);

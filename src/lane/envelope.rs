@@ -265,15 +265,14 @@ pub struct Admitted {
 }
 
 impl Admitted {
-    /// The path as it is stamped on a parcel for `to`: ends with `to`, and has it once.
-    pub fn path_to<'a>(&'a self, to: &'a UnitId) -> impl Iterator<Item = &'a UnitId> {
-        let before = match self.path.split_last() {
+    /// The path that a parcel for `to` has behind it, which never has `to` in it.
+    pub fn path_before(&self, to: &UnitId) -> &[UnitId] {
+        match self.path.split_last() {
             Some((last, before)) if last == to => before,
             // Owned by a unit of its trail: a new path from here, as for all that comes back on purpose.
             Some((last, _)) if self.path.contains(to) => std::slice::from_ref(last),
             _ => &self.path[..],
-        };
-        before.iter().chain([to])
+        }
     }
 }
 
@@ -336,21 +335,22 @@ mod tests {
             panic!("not admitted")
         };
         let address = admitted.message.address.clone();
-        stamp(
+        let parcel = stamp(
             &admitted,
             Stamp {
-                keys: &keys(),
                 lineage: &Lineage("l".into()),
                 epoch: Epoch(1),
                 revision: Revision(1),
-                from: &unit(from),
                 to: &unit(to),
                 slot: None,
                 why,
                 address,
             },
-        )
-        .unwrap()
+        );
+        Parcel {
+            properties: parcel.marked(&unit(from), &keys()).unwrap(),
+            ..parcel
+        }
     }
 
     fn delivered(from: &str, to: &str, why: Why, message: Message) -> Message {
@@ -452,10 +452,10 @@ mod tests {
             panic!("settled")
         };
         assert_eq!(admitted.path, [unit("sh-1"), unit("bj-1"), unit("sz-1")]);
-        let path_to = |to: &str| -> Vec<_> { admitted.path_to(&unit(to)).cloned().collect() };
-        assert_eq!(path_to("sh-1"), [unit("sz-1"), unit("sh-1")]);
-        assert_eq!(path_to("sz-1"), admitted.path);
-        assert_eq!(path_to("gz-1").len(), 4);
+        let before = |to: &str| admitted.path_before(&unit(to)).to_vec();
+        assert_eq!(before("sh-1"), [unit("sz-1")]);
+        assert_eq!(before("sz-1"), [unit("sh-1"), unit("bj-1")]);
+        assert_eq!(before("gz-1"), admitted.path);
     }
 
     #[test]

@@ -6,12 +6,12 @@
 use super::envelope::PROPERTIES_BYTES_MAX;
 use super::expiration::remaining;
 use super::ledger::EntryId;
-use super::stamp::number_value;
 use crate::amqp::{CodecError, Edit, FieldValue, RawProperties, TextProperty};
 use crate::model::marks::{
     X_SET_AT, X_SET_CC, X_SET_DELIVERY_MODE, X_SET_DIVERTED, X_SET_EXCHANGE, X_SET_EXPIRATION,
     X_SET_FROM, X_SET_ID, X_SET_PATH, X_SET_REASON, X_SET_REPLAY, X_SET_RETRY, X_SET_ROUND,
     X_SET_ROUTING_KEY, X_SET_RULE, X_SET_SLOT, X_SET_SOURCE, X_SET_TO, X_SET_USER_ID, X_SET_WHY,
+    number_value,
 };
 use crate::model::{
     Address, Message, MessageId, Reason, Retry, Round, RuleName, SealKeys, SealedBody, Slot,

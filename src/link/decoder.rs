@@ -89,8 +89,8 @@ mod tests {
         RefusalReason, Welcome,
     };
     use crate::model::{
-        Address, Answer, Epoch, Lineage, MessageId, Parcel, ParcelNumber, Partition, Reason, Retry,
-        Revision, Round, Slot, Why,
+        Address, Answer, Epoch, Lineage, Marking, MessageId, Parcel, ParcelNumber, Partition,
+        Reason, Retry, Revision, Round, Slot, Way, Why,
     };
     use proptest::prelude::*;
     use std::time::{Duration, Instant};
@@ -137,6 +137,7 @@ mod tests {
             body in bytes(3_000),
             sent_before in any::<bool>(),
             revision in any::<i64>(),
+            way in way(),
         ) -> Parcel {
             Parcel {
                 number: ParcelNumber(number),
@@ -153,6 +154,23 @@ mod tests {
                 properties,
                 body,
                 sent_before,
+                marking: Marking::AtReceiver(way),
+            }
+        }
+    }
+
+    prop_compose! {
+        fn way()(
+            path in prop::collection::vec("[a-z]{1,8}", 0..4),
+            user_id in proptest::option::of(bytes(60)),
+            replayed in any::<bool>(),
+            redelivered in any::<bool>(),
+        ) -> Way {
+            Way {
+                path: path.iter().map(|unit| unit.parse().unwrap()).collect(),
+                user_id,
+                replayed,
+                redelivered,
             }
         }
     }
@@ -314,6 +332,7 @@ mod tests {
             properties: RawProperties::default(),
             body: Bytes::from(vec![7; body_bytes]),
             sent_before: false,
+            marking: Marking::AtReceiver(Way::default()),
         }
     }
 

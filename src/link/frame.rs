@@ -17,7 +17,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message as _;
 
 /// The version of the link protocol, in every hello.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 /// The bound for every frame but a batch. The largest is 1 024 answers with a cause of 256 bytes each: 300 KiB.
 pub const SMALL_FRAME_BYTES_MAX: usize = 512 * 1_024;

@@ -208,7 +208,7 @@ mod tests {
         };
         assert_eq!(changed(|_| ()), None);
         assert_eq!(
-            changed(|hello| hello.protocol = 2),
+            changed(|hello| hello.protocol = PROTOCOL + 1),
             Some(RefusalReason::Protocol)
         );
         assert_eq!(

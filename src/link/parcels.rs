@@ -6,15 +6,17 @@
 
 use super::frame::{Arrival, FrameError, name, read};
 use crate::amqp::RawProperties;
+use crate::model::marks::PATH_MAX;
 use crate::model::{
-    Address, Epoch, Lineage, MessageId, Parcel, ParcelNumber, Retry, Revision, Round, Slot, Why,
+    Address, Epoch, Lineage, Marking, MessageId, Parcel, ParcelNumber, Retry, Revision, Round,
+    Slot, UnitId, Way, Why,
 };
 use bytes::{Buf, Bytes, BytesMut};
 use prost::encoding::{
     WireType, decode_key, decode_varint, encode_key, encode_varint, encoded_len_varint, key_len,
 };
 
-/// Parcels in one batch. One of no body takes some 200 bytes with its marks, so a frame of 64 KiB has some 330.
+/// Parcels in one batch. One of no body takes some 100 bytes, so a frame of 64 KiB has some 650.
 const BATCH_PARCELS_MAX: usize = 4_096;
 
 const PARCELS_TAG: u32 = 1;
@@ -56,6 +58,14 @@ struct ParcelWire {
     body: Bytes,
     #[prost(bool, tag = "15")]
     sent_before: bool,
+    #[prost(string, repeated, tag = "16")]
+    path: Vec<String>,
+    #[prost(bytes = "bytes", optional, tag = "17")]
+    user_id: Option<Bytes>,
+    #[prost(bool, tag = "18")]
+    replayed: bool,
+    #[prost(bool, tag = "19")]
+    redelivered: bool,
 }
 
 /// Appends one parcel to a batch's payload.
@@ -69,6 +79,13 @@ pub(super) fn encode_parcel(parcel: &Parcel, payload: &mut BytesMut) {
 /// order: the body is the last.
 pub(super) fn encode_all_but_body(parcel: &Parcel, body_bytes: usize, payload: &mut BytesMut) {
     use prost::Message as _;
+    let way = match &parcel.marking {
+        Marking::AtReceiver(way) => way.clone(),
+        Marking::Done => {
+            debug_assert!(false, "what has its marks goes to nobody else");
+            Way::default()
+        }
+    };
     let wire = ParcelWire {
         number: parcel.number.0,
         lineage: parcel.lineage.0.clone(),
@@ -85,6 +102,10 @@ pub(super) fn encode_all_but_body(parcel: &Parcel, body_bytes: usize, payload: &
         properties: parcel.properties.as_bytes().clone(),
         body: Bytes::new(),
         sent_before: parcel.sent_before,
+        path: way.path.iter().map(UnitId::to_string).collect(),
+        user_id: way.user_id,
+        replayed: way.replayed,
+        redelivered: way.redelivered,
     };
     let body_head = key_len(BODY_TAG) + encoded_len_varint(body_bytes as u64);
     let length = wire.encoded_len() + body_head + body_bytes;
@@ -141,6 +162,15 @@ fn understand(wire: ParcelWire) -> Result<Parcel, String> {
     properties
         .check()
         .map_err(|error| format!("its properties can't be read: {error}"))?;
+    if wire.path.len() > PATH_MAX {
+        return Err(format!("its path has more than {PATH_MAX} units"));
+    }
+    let path = wire
+        .path
+        .iter()
+        .map(|unit| name("a unit of its path", unit))
+        .collect::<Result<_, _>>()
+        .map_err(|error: FrameError| error.to_string())?;
     Ok(Parcel {
         number: ParcelNumber(wire.number),
         lineage: Lineage(wire.lineage),
@@ -159,5 +189,11 @@ fn understand(wire: ParcelWire) -> Result<Parcel, String> {
         properties,
         body: wire.body,
         sent_before: wire.sent_before,
+        marking: Marking::AtReceiver(Way {
+            path,
+            user_id: wire.user_id,
+            replayed: wire.replayed,
+            redelivered: wire.redelivered,
+        }),
     })
 }

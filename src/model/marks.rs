@@ -1,7 +1,7 @@
 //! The `x-set-*` headers: requests, which anybody may make, and marks, which count only under a valid seal.
 
 use super::{MessageId, Retry, Round, SealKeys, UnitId, Why};
-use crate::amqp::{RawProperties, RawValue};
+use crate::amqp::{FieldValue, RawProperties, RawValue};
 use bytes::Bytes;
 
 macro_rules! headers {
@@ -112,6 +112,20 @@ pub fn is_mark(name: &[u8]) -> bool {
     name.starts_with(PREFIX) && !REQUESTS.iter().any(|request| request.as_bytes() == name)
 }
 
+/// What a quorum queue adds to a message that it hands out again.
+const X_DELIVERY_COUNT: &[u8] = b"x-delivery-count";
+
+/// Whether a header is a mark, or says how often a quorum queue has handed the message out.
+pub fn is_mark_or_count(name: &[u8]) -> bool {
+    is_mark(name) || name == X_DELIVERY_COUNT
+}
+
+/// A mark's value.
+pub fn number_value(number: u32) -> FieldValue {
+    // `I` is signed: what doesn't fit can't come up (slots, rounds and retries are small), and would read as its maximum.
+    FieldValue::I32(i32::try_from(number).unwrap_or(i32::MAX))
+}
+
 /// Where a message has been, by marks whose seal holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trail {
@@ -141,7 +155,7 @@ pub enum Marks {
 }
 
 /// Longest path that is believed: `hops_max` rounds through as many units as a space has stay far below.
-const PATH_MAX: usize = 1_024;
+pub const PATH_MAX: usize = 1_024;
 
 impl Marks {
     /// Reads and verifies the marks on a message.

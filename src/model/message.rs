@@ -30,9 +30,6 @@ pub struct Message {
     pub redelivered: bool,
 }
 
-/// What a quorum queue adds to a message that it hands out again.
-const X_DELIVERY_COUNT: &[u8] = b"x-delivery-count";
-
 impl Message {
     /// The first header of this name, as keys and rules see it: without what stays behind.
     pub fn header(&self, name: &str) -> Option<RawValue<'_>> {
@@ -46,7 +43,7 @@ impl Message {
     /// has handed it out: that queue's word, not its publisher's, and false elsewhere.
     pub fn stays_behind(&self) -> fn(&[u8]) -> bool {
         if self.redelivered {
-            |name| marks::is_mark(name) || name == X_DELIVERY_COUNT
+            marks::is_mark_or_count
         } else {
             marks::is_mark
         }

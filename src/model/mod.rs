@@ -32,7 +32,7 @@ pub use numbers::{
     DeliveryTag, Epoch, Lineage, ParcelNumber, Partition, Retry, Revision, Round, Slot,
 };
 pub use outcome::{Reason, Why};
-pub use parcel::{Answer, LaneId, Parcel};
+pub use parcel::{Answer, LaneId, Marking, Parcel, Way};
 pub use seal::{SEAL_BYTES, SealError, SealKeys, SealedBody};
 pub use seats::{Changed, Seats};
 pub use slots::{SlotSet, SlotsError};

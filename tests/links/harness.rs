@@ -7,7 +7,8 @@ use rcgen::{
 use setgate::amqp::RawProperties;
 use setgate::link::{Credit, CreditWindow, Hello, Here, Incarnation, PROTOCOL, Standing};
 use setgate::model::{
-    Address, Answer, Epoch, Lineage, Parcel, ParcelNumber, Partition, Retry, Revision, Round, Why,
+    Address, Answer, Epoch, Lineage, Marking, Parcel, ParcelNumber, Partition, Retry, Revision,
+    Round, Way, Why,
 };
 use setgate::wire::{
     ClientSettings, LinkCap, LinkClient, LinkSecurity, LinkServer, LinkTarget, ReceiverPipe,
@@ -165,6 +166,7 @@ pub(crate) fn parcel(number: u64, body_bytes: usize) -> Parcel {
         properties: RawProperties::default(),
         body: Bytes::from(body),
         sent_before: false,
+        marking: Marking::AtReceiver(Way::default()),
     }
 }
 

@@ -8,10 +8,10 @@ use super::super::outlet::{Claim, Feed, Offered, Origin};
 use super::super::park::{Kept, Stored, Wrapping, wrap};
 use super::super::stamp::{Stamp, stamp};
 use super::{Lane, Turn};
-use crate::amqp::{CodecError, RawProperties};
+use crate::amqp::RawProperties;
 use crate::model::{
-    Address, Message, Parcel, ParcelNumber, Reason, Retry, Round, RuleName, Slot, UnitId, Why,
-    own_queues,
+    Address, Marking, Message, Parcel, ParcelNumber, Reason, Retry, Round, RuleName, Slot, UnitId,
+    Why, own_queues,
 };
 use crate::routing::{self, Outcome, Table, Unrecorded};
 use bytes::Bytes;
@@ -149,21 +149,19 @@ impl Lane {
     ) {
         let table = turn.routing.table;
         let Directed { target, slot, rule } = directed;
-        let stamped = stamp(
+        let parcel = stamp(
             admitted,
             Stamp {
-                keys: turn.routing.keys,
                 lineage: table.lineage(),
                 epoch: table.epoch(),
                 revision: table.revision(),
-                from: &self.settings.here,
                 to: &target.unit,
                 slot,
                 why: target.why,
                 address: target.address,
             },
         );
-        self.offer_stamped(claim, admitted, stamped, rule, before, turn);
+        self.offer_routed(claim, admitted, parcel, rule, before, turn);
     }
 
     /// Gives a message back to its publishers, through this unit's own receiver. When nobody takes it there it is parked,
@@ -182,14 +180,11 @@ impl Lane {
             source,
             keys,
         } = turn.routing;
-        let here = &self.settings.here;
         let stamp = Stamp {
-            keys,
             lineage: table.lineage(),
             epoch: table.epoch(),
             revision: table.revision(),
-            from: here,
-            to: here,
+            to: &self.settings.here,
             slot: None,
             why: Why::Local,
             address: Address {
@@ -197,36 +192,32 @@ impl Lane {
                 routing_key: admitted.message.address.routing_key.clone(),
             },
         };
-        let stamped = give_back(admitted, reason, rule.as_ref(), stamp);
-        self.offer_stamped(claim, admitted, stamped, rule, before, turn);
-    }
-
-    /// Offers what has its marks; what can't carry them is parked.
-    fn offer_stamped(
-        &mut self,
-        claim: &Claim,
-        admitted: &Arc<Admitted>,
-        stamped: Result<Parcel, CodecError>,
-        rule: Option<RuleName>,
-        before: &Before,
-        turn: &mut Turn<'_>,
-    ) {
-        match stamped {
-            Ok(mut parcel) => {
-                parcel.sent_before |= before.sent;
-                let origin = Origin {
-                    admitted: Arc::clone(admitted),
-                    rule,
-                    moves: before.moves,
-                };
-                self.offer_to_unit(claim, parcel, origin, turn);
-            }
+        match give_back(admitted, reason, rule.as_ref(), keys, stamp) {
+            Ok(parcel) => self.offer_routed(claim, admitted, parcel, rule, before, turn),
             Err(error) => {
                 let parked = parked(admitted, Reason::Malformed, rule);
                 let cause = format!("its properties: {error}");
                 self.park(claim, &parked, cause, turn);
             }
         }
+    }
+
+    fn offer_routed(
+        &mut self,
+        claim: &Claim,
+        admitted: &Arc<Admitted>,
+        mut parcel: Parcel,
+        rule: Option<RuleName>,
+        before: &Before,
+        turn: &mut Turn<'_>,
+    ) {
+        parcel.sent_before |= before.sent;
+        let origin = Origin {
+            admitted: Arc::clone(admitted),
+            rule,
+            moves: before.moves,
+        };
+        self.offer_to_unit(claim, parcel, origin, turn);
     }
 
     /// Offers a parcel directly, or through the diversion that it has to follow. What a drain brings goes directly.
@@ -376,6 +367,7 @@ pub(super) fn own_parcel(
         properties,
         body,
         sent_before,
+        marking: Marking::Done,
     }
 }
 

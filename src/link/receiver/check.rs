@@ -3,9 +3,7 @@
 //! Promises that nothing is published where no rule delivers, for a slot that another unit serves, by rules that have given
 //! their keys to others, or to a unit that its path doesn't lead to. Publishes nothing, asks nobody.
 
-use crate::amqp::RawValue;
-use crate::model::marks::X_SET_PATH;
-use crate::model::{Answer, Epoch, LaneId, Parcel, Reason, UnitId, Why};
+use crate::model::{Answer, Epoch, LaneId, Marking, Parcel, Reason, UnitId, Way, Why};
 use crate::routing::Table;
 
 /// What this unit's table says of a parcel before it is published here.
@@ -22,11 +20,12 @@ pub fn check(table: &Table, here: &UnitId, parcel: &Parcel, lane: &LaneId) -> Re
             cause: "its table is of another lineage".to_owned(),
         });
     }
-    let visits = path_visits(parcel, here);
-    if visits != Some(1) {
+    if let Marking::AtReceiver(Way { path, .. }) = &parcel.marking
+        && path.contains(here)
+    {
         return refused(
             Reason::Hops,
-            format!("its path doesn't lead to {here} once, at its end"),
+            format!("its path has led through {here} before"),
         );
     }
     if table
@@ -78,13 +77,4 @@ fn changed_at(table: &Table, parcel: &Parcel) -> Epoch {
         Why::Center | Why::Shared | Why::Local | Why::Units => false,
     });
     slot.map_or(Epoch::default(), |slot| table.changed_at(slot))
-}
-
-/// How often `here` occurs in the parcel's path, which has to end with it.
-fn path_visits(parcel: &Parcel, here: &UnitId) -> Option<usize> {
-    let path = parcel.properties.header(X_SET_PATH)?;
-    let units: Vec<_> = path.as_array()?.collect::<Result<_, _>>().ok()?;
-    let is_here = |value: &&RawValue<'_>| value.as_bytes() == Some(here.as_str().as_bytes());
-    units.last().filter(is_here)?;
-    Some(units.iter().filter(is_here).count())
 }

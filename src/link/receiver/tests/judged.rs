@@ -1,8 +1,6 @@
 //! What a receiver's table says of a parcel.
 
 use super::*;
-use crate::amqp::{Edit, FieldValue};
-use crate::model::marks::X_SET_PATH;
 use crate::model::{Seats, Slot, SlotSet, SpaceId};
 use crate::routing::{Table, TableInputs};
 use crate::rules::DocumentFile;
@@ -44,14 +42,14 @@ fn judged(seats: Seats, why: Why, epoch: u64) -> Result<(), Answer> {
         space: &SpaceId::parse("trade").unwrap(),
     });
     let here: UnitId = "sh-2".parse().unwrap();
-    let path = [FieldValue::str("sh-1"), FieldValue::str("sh-2")];
-    let mut edit = Edit::new();
-    edit.set(X_SET_PATH, &FieldValue::Array(path.into()));
     let parcel = Parcel {
         slot: Some(Slot(7)),
         why,
         epoch: Epoch(epoch),
-        properties: edit.apply(&RawProperties::default()).unwrap(),
+        marking: Marking::AtReceiver(Way {
+            path: vec!["sh-1".parse().unwrap()],
+            ..Way::default()
+        }),
         ..parcel(1, "a")
     };
     check(&table.unwrap(), &here, &parcel, &lane(0))

@@ -8,8 +8,8 @@ mod world;
 use super::*;
 use crate::amqp::RawProperties;
 use crate::model::{
-    Address, Epoch, GatewayId, Lineage, MessageId, Partition, Retry, Revision, Round, SealKeys,
-    SourceName, UnitId, Why,
+    Address, Epoch, GatewayId, Lineage, Marking, MessageId, Partition, Retry, Revision, Round,
+    SealKeys, SourceName, UnitId, Way, Why,
 };
 use bytes::Bytes;
 
@@ -72,6 +72,7 @@ fn parcel(number: u64, message: &'static str) -> Parcel {
         properties: RawProperties::default(),
         body: Bytes::from_static(message.as_bytes()),
         sent_before: false,
+        marking: Marking::AtReceiver(Way::default()),
     }
 }
 
