@@ -331,9 +331,9 @@ impl<'a> Taking<'a> {
                 }
                 Event::Beat => {
                     beats = beats.wrapping_add(1);
+                    self.measure();
                     if beats % BEATS_PER_REPORT == 1 {
                         self.report(kind);
-                        self.measure();
                         grows = self.prefetch.should_grow(Instant::now().into_std());
                         self.listen(takes && in_flight == 0, consumer.queue());
                     }
@@ -385,7 +385,7 @@ impl<'a> Taking<'a> {
         }
     }
 
-    /// Once a second: as many in flight as its rate needs.
+    /// With each beat: as many in flight as its rate needs.
     fn measure(&mut self) {
         let units = self.senders.keys().filter_map(|target| match target {
             Target::Unit(unit) => self.shared.links.distance(unit),
