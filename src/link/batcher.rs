@@ -1,8 +1,8 @@
 //! Parcels coalesced into frames.
 //!
 //! Owns the parcels of the frame that is being filled. Promises that a frame leaves once it is full, at once on a stream
-//! that was quiet, else a millisecond after the one before it; that an idle stream sends nothing; and that order is kept.
-//! Never reads a clock.
+//! that was quiet, else a millisecond after the one before it, or a little later where it is packed and soon full; that an
+//! idle stream sends nothing; and that order is kept. Never reads a clock.
 
 use super::frame::{HEAD_BYTES, Kind, enclose, frame_bytes_max, head};
 use super::packing::pack;
@@ -53,7 +53,34 @@ pub enum Packing {
     /// Bytes are cheap here.
     Off,
     /// Where it brings a tenth or more.
-    On,
+    On {
+        /// So long may a frame wait for company that is half full by then: orders of 760 bytes take 322 on the wire in
+        /// frames of 8 KiB, 259 in 32 KiB, 246 in 64 KiB.
+        patience: Duration,
+    },
+}
+
+/// How fast parcels come, over the last frames.
+#[derive(Debug, Default)]
+struct Flow {
+    bytes: f64,
+    seconds: f64,
+}
+
+/// Of which the last one counts so much.
+const LAST_FRAME: f64 = 1.0 / 8.0;
+
+impl Flow {
+    /// A frame has left, so long after the one before.
+    fn left(&mut self, bytes: usize, after: Duration) {
+        self.bytes += (bytes as f64 - self.bytes) * LAST_FRAME;
+        self.seconds += (after.as_secs_f64() - self.seconds) * LAST_FRAME;
+    }
+
+    /// Bytes that come in such a time.
+    fn within(&self, time: Duration) -> f64 {
+        self.bytes / self.seconds.max(1e-6) * time.as_secs_f64()
+    }
 }
 
 /// Fills frames for one stream.
@@ -69,6 +96,7 @@ pub struct Batcher {
     due: Option<Instant>,
     /// When the last one left.
     left: Option<Instant>,
+    flow: Flow,
 }
 
 impl Batcher {
@@ -81,6 +109,7 @@ impl Batcher {
             frame: BytesMut::new(),
             due: None,
             left: None,
+            flow: Flow::default(),
         }
     }
 
@@ -107,7 +136,7 @@ impl Batcher {
                 self.frame.clear();
                 return Err(self.unsendable(parcel.number, size));
             }
-            if self.packing == Packing::On && body_bytes <= PACKED_BODY_BYTES_MAX {
+            if self.packing != Packing::Off && body_bytes <= PACKED_BODY_BYTES_MAX {
                 if self.packs() {
                     self.frame.extend_from_slice(&parcel.body);
                     out.extend(self.close(0));
@@ -133,8 +162,7 @@ impl Batcher {
             self.begin();
             self.frame.extend_from_slice(&last);
         }
-        let soon = |left: &Instant| now.saturating_duration_since(*left) < QUIET;
-        let due = self.left.filter(soon).map_or(now, |left| left + PACE);
+        let due = self.due_at(now);
         self.due.get_or_insert(due);
         let full_bytes = if self.packs() {
             PACKED_FULL_BYTES
@@ -155,12 +183,33 @@ impl Batcher {
     /// Closes the frame that is being filled.
     pub fn take(&mut self, now: Instant) -> Option<Bytes> {
         self.due.take()?;
-        self.left = Some(now);
+        if let Some(left) = self.left.replace(now) {
+            let after = now.saturating_duration_since(left);
+            self.flow.left(self.frame.len(), after);
+        }
         self.close(0)
     }
 
+    /// When a frame must leave that begins now.
+    fn due_at(&self, now: Instant) -> Instant {
+        let Some(left) = self.left else {
+            return now;
+        };
+        if let Packing::On { patience } = self.packing
+            && self.packs()
+            && self.flow.within(patience) >= PACKED_FULL_BYTES as f64 / 2.0
+        {
+            return now.max(left + patience);
+        }
+        if now.saturating_duration_since(left) < QUIET {
+            left + PACE
+        } else {
+            now
+        }
+    }
+
     fn packs(&self) -> bool {
-        self.packing == Packing::On && self.as_it_is == 0
+        self.packing != Packing::Off && self.as_it_is == 0
     }
 
     fn begin(&mut self) {
@@ -172,7 +221,7 @@ impl Batcher {
     /// What is in it, with a head for as many bytes more.
     fn close(&mut self, more: usize) -> Option<Bytes> {
         let mut frame = self.frame.split();
-        if more == 0 && self.packing == Packing::On {
+        if more == 0 && self.packing != Packing::Off {
             match self.as_it_is.checked_sub(1) {
                 Some(left) => self.as_it_is = left,
                 None => match pack(&frame[ROOM.len()..]) {

@@ -283,7 +283,7 @@ mod tests {
         #[test]
         fn batched_parcels_keep_their_order_and_their_values(
             parcels in proptest::collection::vec(parcel(), 1..60),
-            packing in proptest::sample::select(&[Packing::Off, Packing::On][..]),
+            packing in proptest::sample::select(&[Packing::Off, PACKED][..]),
         ) {
             let start = start();
             let mut batcher = Batcher::new(MESSAGE_MAX);
@@ -333,6 +333,53 @@ mod tests {
             body: Bytes::from(vec![7; body_bytes]),
             sent_before: false,
             marking: Marking::AtReceiver(Way::default()),
+        }
+    }
+
+    const PACKED: Packing = Packing::On {
+        patience: Duration::from_millis(10),
+    };
+
+    #[test]
+    fn a_packed_frame_waits_for_company_while_parcels_come_fast_and_no_longer() {
+        let start = start();
+        let ms = Duration::from_millis;
+        let mut batcher = Batcher::new(MESSAGE_MAX);
+        batcher.set_packing(PACKED);
+        let mut out = Vec::new();
+        // 10 MB/s: of a frame of 64 KiB each seventh ends within a millisecond.
+        for number in 0..200 {
+            let now = start + ms(number);
+            if batcher.deadline().is_some_and(|due| due <= now) {
+                out.extend(batcher.take(now));
+            }
+            for _ in 0..10 {
+                batcher
+                    .push(&parcel_of(number, 1_000), now, &mut out)
+                    .unwrap();
+            }
+        }
+        let late = out.split_off(out.len() - 10);
+        let mut decoder = Decoder::new(MESSAGE_MAX);
+        let parcels = |frame: &Bytes| match decoder.frames(frame).unwrap().remove(0) {
+            Frame::Batch(arrivals) => arrivals.len(),
+            other => panic!("{other:?}"),
+        };
+        let fewest = late.iter().map(parcels).min();
+        assert!(fewest >= Some(50), "{fewest:?} in a frame");
+        let _ = batcher.take(start + ms(200));
+        // A tenth of it: nobody waits for a frame that would take long to be full.
+        for number in 0..200 {
+            let now = start + ms(200 + number);
+            batcher
+                .push(&parcel_of(number, 1_000), now, &mut out)
+                .unwrap();
+            if number > 100 {
+                assert!(batcher.deadline() <= Some(now), "{number}");
+            }
+            if batcher.deadline().is_some_and(|due| due <= now) {
+                out.extend(batcher.take(now));
+            }
         }
     }
 
@@ -392,7 +439,7 @@ mod tests {
         fastrand::Rng::with_seed(2).fill(&mut noise);
         let noise = Bytes::from(noise);
         let mut batcher = Batcher::new(MESSAGE_MAX);
-        batcher.set_packing(Packing::On);
+        batcher.set_packing(PACKED);
         let mut decoder = Decoder::new(MESSAGE_MAX);
         for (body, fewer) in [(Bytes::from(vec![7; 500_000]), true), (noise, false)] {
             let parcel = Parcel {
@@ -426,7 +473,7 @@ mod tests {
                 ..parcel_of(1, 0)
             };
             let mut batcher = Batcher::new(MESSAGE_MAX);
-            batcher.set_packing(Packing::On);
+            batcher.set_packing(PACKED);
             let mut out = Vec::new();
             for _ in 0..16 {
                 batcher.push(&noise, start, &mut out).unwrap();

@@ -23,6 +23,9 @@ const FRAMES_WAITING_MAX: usize = 2;
 /// A round trip from which on a link is compressed: another site's.
 const FAR: Duration = Duration::from_millis(5);
 
+/// A frame that is soon full may wait for a quarter of the round trip, and no longer than this.
+const PATIENCE_MAX: Duration = Duration::from_millis(16);
+
 /// Both channels of a lane, and both directions of its stream.
 pub(super) struct ClientStream {
     pub(super) parcels: mpsc::Receiver<Parcel>,
@@ -199,10 +202,12 @@ impl State {
 
     /// Within a site, a message's bytes cost less than the time to make them fewer.
     fn packing(&self) -> Packing {
-        let far = |round_trip| round_trip >= FAR;
-        let distance = self.status.borrow().distance.round_trip();
-        if self.cap.is_set() || distance.is_some_and(far) {
-            Packing::On
+        let round_trip = self.status.borrow().distance.round_trip();
+        let round_trip = round_trip.unwrap_or_default();
+        if self.cap.is_set() || round_trip >= FAR {
+            Packing::On {
+                patience: (round_trip / 4).min(PATIENCE_MAX),
+            }
         } else {
             Packing::Off
         }
