@@ -14,7 +14,7 @@ use setgate::link::receiver::{
     Actions, Entry, Full, IDENTITIES_MAX, Life, Offer, Receiver, Seen, check,
 };
 use setgate::link::{Arrival, Batcher, Decoder, Frame};
-use setgate::model::{Epoch, LaneId, Message, Parcel, ParcelNumber, Partition};
+use setgate::model::{Epoch, LaneId, Marking, Message, Parcel, ParcelNumber, Partition};
 use std::collections::VecDeque;
 use std::hint::black_box;
 use std::time::Duration;
@@ -165,6 +165,10 @@ impl Way {
         assert!(actions.answers.is_empty(), "{:?}", actions.answers);
         for (parcel, _) in actions.publish {
             let mut edit = Edit::new();
+            if let Marking::AtReceiver(way) = &parcel.marking {
+                parcel.mark(way, &self.lane.unit, &self.world.keys, &mut edit);
+                parcel.seal(&self.world.keys, &mut edit);
+            }
             let token = parcel.number.to_string();
             edit.set_str(TOKEN_HEADER, &token);
             let publish = Command::Publish {
