@@ -92,10 +92,10 @@ pub(super) fn write(report: &Report, folder: &Path) -> Result<(), LabError> {
 
 Made by `setgate-lab bench` (`make bench`): two RabbitMQ nodes with a wire between them, each carrier in turn on the same
 queues (a quorum queue at the near end, a classic one at the far end), persistent messages, confirmed. setgate runs with its
-defaults: journal, quorum lanes, TLS. The rate is that between a tenth and nine tenths of the messages; CPU is that of both
-brokers and both gateways over the whole run; latency is measured at half of the slowest carrier's rate. All figures are
-medians of the rounds of one run, and only their ratios say anything about another machine. What a gateway takes of memory
-is in [benchmarks-memory.md](benchmarks-memory.md), what it makes of cores in [benchmarks-cores.md](benchmarks-cores.md).
+defaults: journal, quorum lanes, TLS. Rate and CPU are those between the first arrival and the last, CPU that of both brokers
+and both gateways; latency is measured at half of the slowest carrier's rate. All figures are medians of the rounds of one
+run, and only their ratios say anything about another machine. What a gateway takes of memory is in
+[benchmarks-memory.md](benchmarks-memory.md), what it makes of cores in [benchmarks-cores.md](benchmarks-cores.md).
 
 "
     .to_owned();
