@@ -4,13 +4,14 @@
 //! it has been, and what the broker said meanwhile may never be heard.
 
 use crate::account::{Account, Sent, id_of};
+use crate::facts::FACTS;
 use bytes::Bytes;
 use fastrand::Rng;
 use setgate::amqp::engine::Outcome;
 use setgate::amqp::{Edit, FieldValue};
 use setgate::link::receiver::Mark;
 use setgate::model::marks::X_SET_IN_DOUBT;
-use setgate::model::{Address, Message, Parcel};
+use setgate::model::{Address, Marking, Message, Parcel};
 use std::collections::{BTreeMap, VecDeque};
 
 /// A queue with consumers.
@@ -423,7 +424,12 @@ impl Broker {
 
 /// A published parcel as a queue gives it.
 fn delivered(parcel: Parcel, mark: Mark) -> Message {
-    let mut properties = parcel.properties;
+    let from = match &parcel.marking {
+        Marking::AtReceiver(way) => way.path.last(),
+        Marking::Done => None,
+    };
+    let from = from.unwrap_or(&parcel.to);
+    let mut properties = parcel.marked(from, &FACTS.keys).unwrap();
     if mark == Mark::InDoubt {
         let mut edit = Edit::new();
         edit.set(X_SET_IN_DOUBT, &FieldValue::Bool(true));
