@@ -1,8 +1,8 @@
 //! Parcels coalesced into frames.
 //!
-//! Owns the parcels of the frame that is being filled. Promises that a frame leaves once it is full, at once on a stream
-//! that was quiet, else a millisecond after the one before it, or a little later where it is packed and soon full; that an
-//! idle stream sends nothing; and that order is kept. Never reads a clock.
+//! Owns the parcels of the frame that is being filled. Promises that a frame leaves once it is full, else as soon as there is
+//! nothing more to put into it, or a little later where it is packed and soon full; that an idle stream sends nothing; and
+//! that order is kept. Never reads a clock.
 
 use super::frame::{HEAD_BYTES, Kind, enclose, frame_bytes_max, head};
 use super::packing::pack;
@@ -21,6 +21,9 @@ const FRAME_BYTES_MAX: usize = 64 * 1_024;
 /// What a packed frame is filled to: the more there is in it, the smaller it becomes.
 const PACKED_FULL_BYTES: usize = 64 * 1_024;
 
+/// What a frame must come to within its patience: it wouldn't become much smaller with less.
+const PACKED_WORTH_BYTES: f64 = 24.0 * 1_024.0;
+
 /// A larger body goes as it is: packing copies it.
 const PACKED_BODY_BYTES_MAX: usize = 1_024 * 1_024;
 
@@ -29,12 +32,6 @@ const AS_IT_IS: u32 = 15;
 
 /// Where a frame's head will be.
 const ROOM: [u8; HEAD_BYTES + 1] = [0; HEAD_BYTES + 1];
-
-/// A parcel that comes so soon after a frame has left is one of many, and waits for company.
-const QUIET: Duration = Duration::from_micros(500);
-
-/// Until so long after that frame.
-const PACE: Duration = Duration::from_millis(1);
 
 /// A parcel that can't be put on the wire: to be answered as refused, since no receiver would ever see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,7 +51,7 @@ pub enum Packing {
     Off,
     /// Where it brings a tenth or more.
     On {
-        /// So long may a frame wait for company that is half full by then: orders of 760 bytes take 322 on the wire in
+        /// So long may a frame wait for company that has much of it by then: orders of 760 bytes take 322 on the wire in
         /// frames of 8 KiB, 259 in 32 KiB, 246 in 64 KiB.
         patience: Duration,
     },
@@ -192,19 +189,13 @@ impl Batcher {
 
     /// When a frame must leave that begins now.
     fn due_at(&self, now: Instant) -> Instant {
-        let Some(left) = self.left else {
-            return now;
-        };
-        if let Packing::On { patience } = self.packing
-            && self.packs()
-            && self.flow.within(patience) >= PACKED_FULL_BYTES as f64 / 2.0
-        {
-            return now.max(left + patience);
-        }
-        if now.saturating_duration_since(left) < QUIET {
-            left + PACE
-        } else {
-            now
+        match (self.packing, self.left) {
+            (Packing::On { patience }, Some(left))
+                if self.packs() && self.flow.within(patience) >= PACKED_WORTH_BYTES =>
+            {
+                now.max(left + patience)
+            }
+            (Packing::On { .. } | Packing::Off, _) => now,
         }
     }
 

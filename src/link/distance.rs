@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// Round trips that are looked back on: with a canary each second, the last ten.
-const RECENT: usize = 10;
+/// Round trips that are looked back on: with a canary each second, half a minute of them.
+const RECENT: usize = 30;
 
 /// The last round trips of a link. A loaded machine answers late and never early: the shortest says how far it is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -32,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_late_answer_makes_nobody_far_and_a_longer_way_shows_after_ten_of_them() {
+    fn a_late_answer_makes_nobody_far_and_a_longer_way_shows_after_half_a_minute() {
         let ms = Duration::from_millis;
         let mut distance = Distance::default();
         assert_eq!(distance.round_trip(), None);

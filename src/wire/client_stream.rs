@@ -23,8 +23,8 @@ const FRAMES_WAITING_MAX: usize = 2;
 /// A round trip from which on a link is compressed: another site's.
 const FAR: Duration = Duration::from_millis(5);
 
-/// A frame that is soon full may wait for a quarter of the round trip, and no longer than this.
-const PATIENCE_MAX: Duration = Duration::from_millis(16);
+/// A frame that is soon full may wait for an eighth of the round trip, and no longer than this.
+const PATIENCE_MAX: Duration = Duration::from_millis(6);
 
 /// Both channels of a lane, and both directions of its stream.
 pub(super) struct ClientStream {
@@ -206,7 +206,7 @@ impl State {
         let round_trip = round_trip.unwrap_or_default();
         if self.cap.is_set() || round_trip >= FAR {
             Packing::On {
-                patience: (round_trip / 4).min(PATIENCE_MAX),
+                patience: (round_trip / 8).min(PATIENCE_MAX),
             }
         } else {
             Packing::Off
