@@ -59,7 +59,7 @@ fn table() -> Table {
         files: &[file],
         placement: None,
         seats: Seats {
-            lineage: Lineage("l".to_owned()),
+            lineage: Lineage("l".into()),
             epoch: Epoch(1),
             ..Seats::default()
         },

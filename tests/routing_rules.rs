@@ -81,7 +81,7 @@ fn every_example_is_valid_and_makes_a_table() {
             files: &files,
             placement: None,
             seats: Seats {
-                lineage: Lineage("first".to_owned()),
+                lineage: Lineage("first".into()),
                 epoch: Epoch(1),
                 ..Seats::default()
             },

@@ -68,7 +68,7 @@ fn compile(files: &[DocumentFile]) -> Table {
         files,
         placement: None,
         seats: Seats {
-            lineage: Lineage("l".to_owned()),
+            lineage: Lineage("l".into()),
             epoch: Epoch(1),
             ..Seats::default()
         },

@@ -39,7 +39,7 @@ pub(super) fn of_folder(
         files: &files,
         placement: None,
         seats: Seats {
-            lineage: Lineage("local".to_owned()),
+            lineage: Lineage("local".into()),
             epoch: Epoch(1),
             ..Seats::default()
         },

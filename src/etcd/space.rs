@@ -289,7 +289,7 @@ pub fn write_history(entry: &HistoryEntry) -> Transaction {
 
 /// The name of a new life of a space.
 pub fn fresh_lineage() -> Lineage {
-    Lineage(uuid::Uuid::now_v7().to_string())
+    Lineage::from(uuid::Uuid::now_v7().to_string())
 }
 
 /// A new key for the seal, from the kernel's random source, as the value of the key `seal`.

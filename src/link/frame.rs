@@ -344,7 +344,7 @@ impl From<&Hello> for HelloWire {
         Self {
             protocol: hello.protocol,
             space: hello.space.to_string(),
-            lineage: hello.lineage.0.clone(),
+            lineage: hello.lineage.to_string(),
             epoch: hello.epoch.0,
             revision: hello.revision.0,
             from: hello.from.to_string(),
@@ -363,7 +363,7 @@ impl TryFrom<HelloWire> for Hello {
         Ok(Self {
             protocol: wire.protocol,
             space: name("the hello's space", &wire.space)?,
-            lineage: Lineage(wire.lineage),
+            lineage: Lineage::from(wire.lineage),
             epoch: Epoch(wire.epoch),
             revision: Revision(wire.revision),
             from: name("the hello's unit", &wire.from)?,
@@ -467,7 +467,7 @@ impl From<&Canary> for CanaryWire {
     fn from(canary: &Canary) -> Self {
         Self {
             sent_nanos: canary.sent_nanos,
-            lineage: canary.lineage.0.clone(),
+            lineage: canary.lineage.to_string(),
             epoch: canary.epoch.0,
             unit: canary.unit.to_string(),
             gateway: canary.gateway.to_string(),
@@ -481,7 +481,7 @@ impl TryFrom<CanaryWire> for Canary {
     fn try_from(wire: CanaryWire) -> Result<Self, FrameError> {
         Ok(Self {
             sent_nanos: wire.sent_nanos,
-            lineage: Lineage(wire.lineage),
+            lineage: Lineage::from(wire.lineage),
             epoch: Epoch(wire.epoch),
             unit: name("the canary's unit", &wire.unit)?,
             gateway: name("the canary's gateway", &wire.gateway)?,
@@ -501,7 +501,7 @@ struct AskWire {
 impl From<&Ask> for AskWire {
     fn from(ask: &Ask) -> Self {
         Self {
-            lineage: ask.lineage.0.clone(),
+            lineage: ask.lineage.to_string(),
             slots: ask.slots.to_string(),
         }
     }
@@ -511,7 +511,7 @@ impl TryFrom<AskWire> for Ask {
     type Error = FrameError;
     fn try_from(wire: AskWire) -> Result<Self, FrameError> {
         Ok(Self {
-            lineage: Lineage(wire.lineage),
+            lineage: Lineage::from(wire.lineage),
             slots: SlotSet::parse(&wire.slots).map_err(|_| FrameError::OutOfRange("the slots"))?,
         })
     }

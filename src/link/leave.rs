@@ -76,7 +76,7 @@ mod tests {
 
     fn standing(epoch: u64, taken: &[&str]) -> Standing {
         Standing {
-            lineage: Lineage("one".to_owned()),
+            lineage: Lineage("one".into()),
             epoch: Epoch(epoch),
             revision: Revision(9),
             units: ["sh-1", "sh-2"].map(unit).into(),
@@ -89,7 +89,7 @@ mod tests {
     #[test]
     fn leave_ends_a_second_after_the_last_one_has_and_none_follows() {
         let mut granter = Granter::new(Duration::ZERO);
-        let one = Lineage("one".to_owned());
+        let one = Lineage("one".into());
         let (before, after) = (standing(3, &[]), standing(3, &["sh-1"]));
         let asks = |granter: &mut Granter, standing: &Standing, now| {
             granter.grants(&unit("sh-1"), (&one, Epoch(3)), Some(standing), now)
@@ -111,7 +111,7 @@ mod tests {
     #[test]
     fn a_stranger_an_older_table_and_another_life_get_none() {
         let mut granter = Granter::new(Duration::ZERO);
-        let (one, other) = (Lineage("one".to_owned()), Lineage("other".to_owned()));
+        let (one, other) = (Lineage("one".into()), Lineage("other".into()));
         let now = standing(3, &[]);
         let mut asks = |name: &str, lineage: &Lineage, epoch, standing: Option<&Standing>| {
             granter.grants(&unit(name), (lineage, Epoch(epoch)), standing, SECOND)

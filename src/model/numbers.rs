@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::sync::Arc;
 
 macro_rules! number_types {
     ($($(#[$doc:meta])* $name:ident($inner:ty);)*) => {$(
@@ -41,8 +42,20 @@ number_types! {
 
 /// Which life of a space a table belongs to: made at creation, made anew by a forced recovery.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Lineage(pub String);
+#[serde(from = "String", into = "String")]
+pub struct Lineage(pub Arc<str>);
+
+impl From<String> for Lineage {
+    fn from(text: String) -> Self {
+        Self(text.into())
+    }
+}
+
+impl From<Lineage> for String {
+    fn from(lineage: Lineage) -> Self {
+        (*lineage.0).to_owned()
+    }
+}
 
 impl fmt::Display for Lineage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -76,7 +76,7 @@ fn unit(name: &str) -> UnitId {
 
 fn seats(stand_ins: &[(&str, &str)]) -> Seats {
     Seats {
-        lineage: Lineage("l1".to_owned()),
+        lineage: Lineage("l1".into()),
         epoch: Epoch(7),
         stand_ins: stand_ins
             .iter()

@@ -116,7 +116,7 @@ fn seconds(count: u8) -> Duration {
 fn standing(known: Known) -> Standing {
     let taken = known.taken().then(|| unit("one"));
     Standing {
-        lineage: Lineage("l".to_owned()),
+        lineage: Lineage("l".into()),
         epoch: Epoch(1),
         revision: Revision(known.revision),
         units: ["one", "two", "three"].map(unit).into(),

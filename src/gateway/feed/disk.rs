@@ -235,7 +235,7 @@ mod tests {
             files: Files::from([("a.yaml".to_owned(), b"kind: rule\n".to_vec())]),
             placement: b"kind: placement\n".to_vec(),
             seats: Seats {
-                lineage: Lineage("one".to_owned()),
+                lineage: Lineage("one".into()),
                 epoch: Epoch(3),
                 ..Seats::default()
             },

@@ -334,7 +334,7 @@ mod tests {
         Known {
             cluster_id: Some(ClusterId(1)),
             seats: Seats {
-                lineage: Lineage("one".to_owned()),
+                lineage: Lineage("one".into()),
                 epoch: Epoch(5),
                 ..Seats::default()
             },
@@ -345,7 +345,7 @@ mod tests {
 
     fn judged(snapshot: &Snapshot, known: Option<&Known>) -> Judgement {
         let fresh = Fresh {
-            lineage: Lineage("fresh".to_owned()),
+            lineage: Lineage("fresh".into()),
             seal: r#"{"seal": "ffeeddccbbaa99887766554433221100"}"#.to_owned().into(),
             now: "2026-01-01T00:00:00Z".to_owned(),
             who: "a test",

@@ -227,7 +227,7 @@ fn folder_inputs(
             .collect::<Files>(),
         placement,
         seats: Seats {
-            lineage: Lineage("local".to_owned()),
+            lineage: Lineage("local".into()),
             epoch: Epoch(1),
             ..Seats::default()
         },

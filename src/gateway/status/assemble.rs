@@ -259,7 +259,7 @@ mod tests {
             seat_of: vec![unit(name)],
         });
         TableFacts {
-            lineage: Lineage("one".to_owned()),
+            lineage: Lineage("one".into()),
             epoch: Epoch(1),
             revision: Revision(revision),
             units: units.to_vec(),

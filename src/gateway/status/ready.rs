@@ -83,7 +83,7 @@ mod tests {
 
     fn with_table(hub: &StatusHub) {
         hub.set_table(TableFacts {
-            lineage: Lineage("one".to_owned()),
+            lineage: Lineage("one".into()),
             epoch: Epoch(1),
             revision: Revision(1),
             units: Vec::new(),

@@ -41,7 +41,7 @@ pub(super) fn measure(size: Size) -> Result<TablePoint, ScaleError> {
             files: &files,
             placement: None,
             seats: Seats {
-                lineage: Lineage("scale".to_owned()),
+                lineage: Lineage("scale".into()),
                 epoch: Epoch(1),
                 ..Seats::default()
             },
