@@ -5,7 +5,7 @@ use crate::broker::{Publish, PublishId, Unroutable};
 use crate::lane::remaining;
 use crate::link::receiver::Mark;
 use crate::model::marks::{X_SET_IN_DOUBT, X_SET_PARCEL};
-use crate::model::{Marking, Parcel, SealKeys, UnitId};
+use crate::model::{BodyHash, Marking, Parcel, SealKeys, UnitId};
 use std::time::Duration;
 
 /// Who puts marks on.
@@ -15,8 +15,8 @@ pub(super) struct Marker<'a> {
     pub(super) from: &'a UnitId,
     /// The lane's start, by its sender.
     pub(super) incarnation: u64,
-    /// The space's; none where no parcel needs marks.
-    pub(super) keys: Option<&'a SealKeys>,
+    /// The space's, and what they make of the parcel's body; none where no parcel needs marks.
+    pub(super) keys: Option<(&'a SealKeys, &'a BodyHash)>,
 }
 
 /// What is said of this publish alone is put on last, and isn't under the seal.
@@ -31,9 +31,9 @@ pub(super) fn publish(
         .text(TextProperty::Expiration)
         .map(|expiration| remaining(expiration, held));
     let mut edit = Edit::new();
-    if let (Marking::AtReceiver(way), Some(keys)) = (&parcel.marking, by.keys) {
+    if let (Marking::AtReceiver(way), Some((keys, body))) = (&parcel.marking, by.keys) {
         parcel.mark(way, by.from, keys, &mut edit);
-        parcel.seal(keys, &mut edit);
+        parcel.seal(keys, body, &mut edit);
     }
     let token = format!("{:x}-{}", by.incarnation, parcel.number);
     edit.set_str(X_SET_PARCEL, &token);

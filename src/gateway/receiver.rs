@@ -15,7 +15,9 @@ use super::shared::Shared;
 use crate::broker::{Connection, Dialer, LanePublisher, OpenError, Outcome, PublishId};
 use crate::link::receiver::{Actions, Batch, Fact, Full, Mark, Offer, Receiver, check};
 use crate::link::{Hello, RefusalReason};
-use crate::model::{Answer, LaneId, Parcel, ParcelNumber, SealKeys, Slot, UnitId, Why, own_queues};
+use crate::model::{
+    Answer, BodyHash, LaneId, Parcel, ParcelNumber, SealKeys, Slot, UnitId, Why, own_queues,
+};
 use crate::wire::{ReceiverPipe, StreamEvent};
 use prometheus::{Histogram, IntCounter};
 use std::collections::HashMap;
@@ -391,6 +393,7 @@ impl<'a> Publishing<'a> {
         let rules = self.shared.rules();
         let (journal, here) = (&self.shared.journal, &self.shared.here.unit);
         for parcel in parcels {
+            let mut hashed = None;
             let (identities, verdict) = match (&self.kind, &rules) {
                 (Kind::Own(_), _) => (None, Ok(())),
                 (Kind::Lane(_), None) => {
@@ -398,11 +401,12 @@ impl<'a> Publishing<'a> {
                     (None, Err(Answer::Later { cause }))
                 }
                 (Kind::Lane(lane), Some(rules)) => {
-                    let lane = *lane;
+                    let (lane, keys) = (*lane, &*rules.keys);
                     // First whether it belongs here at all: what has another seat is to go there, right or no right.
                     let checked = check(&rules.table, here, &parcel, lane);
+                    let (_, body) = hashed.insert((keys, keys.body(&parcel.body)));
                     (
-                        rules.keys.identities(lane, &parcel),
+                        keys.identities(lane, &parcel, body),
                         checked.and_then(|()| self.may(&parcel)),
                     )
                 }
@@ -417,9 +421,10 @@ impl<'a> Publishing<'a> {
                 verdict,
             };
             self.receiver.offer(&journal.seen().lock(), offer, actions);
+            // The one that was offered, or none.
             for (parcel, mark) in std::mem::take(&mut actions.publish) {
-                let keys = rules.as_ref().map(|rules| &rules.keys);
-                self.publish(parcel, mark, keys.map(|keys| &**keys), received, actions);
+                let keys = hashed.as_ref().map(|(keys, body)| (*keys, body));
+                self.publish(parcel, mark, keys, received, actions);
             }
         }
         let Counters {
@@ -453,7 +458,7 @@ impl<'a> Publishing<'a> {
         &mut self,
         parcel: Parcel,
         mark: Mark,
-        keys: Option<&SealKeys>,
+        keys: Option<(&SealKeys, &BodyHash)>,
         received: Instant,
         actions: &mut Actions,
     ) {

@@ -26,7 +26,7 @@ pub fn give_back(
         if let Some(rule) = rule {
             edit.set_str(X_SET_RULE, rule.as_str());
         }
-        parcel.seal(keys, &mut edit);
+        parcel.seal(keys, &keys.body(&parcel.body), &mut edit);
         parcel.properties = edit.apply(&parcel.properties)?;
     }
     Ok(parcel)

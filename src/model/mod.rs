@@ -33,6 +33,6 @@ pub use numbers::{
 };
 pub use outcome::{Reason, Why};
 pub use parcel::{Answer, LaneId, Marking, Parcel, Way};
-pub use seal::{SEAL_BYTES, SealError, SealKeys, SealedBody};
+pub use seal::{BodyHash, SEAL_BYTES, SealError, SealKeys, SealedBody};
 pub use seats::{Changed, Seats};
 pub use slots::{SlotSet, SlotsError};

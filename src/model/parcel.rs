@@ -6,8 +6,8 @@ use super::marks::{
     number_value,
 };
 use super::{
-    Address, Epoch, Lineage, MessageId, ParcelNumber, Partition, Retry, Revision, Round, SealKeys,
-    SealedBody, Slot, SourceName, UnitId, Why,
+    Address, BodyHash, Epoch, Lineage, MessageId, ParcelNumber, Partition, Retry, Revision, Round,
+    SealKeys, SealedBody, Slot, SourceName, UnitId, Why,
 };
 use crate::amqp::{CodecError, Edit, FieldValue, RawProperties, TextProperty};
 use bytes::Bytes;
@@ -129,9 +129,9 @@ impl Parcel {
         }
     }
 
-    /// Seals the marks that are collected for it.
-    pub fn seal(&self, keys: &SealKeys, edit: &mut Edit<'_>) {
-        keys.seal(self.id.as_ref(), edit, SealedBody::Whole(&self.body));
+    /// Seals the marks that are collected for it; the hash is that of its body.
+    pub fn seal(&self, keys: &SealKeys, body: &BodyHash, edit: &mut Edit<'_>) {
+        keys.seal(self.id.as_ref(), edit, SealedBody::Hashed(body));
     }
 
     /// Its properties with the marks of a parcel from that unit, sealed; as they are where they have them already. An error
@@ -142,7 +142,7 @@ impl Parcel {
         };
         let mut edit = Edit::new();
         self.mark(way, from, keys, &mut edit);
-        self.seal(keys, &mut edit);
+        self.seal(keys, &keys.body(&self.body), &mut edit);
         edit.apply(&self.properties)
     }
 }

@@ -50,9 +50,15 @@ impl SealKey {
         Ok(Self(SecretBox::new(Box::new(key))))
     }
 
-    fn hash(&self, parts: &Parts, body: &[u8]) -> [u8; SEAL_BYTES] {
+    fn hash(&self, parts: &Parts) -> [u8; SEAL_BYTES] {
         let mut hasher = SipHasher24::new_with_key(self.0.expose_secret());
         hasher.write(&parts.0);
+        hasher.finish128().as_bytes()
+    }
+
+    fn body(&self, body: &[u8]) -> [u8; SEAL_BYTES] {
+        let mut hasher = SipHasher24::new_with_key(self.0.expose_secret());
+        hasher.write(b"setgate body 1");
         hasher.write(body);
         hasher.finish128().as_bytes()
     }
@@ -156,8 +162,21 @@ impl SealKeys {
             .any(|key| delivered_hash(key, address, properties).ct_eq(mark).into())
     }
 
-    /// By what the target's unit knows a parcel of this lane; none without an id.
-    pub fn identities(&self, lane: &LaneId, parcel: &Parcel) -> Option<Identities> {
+    /// What a seal and identities have of a body.
+    pub fn body(&self, body: &[u8]) -> BodyHash {
+        BodyHash {
+            current: self.sealing.body(body),
+            former: self.verifying.iter().map(|key| key.body(body)).collect(),
+        }
+    }
+
+    /// By what the target's unit knows a parcel of this lane, which has this body; none without an id.
+    pub fn identities(
+        &self,
+        lane: &LaneId,
+        parcel: &Parcel,
+        body: &BodyHash,
+    ) -> Option<Identities> {
         let id = parcel.id.as_ref()?;
         let mut who = Parts::of(b"setgate who 1");
         who.put(Some(lane.unit.as_str().as_bytes()));
@@ -165,19 +184,21 @@ impl SealKeys {
         who.put(Some(&id.0));
         who.0.put_u32(parcel.round.0);
         who.0.put_u32(parcel.retry.0);
-        let mut what = Parts::of(b"setgate what 1");
-        what.put(Some(&parcel.address.exchange));
-        what.put(Some(&parcel.address.routing_key));
-        let of = |key: &SealKey| {
+        let of = |key: &SealKey, body: &[u8; SEAL_BYTES]| {
+            let mut what = Parts::of(b"setgate what 1");
+            what.put(Some(&parcel.address.exchange));
+            what.put(Some(&parcel.address.routing_key));
+            what.put(Some(body));
             let id = Identity {
-                who: half(key.hash(&who, &[])),
-                what: half(key.hash(&what, &parcel.body)),
+                who: half(key.hash(&who)),
+                what: half(key.hash(&what)),
             };
             id.in_slot(parcel.slot)
         };
+        let former = self.verifying.iter().zip(&body.former);
         Some(Identities {
-            current: of(&self.sealing),
-            former: self.verifying.iter().map(of).collect(),
+            current: of(&self.sealing, &body.current),
+            former: former.map(|(key, body)| of(key, body)).collect(),
         })
     }
 
@@ -192,11 +213,21 @@ fn half(hash: [u8; SEAL_BYTES]) -> u64 {
         .map_or(0, |half| u64::from_be_bytes(*half))
 }
 
+/// The hash of a body under the key that seals, and under those that verify. It is made once for seal and identities
+/// together: a body is most of what is hashed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BodyHash {
+    current: [u8; SEAL_BYTES],
+    former: Vec<[u8; SEAL_BYTES]>,
+}
+
 /// What of a body is under the seal.
 #[derive(Debug, Clone, Copy)]
 pub enum SealedBody<'a> {
     /// All of it.
     Whole(&'a [u8]),
+    /// The same, hashed already by the keys that seal it.
+    Hashed(&'a BodyHash),
     /// How many bytes it has: of one that nobody has in hand.
     Length(u64),
 }
@@ -235,18 +266,21 @@ fn marks_hash(
     for mark in marks {
         parts.put_value(*mark);
     }
-    let body = match body {
+    match body {
         SealedBody::Whole(body) => {
             parts.0.put_u8(1);
-            body
+            parts.0.put_slice(&key.body(body));
+        }
+        SealedBody::Hashed(body) => {
+            parts.0.put_u8(1);
+            parts.0.put_slice(&body.current);
         }
         SealedBody::Length(bytes) => {
             parts.0.put_u8(2);
             parts.0.put_u64(bytes);
-            &[]
         }
-    };
-    key.hash(&parts, body)
+    }
+    key.hash(&parts)
 }
 
 fn delivered_hash(
@@ -258,7 +292,7 @@ fn delivered_hash(
     parts.put(Some(&address.exchange));
     parts.put(Some(&address.routing_key));
     parts.put_value(properties.header("x-death"));
-    key.hash(&parts, &[])
+    key.hash(&parts)
 }
 
 /// What is hashed, written so that no two sequences of parts read alike: of each, whether it is there, its length, its

@@ -155,8 +155,9 @@ impl Way {
         while self.receiver.room() > 0
             && let Some(parcel) = self.arrived.pop_front()
         {
+            let body = self.world.keys.body(&parcel.body);
             let offer = Offer {
-                identities: self.world.keys.identities(&self.lane, &parcel),
+                identities: self.world.keys.identities(&self.lane, &parcel, &body),
                 verdict: check(&self.world.table, &unit("bj-1"), &parcel, &self.lane),
                 parcel,
             };
@@ -167,7 +168,8 @@ impl Way {
             let mut edit = Edit::new();
             if let Marking::AtReceiver(way) = &parcel.marking {
                 parcel.mark(way, &self.lane.unit, &self.world.keys, &mut edit);
-                parcel.seal(&self.world.keys, &mut edit);
+                let body = self.world.keys.body(&parcel.body);
+                parcel.seal(&self.world.keys, &body, &mut edit);
             }
             let token = parcel.number.to_string();
             edit.set_str(TOKEN_HEADER, &token);

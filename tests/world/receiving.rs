@@ -453,7 +453,9 @@ impl Receiving {
         for parcel in self.parcels.drain(..count) {
             let (identities, verdict) = match &lane {
                 Some(lane) => (
-                    FACTS.keys.identities(lane, &parcel),
+                    FACTS
+                        .keys
+                        .identities(lane, &parcel, &FACTS.keys.body(&parcel.body)),
                     check(
                         &FACTS.tables[table],
                         &FACTS.units[journal.unit()],

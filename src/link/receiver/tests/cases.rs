@@ -143,13 +143,13 @@ fn one_id_from_another_unit_is_another_message() {
     let one = parcel(1, "a");
     let keys = keys();
     assert_ne!(
-        keys.identities(&lane(0), &one),
-        keys.identities(&other, &one)
+        keys.identities(&lane(0), &one, &keys.body(&one.body)),
+        keys.identities(&other, &one, &keys.body(&one.body))
     );
     // A partition isn't part of it: their number may change.
     assert_eq!(
-        keys.identities(&lane(0), &one),
-        keys.identities(&lane(3), &one)
+        keys.identities(&lane(0), &one, &keys.body(&one.body)),
+        keys.identities(&lane(3), &one, &keys.body(&one.body))
     );
 }
 
@@ -346,7 +346,7 @@ fn what_was_known_under_a_former_key_is_known() {
     .unwrap();
     let second = parcel(2, "a");
     let offer = Offer {
-        identities: rotated.identities(&lane(0), &second),
+        identities: rotated.identities(&lane(0), &second, &rotated.body(&second.body)),
         parcel: second,
         verdict: Ok(()),
     };

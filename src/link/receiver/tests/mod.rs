@@ -85,7 +85,7 @@ fn again(number: u64, message: &'static str) -> Parcel {
 
 fn offer(parcel: Parcel) -> Offer {
     Offer {
-        identities: keys().identities(&lane(0), &parcel),
+        identities: keys().identities(&lane(0), &parcel, &keys().body(&parcel.body)),
         parcel,
         verdict: Ok(()),
     }
