@@ -26,8 +26,8 @@ pub(super) const SILENCE: Duration = Duration::from_secs(1);
 pub const DRAIN_DELIVERIES: u16 = 1_024;
 
 /// With so many or fewer in a diversion that is drained, what comes new is held for a moment, so that an end is reached
-/// while messages go on coming.
-const HOLD_BELOW: u64 = 512;
+/// while messages go on coming; with any number, in a lane that has nothing for other units.
+pub(super) const HOLD_BELOW: u64 = 512;
 
 /// What is held goes into the diversion after all when the end isn't reached in this time, and holding is tried again
 /// after the next.
@@ -444,10 +444,10 @@ impl Diversion {
                 .is_none_or(|drain| drain.ledger.is_empty())
     }
 
-    /// Begins to hold where the end is near.
-    pub(super) fn consider_holding(&mut self, now: Instant) {
+    /// Begins to hold where so many or fewer are left in it.
+    pub(super) fn consider_holding(&mut self, hold_below: u64, now: Instant) {
         let runs = self.drain.as_ref().is_some_and(|drain| drain.runs);
-        let near = runs && self.marker.is_none() && self.messages <= HOLD_BELOW;
+        let near = runs && self.marker.is_none() && self.messages <= hold_below;
         if self.active && self.held.is_none() && near && now >= self.hold_from {
             self.held = Some(Held::new(now));
         }

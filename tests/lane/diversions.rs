@@ -315,6 +315,35 @@ fn a_lane_that_finds_a_diversion_follows_into_it_until_its_own_end_marker_comes_
 }
 
 #[test]
+fn a_lane_with_nothing_for_other_units_waits_for_the_end_of_its_detour_however_far_it_is() {
+    let mut world = World::new("orders", 2_000);
+    world.ask(|lane, routing, at| (lane.diversion_found(&unit("bj-1"), routing, at), ()));
+    (1..=600).for_each(|number| world.take(number, order(70, number)));
+    world.lane.stream_up(&there(), 8 << 20, 4_000);
+    world.lane.stream_up(&detour(), 8 << 20, 4_000);
+    let mut into = accept(&mut world, &detour());
+    assert_eq!(into.len(), 601, "the marker and what followed");
+    world.pass(SECOND);
+    let rest = into.split_off(1);
+    let marker = as_delivered(into.remove(0), false);
+    world.take_diverted(&unit("bj-1"), 1, marker);
+    world.pass(SECOND);
+    world.take(601, order(70, 601));
+    assert!(accept(&mut world, &detour()).is_empty(), "it waits");
+    for (tag, parcel) in (2..).zip(rest) {
+        world.take_diverted(&unit("bj-1"), tag, as_delivered(parcel, false));
+    }
+    let mut came = Vec::new();
+    while came.len() < 601 {
+        let more = ids(&accept(&mut world, &there()));
+        assert!(!more.is_empty(), "{} came", came.len());
+        came.extend(more);
+    }
+    assert!((1..=601).eq(came), "in order");
+    assert_eq!((world.settled, world.lane.in_flight()), (601, 0));
+}
+
+#[test]
 fn what_a_full_diversion_refuses_is_parked() {
     let mut world = World::new("orders", 100);
     world.take(1, order(70, 1));

@@ -255,7 +255,7 @@ impl Lane {
     }
 
     /// Whether the lane has had something for another unit lately.
-    fn has_others(&self, unit: &UnitId, now: Instant) -> bool {
+    pub(super) fn has_others(&self, unit: &UnitId, now: Instant) -> bool {
         self.outlets.iter().any(|(target, outlet)| match target {
             Target::Unit(other) => other != unit && outlet.is_wanted(OTHERS, now),
             Target::Diversion(_) | Target::Park => false,

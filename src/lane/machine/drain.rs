@@ -1,7 +1,7 @@
 //! Out of a diversion: what is consumed of it is routed anew, until the way is direct again.
 
 use super::super::action::{Action, Moment, Note, Routing, Target};
-use super::super::diversion::{Diversion, Order, PATIENCE, Place, follows_its_slot};
+use super::super::diversion::{Diversion, HOLD_BELOW, Order, PATIENCE, Place, follows_its_slot};
 use super::super::envelope::Admitted;
 use super::super::expiration::remaining;
 use super::super::ledger::{EntryId, Ledger};
@@ -113,6 +113,7 @@ impl Lane {
         let way_in = self.outlets.get(&Target::Diversion(unit.clone()));
         let waited = way_in.and_then(|outlet| outlet.overdue(now));
         let is_in = way_in.is_none_or(Outlet::is_empty);
+        let has_others = self.has_others(unit, now);
         if is_up && waited.is_some_and(|waited| waited >= PATIENCE) {
             self.take_back(unit, turn);
         }
@@ -143,10 +144,17 @@ impl Lane {
         if !self.stopping && diversion.begin_drain(is_up, revision, now) {
             turn.actions.push(Action::Drain(unit.clone()));
         }
-        if diversion.has_held_enough(self.settings.window.deliveries / 4, now) {
+        let held_max = if has_others {
+            self.settings.window.deliveries / 4
+        } else {
+            // Nobody waits behind what is held, and a backlog that followed would keep the detour going until it is through.
+            usize::MAX
+        };
+        if diversion.has_held_enough(held_max, now) {
             self.put_held_in(unit, turn);
         } else if !self.stopping {
-            diversion.consider_holding(now);
+            let hold_below = if has_others { HOLD_BELOW } else { u64::MAX };
+            diversion.consider_holding(hold_below, now);
         }
     }
 
