@@ -249,14 +249,14 @@ impl Place {
         self.http.put(&url, self.login(), &body).await.unwrap();
     }
 
-    /// Has the broker close the publisher's connection, until told that it has. By its user, whose connections the broker
-    /// knows at once: it lists a new connection some seconds later.
+    /// Has the broker close the publisher's connection, until told that it has.
     async fn close_connections(&self, closed: CancellationToken) {
-        let url = format!("{}/api/connections/username/{USER}", self.broker.management);
         let mut ticks = interval(Duration::from_millis(50));
         while !closed.is_cancelled() {
             ticks.tick().await;
-            self.http.delete(&url, self.login()).await.unwrap();
+            setgate::lab::broker::close_connections(&self.http, &self.broker, USER)
+                .await
+                .unwrap();
         }
     }
 

@@ -17,6 +17,9 @@ use std::time::Duration;
 
 /// Debian's and RabbitMQ's own place; the wrapper in `/usr/sbin` changes the user, which a lab must not.
 const SERVER: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
+/// How often a broker is asked again to close a user's connections.
+const CLOSE_ATTEMPTS: u32 = 5;
+
 /// How much memory a broker believes that it may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Memory {
@@ -383,6 +386,27 @@ pub async fn delete_vhost(
     };
     let url = format!("{}/api/vhosts/{}", broker.management, encode(vhost));
     http.delete(&url, login).await
+}
+
+/// Closes every connection of a user, as an operator does. By the user, whose connections the broker knows at once: it
+/// lists a new connection some seconds later. It says 500 when one of them is gone before its turn comes, and leaves the
+/// others: then it is asked again.
+pub async fn close_connections(
+    http: &HttpClient,
+    broker: &LabBroker,
+    user: &str,
+) -> Result<(), LabError> {
+    let login = Login {
+        user: &broker.app_user,
+        password: &broker.app_password,
+    };
+    let of_user = format!("{}/api/connections/username", broker.management);
+    let url = format!("{of_user}/{}", encode(user));
+    let mut attempts = 0..CLOSE_ATTEMPTS;
+    while let Err(error) = http.delete(&url, login).await {
+        attempts.next().ok_or(error)?;
+    }
+    Ok(())
 }
 
 /// Makes the gateways' user of one test, or gives it another password.

@@ -7,8 +7,8 @@ use crate::harness::{
 };
 use futures_util::future::join_all;
 use serde_json::Value;
+use setgate::lab::broker::close_connections;
 use setgate::lab::fabric::test_lab_dir;
-use setgate::lab::http::encode;
 use setgate::lab::{Await, Fabric, Memory, Node, Place, Ways};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -59,14 +59,10 @@ async fn a_broker_that_closes_every_connection_ten_times_costs_nothing_and_meets
     let mut fabric = borrowed("connections-closed", 1).await;
     let [near, far] = ["sh-1-a", "bj-1-a"].map(|name| fabric.gateway(name).unwrap().admin);
     let broker = broker(&mut fabric, "sh-1");
-    let url = format!(
-        "{}/api/connections/username/{}",
-        broker.management,
-        encode(&broker.user)
-    );
     let close_all = async || {
-        let login = operator(&broker);
-        fabric.http().delete(&url, login).await.unwrap();
+        close_connections(fabric.http(), &broker, &broker.user)
+            .await
+            .unwrap();
     };
     let traffic = traffic(
         fabric.dir(),

@@ -5,15 +5,12 @@
 
 use super::fault::{Fault, Harm, Role, Victim};
 use super::health::{lane_holder, receiver_of};
-use crate::lab::http::{Login, encode};
+use crate::lab::broker;
 use crate::lab::process::{POLL, ProcessState};
 use crate::lab::{Await, Fabric, LabError, Memory, Node, Ways};
 use crate::model::UnitId;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
-
-/// How often closing the connections of one user is tried.
-const CLOSE_ATTEMPTS: u32 = 5;
 
 /// A failpoint at the 800th parcel strikes within eight seconds at a hundred a second, once the gateway has its streams.
 const STRIKE: Duration = Duration::from_secs(40);
@@ -91,19 +88,9 @@ async fn harm_process(fabric: &mut Fabric, node: &Node, harm: Harm) -> Result<()
 async fn close_connections(fabric: &mut Fabric, unit: &UnitId) -> Result<(), LabError> {
     let lab = fabric.lab();
     let brokers = lab.unit(unit.as_str()).map(|unit| &unit.brokers);
-    for broker in brokers.into_iter().flatten() {
-        let login = Login {
-            user: &broker.app_user,
-            password: &broker.app_password,
-        };
-        for user in [&broker.user, &broker.app_user] {
-            let of_user = format!("{}/api/connections/username", broker.management);
-            let url = format!("{of_user}/{}", encode(user));
-            // It says 500 when one of them is gone before its turn comes; the others are left then.
-            let mut attempts = 0..CLOSE_ATTEMPTS;
-            while let Err(error) = fabric.http().delete(&url, login).await {
-                attempts.next().ok_or(error)?;
-            }
+    for each in brokers.into_iter().flatten() {
+        for user in [&each.user, &each.app_user] {
+            broker::close_connections(fabric.http(), each, user).await?;
         }
     }
     Ok(())
