@@ -15,12 +15,17 @@ use prometheus::Histogram;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 /// Entries that the broker hasn't confirmed: with more, each would be smaller.
 const ENTRIES_MAX: usize = 4;
+
+/// From one entry to the next, unless nothing came for longer: an entry costs the broker and each of the unit's gateways as
+/// much as some messages do, and only acknowledgements at the source wait for it.
+const PACE: Duration = Duration::from_millis(10);
 
 /// Writes in one entry: of the largest, of 4,096 identities, they would be 4 MB, the limit of a reader; in fact receivers'
 /// shares of some hundred make some 100 KB.
@@ -116,8 +121,13 @@ impl Writer {
         writes: &mut mpsc::Receiver<Write>,
     ) -> Option<String> {
         let mut taken = Vec::new();
+        let mut due = Instant::now();
         loop {
             let has_room = self.pending.len() < ENTRIES_MAX && publisher.has_room();
+            let next = async {
+                sleep_until(due).await;
+                writes.recv_many(&mut taken, ENTRY_WRITES_MAX).await
+            };
             tokio::select! {
                 biased;
                 outcomes = publisher.next() => {
@@ -130,10 +140,11 @@ impl Writer {
                         return Some(cause);
                     }
                 }
-                count = writes.recv_many(&mut taken, ENTRY_WRITES_MAX), if has_room => {
+                count = next, if has_room => {
                     if count == 0 {
                         return None;
                     }
+                    due = Instant::now() + PACE;
                     let id = PublishId(self.next);
                     self.next += 1;
                     let writes = std::mem::take(&mut taken);
