@@ -15,12 +15,15 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout_at};
 
-/// Entries that wait to be written; of the largest, of some 100 KB, these are 13 MB.
+/// Entries that wait to be written, and as many that are; of the largest, of some 100 KB, these are 26 MB.
 pub(super) const WAITING_MAX: usize = 128;
 /// Of one file: half an hour of 10,000 identities a second. What is older than the newer file's first then goes early, and
 /// the copy may not reach back far enough: then it isn't used.
 const FILE_BYTES_MAX: u64 = 256 << 20;
+/// How long entries are gathered.
+const GATHERED: Duration = Duration::from_secs(1);
 /// A larger entry isn't ours.
 const BODY_BYTES_MAX: u32 = 4 << 20;
 /// Offset, time, length, checksum.
@@ -132,7 +135,8 @@ impl CopyFolder {
         Ok(())
     }
 
-    /// Writes what comes, until nobody sends any more. `reach` is how far back the copy is to reach.
+    /// Writes what comes, each second or once there is much, until nobody sends any more: what isn't written yet when the
+    /// gateway is killed is read from the broker. `reach` is how far back the copy is to reach.
     pub(super) async fn keep(
         self,
         known: Option<Stretch>,
@@ -141,7 +145,7 @@ impl CopyFolder {
     ) {
         let mut since = known.and_then(|stretch| stretch.newer_since);
         let mut taken = Vec::new();
-        while entries.recv_many(&mut taken, WAITING_MAX).await > 0 {
+        while gather(&mut entries, &mut taken).await {
             let (folder, reach) = (self.clone(), reach());
             let batch = std::mem::take(&mut taken);
             let written =
@@ -196,6 +200,21 @@ impl CopyFolder {
         options.create(true).append(true).mode(0o600);
         options.open(self.newer())
     }
+}
+
+/// Takes what comes within a second from the first, [`WAITING_MAX`] at most; false when nothing comes any more.
+async fn gather(entries: &mut mpsc::Receiver<Keep>, taken: &mut Vec<Keep>) -> bool {
+    let Some(first) = entries.recv().await else {
+        return false;
+    };
+    taken.push(first);
+    let end = Instant::now() + GATHERED;
+    while taken.len() < WAITING_MAX
+        && let Ok(Some(next)) = timeout_at(end, entries.recv()).await
+    {
+        taken.push(next);
+    }
+    true
 }
 
 impl Stretch {
@@ -315,6 +334,19 @@ mod tests {
         assert_eq!(offsets, [3, 7, 8]);
         let stretch = stretch.unwrap();
         assert_eq!((stretch.first, stretch.last), (entry(3, 10), entry(8, 12)));
+    }
+
+    #[tokio::test]
+    async fn what_is_gathered_when_the_gateway_stops_is_written_too() {
+        let (_dir, folder) = folder();
+        let (to, entries) = mpsc::channel(WAITING_MAX);
+        for offset in 1..=3 {
+            to.send(Keep::Entry(entry(offset, offset))).await.unwrap();
+        }
+        drop(to);
+        let keeper = folder.clone();
+        keeper.keep(None, entries, || Duration::from_mins(1)).await;
+        assert_eq!(read(&folder).0, [1, 2, 3]);
     }
 
     #[test]
