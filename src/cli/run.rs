@@ -9,6 +9,7 @@ use crate::gateway::config::{Config, LogFormat, LogPart};
 use crate::gateway::{Gateway, RunError, raise_descriptor_limit};
 use anstream::eprintln;
 use std::io::IsTerminal as _;
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -50,6 +51,7 @@ pub(super) fn run(args: &Args) -> ExitCode {
     }
     raise_descriptor_limit();
     let ended = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers())
         .enable_all()
         .build()
         .map_err(Stopped::Signals)
@@ -61,6 +63,12 @@ pub(super) fn run(args: &Args) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Half of the cores, one at least: what passes from one worker to another costs both, and brokers make more of the rest.
+fn workers() -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+    (cores / 2).max(1)
 }
 
 fn start_log(log: &LogPart) {
