@@ -13,8 +13,8 @@ use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::time::{Duration, Instant};
 
-/// A target is late that leaves its oldest parcel unanswered for so long. One is diverted that is late and silent; that is late
-/// and fills half of the budget of a lane that has others; or that is silent and fills half of it.
+/// A target is late that leaves its oldest parcel unanswered for so long. One is diverted that is late and silent; or one that
+/// fills half of the budget of a lane that has others, and is late or silent.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A target is silent that has said nothing for so long: beyond any round trip and the pauses of a loaded broker, within which
@@ -39,7 +39,7 @@ const HOLD_PAUSE: Duration = Duration::from_secs(1);
 const CLOGGED: Duration = Duration::from_secs(5);
 
 /// Numbers that are remembered as taken back: more than any lane has under way.
-const TAKEN_BACK_MAX: usize = 4_096;
+const TAKEN_BACK_MAX: usize = 8_192;
 
 /// A drain stays for so long after the last message, for what a former holder of the lane may still bring.
 pub(super) const LINGER: Duration = Duration::from_secs(10);

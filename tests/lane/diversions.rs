@@ -92,12 +92,30 @@ fn a_target_that_is_down_holds_no_other_up() {
 }
 
 #[test]
-fn a_target_that_fills_half_of_the_budget_and_falls_silent_has_a_second() {
+fn a_target_that_fills_half_of_the_budget_and_falls_silent_has_a_second_where_others_wait() {
     let mut world = World::new("orders", 4);
     world.take(1, order(70, 1));
     world.lane.stream_up(&there(), 1 << 20, 100);
     assert_eq!(accept(&mut world, &there()).len(), 1);
     (2..=3).for_each(|tag| world.take(tag, order(70, tag)));
+    assert_eq!(all(&mut world, &there()).len(), 2);
+    world.pass(3 * SECOND / 2);
+    assert!(!world.opened.contains(&detour()), "nobody waits behind it");
+    world.take(4, order(20, 4));
+    world.pass(Duration::ZERO);
+    assert!(world.opened.contains(&detour()), "now somebody does");
+}
+
+#[test]
+fn a_target_that_falls_silent_is_not_diverted_before_a_second_has_gone_by() {
+    let mut world = World::new("orders", 4);
+    world.take(1, order(20, 1));
+    world.take(2, order(70, 2));
+    world.lane.stream_up(&here(), 1 << 20, 100);
+    world.lane.stream_up(&there(), 1 << 20, 100);
+    assert_eq!(accept(&mut world, &here()).len(), 1);
+    assert_eq!(accept(&mut world, &there()).len(), 1);
+    (3..=4).for_each(|tag| world.take(tag, order(70, tag)));
     assert_eq!(all(&mut world, &there()).len(), 2);
     world.pass(SECOND / 2);
     assert!(!world.opened.contains(&detour()), "it may be far away");
@@ -109,6 +127,7 @@ fn a_target_that_fills_half_of_the_budget_and_falls_silent_has_a_second() {
 fn a_stream_that_has_only_just_begun_has_two_seconds() {
     let mut world = World::new("orders", 4);
     (1..=2).for_each(|tag| world.take(tag, order(70, tag)));
+    world.take(3, order(20, 3));
     world.lane.stream_up(&there(), 1 << 20, 100);
     assert_eq!(all(&mut world, &there()).len(), 2);
     world.pass(3 * SECOND / 2);

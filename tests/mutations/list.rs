@@ -355,8 +355,8 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         by: By::Lane,
         file: "lane/machine/divert.rs",
         edits: &[(
-            "outlet.answers() && fills_half && silent",
-            "(outlet.answers() || outlet.is_up()) && fills_half && silent",
+            "outlet.answers() && silent && hinders()",
+            "(outlet.answers() || outlet.is_up()) && silent && hinders()",
         )],
     },
     Mutation {

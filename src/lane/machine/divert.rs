@@ -238,7 +238,7 @@ impl Lane {
         // only give the broker more to do when that is what is slow.
         let cause = if waited >= PATIENCE && (silent || !outlet.is_up() || hinders()) {
             format!("its oldest message waits for {} ms", waited.as_millis())
-        } else if outlet.answers() && fills_half && silent {
+        } else if outlet.answers() && silent && hinders() {
             format!(
                 "it is silent, and its {} messages fill half of the lane's budget",
                 under_way.parcels
