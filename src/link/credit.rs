@@ -9,18 +9,19 @@ use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// The HTTP/2 window of one connection. 32 MiB carry 160 MB/s over 200 ms; hyper's default of 1 MiB would carry 5.
-pub const CONNECTION_WINDOW_BYTES: u32 = 32 * 1_024 * 1_024;
+/// The HTTP/2 window of one connection. 64 MiB carry 320 MB/s over 200 ms; hyper's default of 1 MiB would carry 5.
+pub const CONNECTION_WINDOW_BYTES: u32 = 64 * 1_024 * 1_024;
 
 /// What all streams of one connection are granted together while they are few: below the connection's window, so that
 /// streams that stall can't use it up for the others. 2 MiB are left for frame heads and canaries.
-const POOL_BYTES: usize = 30 * 1_024 * 1_024;
+const POOL_BYTES: usize = 62 * 1_024 * 1_024;
 
-/// The most for one stream. A parcel of 1 KiB counts for 2 KiB, so 8 MiB are 4 000 of them: 20 000 a second over 200 ms.
-const STREAM_BYTES_MAX: usize = 8 * 1_024 * 1_024;
+/// The most for one stream. A parcel of 1 KiB counts for 2 KiB, so 16 MiB are 8,000 of them: 16,000 a second over 200 ms into
+/// a queue that confirms 300 ms late.
+const STREAM_BYTES_MAX: usize = 16 * 1_024 * 1_024;
 
-/// The least for one stream, even when the pool is spent. Streams get a third of what is left, so the floor is reached
-/// with the fifteenth; [`STREAMS_MAX`] of them bring the memory behind one connection to at most 30 + 64 MiB.
+/// The least for one stream, even when the pool is spent. Streams get a quarter of what is left, so the floor is
+/// reached with the twenty-fifth; [`STREAMS_MAX`] of them bring the memory behind one connection to at most 62 + 64 MiB.
 const STREAM_BYTES_MIN: usize = 64 * 1_024;
 
 /// Streams on one connection: lanes times two (an old and a new one while a lane moves), with room.
@@ -65,7 +66,7 @@ impl CreditPool {
     /// Takes one stream's share, which returns when the grant is dropped.
     pub fn grant(&self) -> CreditGrant {
         let mut free = self.free.lock();
-        let bytes = (*free / 3).clamp(STREAM_BYTES_MIN, STREAM_BYTES_MAX);
+        let bytes = (*free / 4).clamp(STREAM_BYTES_MIN, STREAM_BYTES_MAX);
         let taken = bytes.min(*free);
         *free -= taken;
         CreditGrant {

@@ -23,9 +23,9 @@ use crate::model::{Answer, AsItIs, Identities, Identity, LaneId, Parcel, ParcelN
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-/// Parcels taken and not answered at most: 20,000 a second into a classic queue that confirms 200 ms late. Their bytes are
+/// Parcels taken and not answered at most: 20,000 a second into a classic queue that confirms 400 ms late. Their bytes are
 /// bounded by the stream's credit.
-const UNANSWERED_MAX: usize = 4_096;
+const UNANSWERED_MAX: usize = 8_192;
 
 /// What is written into the journal in one go waits for this many others at most: while these are under way the next one
 /// grows, so that a journal that is slow gets larger entries, not more of them.
