@@ -95,19 +95,19 @@ impl Cell {
 pub(super) fn named() -> Vec<Cell> {
     let (json, random) = (Body::Json, Body::Random);
     vec![
-        Cell::new("near", 0, 1, 40_000).with_latency(),
-        Cell::new("near-8-queues", 0, 8, 120_000).with_latency(),
-        Cell::new("10ms", 10, 1, 40_000),
-        Cell::new("50ms", 50, 1, 40_000),
-        Cell::new("100ms", 100, 1, 40_000).with_latency(),
-        Cell::new("200ms", 200, 1, 40_000),
-        Cell::new("100ms-8-queues", 100, 8, 120_000),
-        Cell::new("100ms-1%", 100, 1, 40_000).loss(0.01),
+        Cell::new("near", 0, 1, 30_000).with_latency(),
+        Cell::new("near-8-queues", 0, 8, 80_000).with_latency(),
+        Cell::new("10ms", 10, 1, 30_000),
+        Cell::new("50ms", 50, 1, 30_000),
+        Cell::new("100ms", 100, 1, 30_000).with_latency(),
+        Cell::new("200ms", 200, 1, 30_000),
+        Cell::new("100ms-8-queues", 100, 8, 80_000),
+        Cell::new("100ms-1%", 100, 1, 30_000).loss(0.01),
         Cell::new("20mbit", 40, 1, 15_000).body(json, 760).mbit(20),
-        Cell::new("100B", 50, 1, 40_000).body(json, 100),
+        Cell::new("100B", 50, 1, 30_000).body(json, 100),
         Cell::new("16KiB", 50, 1, 8_000).body(json, 16 * 1024),
         Cell::new("256KiB", 50, 1, 600).body(json, 256 * 1024),
-        Cell::new("random", 50, 1, 40_000).body(random, 1024),
+        Cell::new("random", 50, 1, 30_000).body(random, 1024),
     ]
 }
 
