@@ -148,6 +148,9 @@ async fn bench(args: &BenchArgs, report: Reporter, found: &mut Report) -> Result
     let rounds = args.rounds.unwrap_or(if once { 1 } else { 3 });
     let carriers = args.carriers();
     enough_disk(args)?;
+    if let Some(folder) = &args.docs {
+        std::fs::create_dir_all(folder).map_err(LabError::file("make", folder))?;
+    }
     let mut signals = Signals::take()?;
     found.complete = true;
     // A rig has as many lanes for all of its cells.
