@@ -318,7 +318,7 @@ impl BenchArgs {
             some => some
                 .split(',')
                 .map(|name| {
-                    let all = cell::all();
+                    let all = [cell::all(), cell::memory()].concat();
                     let names = || {
                         let names: Vec<&str> = all.iter().map(|cell| cell.name.as_str()).collect();
                         names.join(", ")
