@@ -4,7 +4,7 @@
 //! told. Carries no messages: see [`super::Dialer`].
 
 use super::channel::{ANSWER_TIMEOUT, Channel};
-use super::error::{BrokerError, cause_of};
+use super::error::{BrokerError, cause_of, reply};
 use super::settings::{Endpoint, Settings, Tls};
 use super::{ConnectionState, Server, greeting};
 use crate::model::Backoff;
@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use lapin::tcp::AMQPUriTcpExt;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::{MissedTickBehavior, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -37,6 +37,18 @@ struct Inner {
     backoff: Backoff,
     /// Held while running, so that a second `run` waits for the first.
     running: tokio::sync::Mutex<()>,
+    /// The live one is to be closed, and another connected.
+    renew: Notify,
+}
+
+/// Why a connection is renewed: the client library keeps the error with which the broker closed a channel, for whatever has
+/// its number after that, and gives out each number again once all have been used.
+const USED_UP: &str = "its channel numbers are used up, so it is renewed";
+
+/// Whether the broker closed a channel with it, and not the connection.
+fn is_of_a_channel(error: &lapin::Error) -> bool {
+    const SOFT: [u16; 4] = [403, 404, 405, 406];
+    reply(error).is_some_and(|(code, _)| SOFT.contains(&code))
 }
 
 impl Connection {
@@ -55,6 +67,7 @@ impl Connection {
             live: parking_lot::Mutex::new(None),
             backoff: Backoff::new(fastrand::u64(..)),
             running: tokio::sync::Mutex::new(()),
+            renew: Notify::new(),
         })))
     }
 
@@ -99,7 +112,8 @@ impl Connection {
         }
     }
 
-    /// Opens a channel, while there is a connection.
+    /// Opens a channel, while there is a connection. Where it would have the number, and so the error, of one that the broker
+    /// closed, the connection is renewed.
     pub(super) async fn channel(&self) -> Result<Channel, BrokerError> {
         let doing = || "opening a channel".to_owned();
         let live = self.0.live.lock().clone();
@@ -115,6 +129,16 @@ impl Connection {
         };
         match timeout(ANSWER_TIMEOUT, live.create_channel()).await {
             Ok(Ok(channel)) => Ok(Channel::new(channel)),
+            Ok(Err(error)) if is_of_a_channel(&error) => {
+                let now = self.0.live.lock();
+                if now.as_ref().is_some_and(|now| Arc::ptr_eq(now, &live)) {
+                    self.0.renew.notify_one();
+                }
+                Err(BrokerError::Lost {
+                    doing: doing(),
+                    cause: USED_UP.to_owned(),
+                })
+            }
             Ok(Err(error)) => Err(BrokerError::of(doing(), &error)),
             Err(_) => Err(BrokerError::TimedOut {
                 doing: doing(),
@@ -282,9 +306,14 @@ impl Connection {
         let mut look_again = tokio::time::interval(LOOK_AGAIN);
         look_again.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut cause = None;
+        let mut used_up = false;
         while live.status().connected() {
             tokio::select! {
                 () = cancel.cancelled() => break,
+                () = self.0.renew.notified() => {
+                    used_up = true;
+                    break;
+                }
                 event = events.next() => match event {
                     // A channel's error comes here too; the loop's condition tells the two apart.
                     Some(lapin::Event::Error(error)) => cause = Some(cause_of(&error)),
@@ -295,10 +324,15 @@ impl Connection {
             }
         }
         self.0.live.lock().take();
-        if cancel.is_cancelled() {
+        if used_up || cancel.is_cancelled() {
             let close = live.close(lapin::protocol::constants::REPLY_SUCCESS, "OK".into());
             let _ = timeout(ANSWER_TIMEOUT / 2, close).await;
-            return "closed by this gateway".to_owned();
+            let why = if used_up {
+                USED_UP
+            } else {
+                "closed by this gateway"
+            };
+            return why.to_owned();
         }
         cause.unwrap_or_else(|| "the connection was closed".to_owned())
     }

@@ -64,6 +64,31 @@ async fn queues_are_declared_judged_and_locked() {
             .await
             .unwrap();
     }
+
+    // Each is told of its own queue, also once all numbers of channels have been used, most by channels that ended with an
+    // error; meanwhile the connection may be a new one.
+    let mut asking = tokio::task::JoinSet::new();
+    for asker in 0..16 {
+        let one = one.clone();
+        asking.spawn(async move {
+            for number in 0..300 {
+                let absent = format!("absent-{asker}-{number}");
+                let is_there = number % 4 == 0;
+                let queue = if is_there { "setgate.t.lane" } else { &absent };
+                let found = loop {
+                    match depth(&one, queue).await {
+                        Ok(found) => break found,
+                        Err(BrokerError::Lost { .. } | BrokerError::Down { .. }) => one.up().await,
+                        Err(error) => panic!("{error}"),
+                    }
+                };
+                assert_eq!(found.is_some(), is_there, "{queue}");
+            }
+        });
+    }
+    while let Some(asked) = within(asking.join_next()).await {
+        asked.unwrap();
+    }
     let other = ensure_lane_queue(
         &one,
         "setgate.t.lane",
