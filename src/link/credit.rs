@@ -21,7 +21,7 @@ const POOL_BYTES: usize = 62 * 1_024 * 1_024;
 const STREAM_BYTES_MAX: usize = 16 * 1_024 * 1_024;
 
 /// The least for one stream, even when the pool is spent. Streams get a quarter of what is left, so the floor is
-/// reached with the twenty-fifth; [`STREAMS_MAX`] of them bring the memory behind one connection to at most 62 + 64 MiB.
+/// reached with the twenty-first; [`STREAMS_MAX`] of them bring the memory behind one connection to at most 62 + 64 MiB.
 const STREAM_BYTES_MIN: usize = 64 * 1_024;
 
 /// Streams on one connection: lanes times two (an old and a new one while a lane moves), with room.

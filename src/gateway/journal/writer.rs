@@ -23,13 +23,13 @@ use tokio_util::sync::CancellationToken;
 /// Entries that the broker hasn't confirmed: with more, each would be smaller.
 const ENTRIES_MAX: usize = 4;
 
-/// From one entry to the next, unless nothing came for longer: an entry costs the broker and each of the unit's gateways as
+/// From one entry that isn't full to the next, unless nothing came for longer: an entry costs the broker and each of the unit's gateways as
 /// much as some messages do, and only acknowledgements at the source wait for it.
 const PACE: Duration = Duration::from_millis(10);
 
-/// Writes in one entry: of the largest, of 4,096 identities, they would be 4 MB, the limit of a reader; in fact receivers'
-/// shares of some hundred make some 100 KB.
-const ENTRY_WRITES_MAX: usize = 64;
+/// Writes in one entry: of the largest, of 8,192 identities, they would be 4 MB, the limit of a reader; in fact receivers'
+/// shares of some hundred make some 50 KB. An entry with so many isn't waited for.
+const ENTRY_WRITES_MAX: usize = 32;
 
 /// Writes until cancelled.
 pub(in crate::gateway) async fn write(
@@ -144,7 +144,9 @@ impl Writer {
                     if count == 0 {
                         return None;
                     }
-                    due = Instant::now() + PACE;
+                    if count < ENTRY_WRITES_MAX {
+                        due = Instant::now() + PACE;
+                    }
                     let id = PublishId(self.next);
                     self.next += 1;
                     let writes = std::mem::take(&mut taken);
