@@ -13,9 +13,13 @@ const LEAST: usize = 1_024;
 /// grow a minute old, and a healthy target would be diverted as a late one. Its least is what it settles in a second.
 const FULL_LEAST: usize = 16;
 
-/// How old what is in flight may be, beside twice the way: publish, confirm and journal take 20 ms on average (ADR 14), but
-/// some 150 ms once a classic queue is busy. Less than that, and a busy queue's lane would be given ever fewer.
-const AGE: Duration = Duration::from_millis(300);
+/// How old what is in flight may be, beside thrice the way: publish, confirm and journal take 20 ms on average (ADR 14), but
+/// some 150 ms once a classic queue is busy, and a lost packet costs the way twice more. Less than that, and a busy queue's
+/// lane would be given ever fewer.
+const AGE: Duration = Duration::from_millis(500);
+
+/// See [`AGE`].
+const WAYS: u32 = 3;
 
 /// How far back rates are looked at: the highest of this time counts.
 const RECENT: Duration = Duration::from_secs(1);
@@ -73,7 +77,7 @@ impl Reach {
         };
         // Where this many are that old, the rate is what the way or the target gives, and more wouldn't raise it; while they
         // are younger, they become more.
-        let needed = highest * (2 * distance + AGE).as_secs_f64();
+        let needed = highest * (WAYS * distance + AGE).as_secs_f64();
         self.deliveries = count(needed).max(least);
     }
 
@@ -158,10 +162,10 @@ mod tests {
     #[test]
     fn a_lane_near_by_has_what_its_rate_needs_and_a_far_one_more() {
         assert_eq!(Reach::default().deliveries(MAX), LEAST);
-        assert_eq!(reach(3_000, 0), LEAST);
-        assert_eq!(reach(10_000, 0), 3_000);
-        assert_eq!(reach(5_000, 100), 2_500);
-        assert_eq!(reach(10_000, 200), 7_000);
+        assert_eq!(reach(2_000, 0), LEAST);
+        assert_eq!(reach(10_000, 0), 5_000);
+        assert_eq!(reach(5_000, 100), 4_000);
+        assert_eq!(reach(7_000, 200), 7_700);
         assert_eq!(reach(20_000, 200), MAX, "no more than it may");
         assert_eq!(reach(500, 200), LEAST, "a slow lane needs no more");
     }
@@ -184,9 +188,9 @@ mod tests {
     fn a_lane_whose_targets_stop_comes_back_to_the_least() {
         let mut world = World::new(100);
         (0..10).for_each(|_| world.beat(600, 0));
-        assert_eq!(world.reach.deliveries(MAX), 3_000);
+        assert_eq!(world.reach.deliveries(MAX), 4_800);
         (0..5).for_each(|_| world.beat(0, 0));
-        assert_eq!(world.reach.deliveries(MAX), 3_000, "they may go on");
+        assert_eq!(world.reach.deliveries(MAX), 4_800, "they may go on");
         (0..10).for_each(|_| world.beat(0, 0));
         assert_eq!(world.reach.deliveries(MAX), LEAST);
         assert_eq!(world.reach.deliveries(8), 8, "its prefetch is the bound");
