@@ -158,7 +158,11 @@ impl Connection {
                 Some((live, server, uri)) => {
                     let cause = self.serve(live, server, uri, &cancel).await;
                     round = 0;
-                    tracing::warn!(connection = %self.0.name, %cause, "the broker connection ended");
+                    if cancel.is_cancelled() {
+                        tracing::info!(connection = %self.0.name, "the broker connection is closed");
+                    } else {
+                        tracing::warn!(connection = %self.0.name, %cause, "the broker connection ended");
+                    }
                     self.wait(0, cause, &cancel).await;
                 }
                 None if cancel.is_cancelled() => {}
