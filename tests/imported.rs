@@ -9,7 +9,7 @@ use bytes::Bytes;
 use eventually::eventually;
 use serde_json::{Value, json};
 use setgate::lab::fabric::test_lab_dir;
-use setgate::lab::http::{Login, encode};
+use setgate::lab::http::encode;
 use setgate::lab::raw::{RawClient, RawConfirm};
 use setgate::lab::{Fabric, FabricSpec, LabBroker, Nodes, Reporter};
 use std::collections::BTreeMap;
@@ -171,7 +171,7 @@ impl World {
         let url = format!("{}/api/{path}", broker.management);
         self.fabric
             .http()
-            .put(&url, login(&broker), body)
+            .put(&url, broker.operator(), body)
             .await
             .unwrap();
     }
@@ -181,7 +181,7 @@ impl World {
         let url = format!("{}/api/{path}", broker.management);
         self.fabric
             .http()
-            .delete(&url, login(&broker))
+            .delete(&url, broker.operator())
             .await
             .unwrap();
     }
@@ -189,7 +189,7 @@ impl World {
     async fn get(&mut self, unit: &str, path: &str) -> Value {
         let broker = self.broker(unit);
         let url = format!("{}/api/{path}", broker.management);
-        let got = self.fabric.http().get_json(&url, Some(login(&broker)));
+        let got = self.fabric.http().get_json(&url, Some(broker.operator()));
         got.await.unwrap()
     }
 
@@ -279,7 +279,7 @@ impl World {
         let url = format!("{}/api/{page}", broker.management);
         let http = self.fabric.http();
         eventually(&format!("{count} {page} run"), DEADLINE, async || {
-            let all = http.get_json(&url, Some(login(&broker))).await.ok()?;
+            let all = http.get_json(&url, Some(broker.operator())).await.ok()?;
             let all = all.as_array()?;
             let running = all.iter().filter(|one| one[field] == "running");
             (running.count() == count).then_some(())
@@ -321,13 +321,6 @@ impl World {
             (lane["state"] == "taking" || lane["state"] == "waiting").then_some(())
         })
         .await;
-    }
-}
-
-fn login(broker: &LabBroker) -> Login<'_> {
-    Login {
-        user: &broker.app_user,
-        password: &broker.app_password,
     }
 }
 

@@ -7,10 +7,7 @@ use setgate::lab::{Fabric, FabricSpec, LabBroker, LabFile, Node, Ways};
 use std::time::Duration;
 
 async fn vhosts(broker: &LabBroker) -> Vec<String> {
-    let login = Login {
-        user: &broker.app_user,
-        password: &broker.app_password,
-    };
+    let login = broker.operator();
     let url = format!("{}/api/vhosts", broker.management);
     let all = HttpClient::new().get_json(&url, Some(login)).await.unwrap();
     let all = all.as_array().unwrap().iter();

@@ -15,7 +15,7 @@ use lapin::types::FieldTable as Table;
 use serde_json::json;
 use setgate::amqp::{FieldValue, Properties, RawProperties};
 use setgate::broker::{Dialer, LanePublisher, Outcome, Publish, PublishId, Settings, Unroutable};
-use setgate::lab::http::{HttpClient, Login, encode};
+use setgate::lab::http::{HttpClient, encode};
 use setgate::lab::proxy::{Gate, Proxy};
 use setgate::lab::{LabBroker, LabFile};
 use setgate::model::Address;
@@ -231,22 +231,21 @@ impl Place {
 
     async fn remove(self) {
         let url = format!("{}/api/users/{USER}", self.broker.management);
-        self.http.delete(&url, self.login()).await.unwrap();
+        self.http
+            .delete(&url, self.broker.operator())
+            .await
+            .unwrap();
         setgate::lab::broker::delete_vhost(&self.http, &self.broker, VHOST)
             .await
             .unwrap();
     }
 
-    fn login(&self) -> Login<'_> {
-        Login {
-            user: &self.broker.app_user,
-            password: &self.broker.app_password,
-        }
-    }
-
     async fn put(&self, path: &str, body: serde_json::Value) {
         let url = format!("{}/api/{path}", self.broker.management);
-        self.http.put(&url, self.login(), &body).await.unwrap();
+        self.http
+            .put(&url, self.broker.operator(), &body)
+            .await
+            .unwrap();
     }
 
     /// Has the broker close the publisher's connection, until told that it has.

@@ -204,10 +204,7 @@ impl Cluster {
         let amqp = SocketAddr::from((Ipv4Addr::LOCALHOST, node.amqp));
         let broker = self.describe(node, "/");
         let url = format!("{}/api/nodes/{}", broker.management, encode(&node.name));
-        let login = Login {
-            user: &broker.app_user,
-            password: &broker.app_password,
-        };
+        let login = broker.operator();
         let ready = || async {
             connects(amqp).await?;
             let answer = http.get_json(&url, Some(login)).await;
@@ -354,10 +351,7 @@ pub async fn declare(
     application: &Application,
     queues: QueueKind,
 ) -> Result<(), LabError> {
-    let login = Login {
-        user: &broker.app_user,
-        password: &broker.app_password,
-    };
+    let login = broker.operator();
     let api = format!("{}/api", broker.management);
     let encoded = encode(vhost);
     http.put(&format!("{api}/vhosts/{encoded}"), login, &json!({}))
@@ -380,10 +374,7 @@ pub async fn delete_vhost(
     broker: &LabBroker,
     vhost: &str,
 ) -> Result<(), LabError> {
-    let login = Login {
-        user: &broker.app_user,
-        password: &broker.app_password,
-    };
+    let login = broker.operator();
     let url = format!("{}/api/vhosts/{}", broker.management, encode(vhost));
     http.delete(&url, login).await
 }
@@ -396,10 +387,7 @@ pub async fn close_connections(
     broker: &LabBroker,
     user: &str,
 ) -> Result<(), LabError> {
-    let login = Login {
-        user: &broker.app_user,
-        password: &broker.app_password,
-    };
+    let login = broker.operator();
     let of_user = format!("{}/api/connections/username", broker.management);
     let url = format!("{of_user}/{}", encode(user));
     let mut attempts = 0..CLOSE_ATTEMPTS;
@@ -423,10 +411,7 @@ pub async fn delete_user(http: &HttpClient, broker: &LabBroker) -> Result<(), La
 }
 
 fn user_url(broker: &LabBroker) -> (String, Login<'_>) {
-    let login = Login {
-        user: &broker.app_user,
-        password: &broker.app_password,
-    };
+    let login = broker.operator();
     let url = format!("{}/api/users/{}", broker.management, encode(&broker.user));
     (url, login)
 }

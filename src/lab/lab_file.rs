@@ -1,6 +1,7 @@
 //! `lab.json`: where everything in a lab is, for people's scripts, the traffic command and tests.
 
 use super::LabError;
+use super::http::Login;
 use crate::model::{GatewayId, SiteId, SpaceId, UnitId};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -115,6 +116,14 @@ impl LabBroker {
     pub fn gateway_uri(&self) -> String {
         let credentials = format!("amqp://{}:{}@", self.user, self.password);
         self.uri.replacen("amqp://", &credentials, 1)
+    }
+
+    /// Who asks its management API as an operator would.
+    pub fn operator(&self) -> Login<'_> {
+        Login {
+            user: &self.app_user,
+            password: &self.app_password,
+        }
     }
 
     /// The vhost as it is in the URI, percent-encoded.

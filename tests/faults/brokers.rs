@@ -2,8 +2,7 @@
 
 use crate::harness::{
     DEADLINE, account, assert_clean, assert_faultless, borrowed, broker, delivered,
-    delivered_in_all, eventually, in_flight, more_delivered, operator, own, takes, traffic,
-    unanswered,
+    delivered_in_all, eventually, in_flight, more_delivered, own, takes, traffic, unanswered,
 };
 use futures_util::future::join_all;
 use serde_json::Value;
@@ -190,7 +189,7 @@ async fn an_alarm_stops_what_is_published_to_its_broker_and_nothing_else() {
     let broker = broker(&mut fabric, "sh-1");
     let lane = format!("setgate.{}.lane.orders.0", fabric.lab().space);
     let at = format!("{}/api", broker.management);
-    let login = Some(operator(&broker));
+    let login = Some(broker.operator());
     let look = async |page: String| fabric.http().get_json(&page, login).await.unwrap();
     eventually("the broker knows it", DEADLINE, async || {
         look(format!("{at}/queues/%2F/{lane}")).await["messages"] == 0

@@ -1,7 +1,7 @@
 //! A destination's queue is full and refuses what is published to it.
 
 use crate::harness::{
-    DEADLINE, account, assert_clean, borrowed, broker, eventually, operator, status, traffic,
+    DEADLINE, account, assert_clean, borrowed, broker, eventually, status, traffic,
 };
 use serde_json::{Value, json};
 use setgate::lab::{Fabric, LabBroker};
@@ -11,7 +11,7 @@ use tokio::time::Instant;
 /// Has a broker pass what comes for the applications to a queue that nobody consumes and that takes so many.
 pub(crate) async fn bind_small_queue(fabric: &Fabric, broker: &LabBroker, name: &str, most: u32) {
     let (at, vhost) = (&broker.management, broker.vhost_encoded());
-    let login = operator(broker);
+    let login = broker.operator();
     let arguments = json!({"x-max-length": most, "x-overflow": "reject-publish"});
     let queue = json!({"durable": true, "arguments": arguments});
     let url = format!("{at}/api/queues/{vhost}/{name}");
@@ -49,7 +49,7 @@ async fn a_full_queue_loses_nothing_and_is_named_within_five_seconds() {
 
     let (at, vhost) = (&broker.management, broker.vhost_encoded());
     let queue = format!("{at}/api/queues/{vhost}/app.archive");
-    let login = operator(&broker);
+    let login = broker.operator();
     let (page, user) = (format!("{at}/api/queues/{vhost}/app.archive/get"), login);
     let full = async || {
         // What lies there is counted by the broker itself at once; its management page lags behind by seconds.

@@ -1,8 +1,8 @@
 //! Gateways, links and etcd break under traffic.
 
 use crate::harness::{
-    DEADLINE, account, assert_clean, borrowed, broker, eventually, more_delivered, operator,
-    status, takes, traffic, unanswered,
+    DEADLINE, account, assert_clean, borrowed, broker, eventually, more_delivered, status, takes,
+    traffic, unanswered,
 };
 use serde_json::Value;
 use setgate::lab::http::encode;
@@ -156,7 +156,7 @@ async fn a_lane_that_loses_its_channel_leaves_its_diversions_to_the_other_gatewa
 async fn close_connections(fabric: &Fabric, broker: &LabBroker, name: &str) {
     let (url, login) = (
         format!("{}/api/connections", broker.management),
-        operator(broker),
+        broker.operator(),
     );
     let open = fabric.http().get_json(&url, Some(login)).await;
     let open = open.unwrap_or_default();
@@ -191,7 +191,7 @@ async fn a_frozen_gateway_that_wakes_up_does_no_harm() {
     let vhost = broker.vhost_encoded();
     let url = format!("{}/api/vhosts/{vhost}/connections", broker.management);
     eventually("it has no connection left", DEADLINE, async || {
-        let open = fabric.http().get_json(&url, Some(operator(&broker))).await;
+        let open = fabric.http().get_json(&url, Some(broker.operator())).await;
         let open = open.unwrap_or_default();
         let mut names = open.as_array().into_iter().flatten().map(|one| {
             let name = &one["client_properties"]["connection_name"];

@@ -1,7 +1,7 @@
 //! A space grows from one unit to three and loses one again under traffic, by the very commands of `docs/growing.md`.
 
 use crate::harness::{
-    DEADLINE, account, assert_clean, broker, eventually, more_delivered, operator, traffic,
+    DEADLINE, account, assert_clean, broker, eventually, more_delivered, traffic,
 };
 use serde_json::{Value, json};
 use setgate::lab::fabric::test_lab_dir;
@@ -72,7 +72,7 @@ async fn keep_items(fabric: &mut Fabric) {
     let (at, vhost, login) = (
         &broker.management,
         broker.vhost_encoded(),
-        operator(&broker),
+        broker.operator(),
     );
     let stream = json!({"durable": true, "arguments": {"x-queue-type": "stream"}});
     bind(fabric, &broker, "catalog.kept", &stream).await;
@@ -93,7 +93,11 @@ async fn keep_items(fabric: &mut Fabric) {
 
 /// Declares a queue and binds it to the catalog.
 async fn bind(fabric: &Fabric, broker: &LabBroker, name: &str, queue: &Value) {
-    let (at, vhost, login) = (&broker.management, broker.vhost_encoded(), operator(broker));
+    let (at, vhost, login) = (
+        &broker.management,
+        broker.vhost_encoded(),
+        broker.operator(),
+    );
     let url = format!("{at}/api/queues/{vhost}/{name}");
     fabric.http().put(&url, login, queue).await.unwrap();
     let url = format!("{at}/api/bindings/{vhost}/e/catalog/q/{name}");
@@ -103,7 +107,11 @@ async fn bind(fabric: &Fabric, broker: &LabBroker, name: &str, queue: &Value) {
 
 /// What lies in the queue of an application: of each, its content and whether it was sent again.
 async fn items(fabric: &Fabric, broker: &LabBroker, name: &str) -> Vec<(String, bool)> {
-    let (at, vhost, login) = (&broker.management, broker.vhost_encoded(), operator(broker));
+    let (at, vhost, login) = (
+        &broker.management,
+        broker.vhost_encoded(),
+        broker.operator(),
+    );
     let url = format!("{at}/api/queues/{vhost}/{name}/get");
     let words = json!({"count": 1_000, "ackmode": "ack_requeue_true", "encoding": "auto"});
     let found = fabric.http().ask(&url, login, &words).await.unwrap();

@@ -2,7 +2,6 @@
 
 use serde_json::Value;
 use setgate::lab::fabric::test_lab_dir;
-use setgate::lab::http::Login;
 use setgate::lab::{Fabric, FabricSpec, LabBroker, LabFile, Reporter};
 use std::path::Path;
 use std::process::Stdio;
@@ -196,14 +195,6 @@ pub(crate) async fn delivered_in_all(fabric: &Fabric, admin: &str, to: &str, cou
 /// A unit's broker.
 pub(crate) fn broker(fabric: &mut Fabric, unit: &str) -> LabBroker {
     fabric.lab().unit(unit).unwrap().brokers[0].clone()
-}
-
-/// As an operator of a broker.
-pub(crate) fn operator(broker: &LabBroker) -> Login<'_> {
-    Login {
-        user: &broker.app_user,
-        password: &broker.app_password,
-    }
 }
 
 /// As an operator does with a key of the space, without setgate.

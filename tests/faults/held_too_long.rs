@@ -1,9 +1,7 @@
 //! Messages are held for longer than their broker lets a consumer hold them.
 
 use crate::full_queue::bind_small_queue;
-use crate::harness::{
-    DEADLINE, account, assert_clean, broker, eventually, operator, own, takes, traffic,
-};
+use crate::harness::{DEADLINE, account, assert_clean, broker, eventually, own, takes, traffic};
 use serde_json::json;
 use setgate::lab::{Await, Fabric, Node};
 
@@ -46,7 +44,7 @@ async fn what_is_held_for_longer_than_the_broker_allows_comes_again_and_is_deliv
     // The destination is full, and there may be no diversion: what the lane has in hand it must keep.
     let broker = broker(&mut fabric, "sh-1");
     let (at, vhost, user) = (&broker.management, broker.vhost_encoded(), &broker.user);
-    let login = operator(&broker);
+    let login = broker.operator();
     let rights = format!("{at}/api/permissions/{vhost}/{user}");
     let may = fabric.http().get_json(&rights, Some(login)).await.unwrap();
     let mut may_less = may.clone();

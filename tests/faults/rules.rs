@@ -2,7 +2,7 @@
 
 use crate::harness::{
     DEADLINE, account, assert_clean, borrowed, broker, delivered, etcdctl, eventually,
-    more_delivered, operator, status, traffic, unanswered,
+    more_delivered, status, traffic, unanswered,
 };
 use serde_json::{Value, json};
 use setgate::lab::{Fabric, LabBroker, LabFile, Ways};
@@ -260,7 +260,11 @@ async fn a_change_of_rules_waits_for_what_is_diverted_and_keeps_its_order() {
 
 /// Takes the binding of what applications get away, or makes it again.
 async fn bound(fabric: &Fabric, broker: &LabBroker, there: Presence) {
-    let (at, vhost, login) = (&broker.management, broker.vhost_encoded(), operator(broker));
+    let (at, vhost, login) = (
+        &broker.management,
+        broker.vhost_encoded(),
+        broker.operator(),
+    );
     let url = format!("{at}/api/bindings/{vhost}/e/orders.local/q/app.orders.local");
     let every = json!({"routing_key": "#"});
     let done = match there {

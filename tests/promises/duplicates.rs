@@ -5,7 +5,7 @@ use crate::broker::{Broker, Received, headers};
 use crate::harness::{BY_OWNER, DEADLINE, ORDERS, World, eventually, world};
 use bytes::Bytes;
 use setgate::amqp::{FieldValue, Properties};
-use setgate::lab::http::{Login, encode};
+use setgate::lab::http::encode;
 use setgate::lab::traffic::{Plan, measure, units_of_lab};
 use setgate::lab::{Await, FabricSpec, Node};
 use setgate::link::receiver::{Entry, Fact, Life, Record};
@@ -241,10 +241,7 @@ async fn of_receivers_killed_under_traffic_nothing_is_lost_and_every_second_copy
 async fn acknowledged(world: &mut World, unit: &str) -> Option<u64> {
     let journal = world.own_queue("seen");
     let broker = world.fabric.lab().unit(unit).unwrap().brokers[0].clone();
-    let login = Login {
-        user: &broker.app_user,
-        password: &broker.app_password,
-    };
+    let login = broker.operator();
     let (at, vhost) = (&broker.management, broker.vhost_encoded());
     let http = world.fabric.http();
     let url = format!("{at}/api/consumers/{vhost}");

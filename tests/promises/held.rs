@@ -5,7 +5,6 @@
 use crate::broker::{Broker, keyed};
 use crate::harness::{BY_OWNER, DEADLINE, ORDERS, World, eventually, world};
 use setgate::lab::Node;
-use setgate::lab::http::Login;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::task::block_in_place;
@@ -181,10 +180,7 @@ impl World {
         let broker = self.fabric.lab().unit(unit).unwrap().brokers[0].clone();
         let vhost = broker.vhost_encoded();
         let url = format!("{}/api/vhosts/{vhost}/connections", broker.management);
-        let login = Login {
-            user: &broker.app_user,
-            password: &broker.app_password,
-        };
+        let login = broker.operator();
         let listed = self
             .fabric
             .http()
@@ -207,10 +203,7 @@ impl World {
         let broker = self.fabric.lab().unit("sh-1").unwrap().brokers[0].clone();
         let vhost = broker.vhost_encoded();
         let url = format!("{}/api/queues/{vhost}/{queue}", broker.management);
-        let login = Login {
-            user: &broker.app_user,
-            password: &broker.app_password,
-        };
+        let login = broker.operator();
         let begun = Instant::now();
         // The management API lags by some seconds, and says 0 for a queue that it has no figures of yet.
         let lag = Duration::from_secs(7);

@@ -7,7 +7,6 @@ use crate::broker::{Broker, headers, keyed};
 use crate::harness::{BY_OWNER, DEADLINE, ORDERS, World, eventually, world};
 use bytes::{BufMut, Bytes};
 use setgate::amqp::{FieldTable, FieldValue, Properties};
-use setgate::lab::http::Login;
 use setgate::lab::raw::{RawConfirm, RawMessage};
 use setgate::lane::WRAPPED_CONTENT_TYPE;
 use std::collections::{BTreeMap, BTreeSet};
@@ -411,10 +410,7 @@ impl World {
             let broker = self.fabric.lab().unit(unit).unwrap().brokers[0].clone();
             let vhost = broker.vhost_encoded();
             let url = format!("{}/api/vhosts/{vhost}/connections", broker.management);
-            let login = Login {
-                user: &broker.app_user,
-                password: &broker.app_password,
-            };
+            let login = broker.operator();
             let look = async || {
                 let listed = self
                     .fabric

@@ -2,7 +2,6 @@
 
 use crate::harness::{BY_OWNER, DEADLINE, ORDERS, World, eventually, world};
 use serde_json::json;
-use setgate::lab::http::Login;
 use setgate::lab::{Await, Node};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -17,10 +16,7 @@ async fn a_policy_that_lets_own_queues_lose_messages_is_a_fault() {
     let broker = world.fabric.lab().unit("sh-1").unwrap().brokers[0].clone();
     let vhost = broker.vhost_encoded();
     let url = format!("{}/api/policies/{vhost}/short-lived", broker.management);
-    let login = Login {
-        user: &broker.app_user,
-        password: &broker.app_password,
-    };
+    let login = broker.operator();
     let policy = json!({"pattern": ".*", "definition": {"message-ttl": 60_000}});
     world.fabric.http().put(&url, login, &policy).await.unwrap();
 

@@ -7,7 +7,7 @@ use super::BenchError;
 use super::cell::Cell;
 use super::ends::{Address, End};
 use crate::lab::fabric::FabricSpec;
-use crate::lab::http::{Login, encode};
+use crate::lab::http::encode;
 use crate::lab::packets::{Packets, Shape};
 use crate::lab::proxy::{Gate, Proxy};
 use crate::lab::spec::Nodes;
@@ -214,7 +214,7 @@ impl Rig {
                     let _ = self
                         .fabric
                         .http()
-                        .delete(&url, login(&self.near_broker))
+                        .delete(&url, self.near_broker.operator())
                         .await;
                 }
             }
@@ -272,7 +272,7 @@ impl Rig {
             );
             let body = json!({"value": value});
             let http = self.fabric.http();
-            http.put(&url, login(&self.near_broker), &body).await?;
+            http.put(&url, self.near_broker.operator(), &body).await?;
         }
         Ok(())
     }
@@ -281,7 +281,7 @@ impl Rig {
     /// once: a link has its queue at the near broker from then on.
     async fn federate(&self) -> Result<(), BenchError> {
         let http = self.fabric.http();
-        let far = login(&self.far_broker);
+        let far = self.far_broker.operator();
         let uri = through(&self.federation_wire, &self.near_broker);
         // A connection that is lost between measurements comes back before the next one.
         let upstream = json!({"value": {"uri": uri, "reconnect-delay": 1}});
@@ -292,7 +292,7 @@ impl Rig {
                 let name = format!("bench.{number}.federated");
                 let url = api(broker, &format!("exchanges/%2f/{name}"));
                 let exchange = json!({"type": "topic", "durable": true});
-                http.put(&url, login(broker), &exchange).await?;
+                http.put(&url, broker.operator(), &exchange).await?;
                 if bound {
                     let queue = encode(&format!("app.bench.{number}.out"));
                     let url = api(broker, &format!("bindings/%2f/e/{name}/q/{queue}"));
@@ -310,7 +310,7 @@ impl Rig {
     async fn until_federated(&self) -> Result<(), BenchError> {
         let url = api(&self.far_broker, "federation-links");
         for _ in 0..200 {
-            let login = Some(login(&self.far_broker));
+            let login = Some(self.far_broker.operator());
             // A link that dies meanwhile makes the broker answer 500.
             let links = self.fabric.http().get_json(&url, login).await;
             let links = links.unwrap_or_default();
@@ -385,13 +385,6 @@ pub(super) fn destinations(queues: usize) -> Vec<String> {
 /// Of a broker's management API.
 fn api(broker: &LabBroker, path: &str) -> String {
     format!("{}/api/{path}", broker.management)
-}
-
-fn login(broker: &LabBroker) -> Login<'_> {
-    Login {
-        user: &broker.app_user,
-        password: &broker.app_password,
-    }
 }
 
 fn unit(name: &str) -> Result<UnitId, BenchError> {

@@ -1,6 +1,6 @@
 //! Why messages were parked, by the marks on those that lie in the park queues.
 
-use crate::lab::http::{Login, encode};
+use crate::lab::http::encode;
 use crate::lab::{Fabric, LabBroker};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -25,10 +25,7 @@ pub(super) async fn reasons(fabric: &mut Fabric) -> BTreeMap<String, u64> {
 
 /// Looks at messages and puts them back.
 async fn messages(fabric: &Fabric, broker: &LabBroker, queue: &str) -> Vec<Value> {
-    let login = Login {
-        user: &broker.app_user,
-        password: &broker.app_password,
-    };
+    let login = broker.operator();
     let (at, vhost) = (&broker.management, broker.vhost_encoded());
     let url = format!("{at}/api/queues/{vhost}/{}/get", encode(queue));
     let body = json!({"count": LOOKED_AT_MAX, "ackmode": "ack_requeue_true", "encoding": "auto",
