@@ -2,7 +2,8 @@
 
 use crate::harness::{
     DEADLINE, account, assert_clean, assert_faultless, borrowed, broker, delivered,
-    delivered_in_all, eventually, in_flight, more_delivered, own, takes, traffic, unanswered,
+    delivered_in_all, ended, eventually, in_flight, lasting_traffic, more_delivered, own, takes,
+    traffic, unanswered,
 };
 use futures_util::future::join_all;
 use serde_json::Value;
@@ -16,10 +17,7 @@ use tokio::time::Instant;
 async fn after_a_brokers_crash_lanes_and_receivers_come_back_by_themselves() {
     let mut fabric = own("broker-killed", 2).await;
     let [near, far] = ["sh-1-a", "sh-2-a"].map(|name| fabric.gateway(name).unwrap().admin);
-    let traffic = traffic(
-        fabric.dir(),
-        &["--messages", "4800", "--keys", "400", "--rate", "400"],
-    );
+    let traffic = lasting_traffic(fabric.dir(), &["--keys", "400", "--rate", "400"]);
     more_delivered(&fabric, &near, "sh-2", 100).await;
     more_delivered(&fabric, &far, "sh-1", 100).await;
     // The source of one half of it, the destination of the other.
@@ -39,7 +37,7 @@ async fn after_a_brokers_crash_lanes_and_receivers_come_back_by_themselves() {
     for (admin, to, count) in awaited {
         delivered_in_all(&fabric, admin, to, count).await;
     }
-    assert_faultless(&account(traffic).await);
+    assert_faultless(&ended(traffic).await);
     fabric.down().await.unwrap();
 }
 
@@ -63,10 +61,7 @@ async fn a_broker_that_closes_every_connection_ten_times_costs_nothing_and_meets
             .await
             .unwrap();
     };
-    let traffic = traffic(
-        fabric.dir(),
-        &["--messages", "7200", "--keys", "300", "--rate", "300"],
-    );
+    let traffic = lasting_traffic(fabric.dir(), &["--keys", "300", "--rate", "300"]);
     for _ in 0..CLOSED_WHILE_UP {
         more_delivered(&fabric, &near, "bj-1", 10).await;
         more_delivered(&fabric, &far, "sh-1", 10).await;
@@ -84,7 +79,7 @@ async fn a_broker_that_closes_every_connection_ten_times_costs_nothing_and_meets
         })
         .await;
     }
-    assert_clean(&account(traffic).await);
+    assert_clean(&ended(traffic).await);
     // Each one that was closed is opened once, or twice when what it needs isn't there yet.
     let logins = logins("sh-1", &broker.user);
     let most = 2 * opened * (1 + CLOSED_WHILE_UP + CLOSED_WHILE_OPENED);

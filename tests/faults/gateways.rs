@@ -1,8 +1,8 @@
 //! Gateways, links and etcd break under traffic.
 
 use crate::harness::{
-    DEADLINE, account, assert_clean, borrowed, broker, eventually, more_delivered, status, takes,
-    traffic, unanswered,
+    DEADLINE, account, assert_clean, borrowed, broker, ended, eventually, lasting_traffic,
+    more_delivered, status, takes, traffic, unanswered,
 };
 use serde_json::Value;
 use setgate::lab::http::encode;
@@ -14,10 +14,7 @@ async fn a_killed_gateway_loses_nothing_and_its_lanes_move_to_the_other_within_f
     let mut fabric = borrowed("gateway-killed", 2).await;
     let first = fabric.gateway("sh-1-a").unwrap().admin;
     let second = fabric.gateway("sh-1-b").unwrap().admin;
-    let traffic = traffic(
-        fabric.dir(),
-        &["--messages", "6000", "--keys", "500", "--rate", "600"],
-    );
+    let traffic = lasting_traffic(fabric.dir(), &["--keys", "500", "--rate", "600"]);
     eventually(
         "a gateway of sh-1 takes orders",
         Duration::from_secs(20),
@@ -37,7 +34,8 @@ async fn a_killed_gateway_loses_nothing_and_its_lanes_move_to_the_other_within_f
         async || takes(&fabric, &heir, "orders").await,
     )
     .await;
-    assert_clean(&account(traffic).await);
+    more_delivered(&fabric, &heir, "bj-1", 50).await;
+    assert_clean(&ended(traffic).await);
     fabric.down().await.unwrap();
 }
 
@@ -172,10 +170,7 @@ async fn close_connections(fabric: &Fabric, broker: &LabBroker, name: &str) {
 async fn a_frozen_gateway_that_wakes_up_does_no_harm() {
     let mut fabric = borrowed("gateway-frozen", 2).await;
     let admins = ["sh-1-a", "sh-1-b"].map(|name| fabric.gateway(name).unwrap().admin);
-    let traffic = traffic(
-        fabric.dir(),
-        &["--messages", "7500", "--keys", "500", "--rate", "300"],
-    );
+    let traffic = lasting_traffic(fabric.dir(), &["--keys", "500", "--rate", "300"]);
     eventually("a gateway of sh-1 takes orders", DEADLINE, async || {
         takes(&fabric, &admins[0], "orders").await || takes(&fabric, &admins[1], "orders").await
     })
@@ -202,7 +197,13 @@ async fn a_frozen_gateway_that_wakes_up_does_no_harm() {
     .await;
     more_delivered(&fabric, heir, "bj-1", 50).await;
     fabric.resume(&node).unwrap();
-    assert_clean(&account(traffic).await);
+    eventually("it knows that it has lost its lane", DEADLINE, async || {
+        let page = status(&fabric, &admins[first]).await;
+        page.is_some() && !takes(&fabric, &admins[first], "orders").await
+    })
+    .await;
+    more_delivered(&fabric, heir, "bj-1", 50).await;
+    assert_clean(&ended(traffic).await);
     fabric.down().await.unwrap();
 }
 
@@ -210,10 +211,7 @@ async fn a_frozen_gateway_that_wakes_up_does_no_harm() {
 async fn a_rolling_restart_of_a_unit_under_traffic_is_invisible() {
     let mut fabric = borrowed("rolling-restart", 2).await;
     // More than both restarts take on a loaded machine: each waits for deliveries after it.
-    let traffic = traffic(
-        fabric.dir(),
-        &["--messages", "9000", "--keys", "300", "--rate", "200"],
-    );
+    let traffic = lasting_traffic(fabric.dir(), &["--keys", "300", "--rate", "200"]);
     // Either may have the lane of sh-2.
     let near = ["sh-2-a", "sh-2-b"].map(|name| fabric.gateway(name).unwrap().admin);
     let more = async |fabric: &Fabric| {
@@ -235,6 +233,6 @@ async fn a_rolling_restart_of_a_unit_under_traffic_is_invisible() {
         .await;
         more(&fabric).await;
     }
-    assert_clean(&account(traffic).await);
+    assert_clean(&ended(traffic).await);
     fabric.down().await.unwrap();
 }

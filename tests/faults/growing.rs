@@ -1,7 +1,7 @@
 //! A space grows from one unit to three and loses one again under traffic, by the very commands of `docs/growing.md`.
 
 use crate::harness::{
-    DEADLINE, account, assert_clean, broker, eventually, more_delivered, traffic,
+    DEADLINE, assert_clean, broker, ended, eventually, lasting_traffic, more_delivered,
 };
 use serde_json::{Value, json};
 use setgate::lab::fabric::test_lab_dir;
@@ -137,18 +137,9 @@ async fn one_unit_becomes_active_active_then_two_sites_and_three_centers_and_one
     let folder = tempfile::tempdir().unwrap();
     let rules = Path::new(env!("CARGO_MANIFEST_DIR")).join("routing-rules");
     std::os::unix::fs::symlink(rules, folder.path().join("routing-rules")).unwrap();
-    let traffic = traffic(
+    let traffic = lasting_traffic(
         fabric.dir(),
-        &[
-            "--from",
-            "sh-1",
-            "--messages",
-            "12000",
-            "--keys",
-            "300",
-            "--rate",
-            "300",
-        ],
+        &["--from", "sh-1", "--keys", "300", "--rate", "300"],
     );
     more_delivered(&fabric, &admin, "sh-1", 50).await;
     keep_items(&mut fabric).await;
@@ -195,6 +186,6 @@ async fn one_unit_becomes_active_active_then_two_sites_and_three_centers_and_one
             more_delivered(&fabric, &admin, unit, 50).await;
         }
     }
-    assert_clean(&account(traffic).await);
+    assert_clean(&ended(traffic).await);
     fabric.down().await.unwrap();
 }

@@ -1,5 +1,6 @@
 //! A fabric of one test, traffic through it, its account, and what its gateways and brokers say meanwhile.
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use setgate::lab::fabric::test_lab_dir;
 use setgate::lab::{Fabric, FabricSpec, LabBroker, LabFile, Reporter};
@@ -93,6 +94,18 @@ pub(crate) fn traffic(dir: &Path, words: &[&str]) -> Child {
         .kill_on_drop(true)
         .spawn()
         .unwrap()
+}
+
+/// As [`traffic`], until [`ended`]: for tests of steps that take as long as the machine makes them.
+pub(crate) fn lasting_traffic(dir: &Path, words: &[&str]) -> Child {
+    traffic(dir, &[&["--messages", "1000000"], words].concat())
+}
+
+/// What became of traffic, of which no more is published from now on.
+pub(crate) async fn ended(traffic: Child) -> Value {
+    let pid = traffic.id().and_then(|id| Pid::from_raw(id.cast_signed()));
+    kill_process(pid.unwrap(), Signal::TERM).unwrap();
+    account(traffic).await
 }
 
 /// What became of it, once all has arrived or nothing new comes.

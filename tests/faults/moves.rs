@@ -1,7 +1,8 @@
 //! Slots move to another unit under traffic: no message is lost, doubled, overtaken or delivered by two owners.
 
 use crate::harness::{
-    DEADLINE, account, assert_clean, borrowed, etcdctl, eventually, more_delivered, status, traffic,
+    DEADLINE, assert_clean, borrowed, ended, etcdctl, eventually, lasting_traffic, more_delivered,
+    status,
 };
 use serde_json::Value;
 use setgate::lab::Fabric;
@@ -62,10 +63,7 @@ async fn until_fenced(fabric: &Fabric, admin: &str, count: u64) {
 async fn a_planned_move_there_and_back_under_traffic_costs_no_message_and_no_order() {
     let mut fabric = borrowed("moved", 1).await;
     let admin = fabric.gateway("bj-1-a").unwrap().admin;
-    let traffic = traffic(
-        fabric.dir(),
-        &["--messages", "8000", "--keys", "300", "--rate", "500"],
-    );
+    let traffic = lasting_traffic(fabric.dir(), &["--keys", "300", "--rate", "500"]);
     more_delivered(&fabric, &admin, "sh-1", 50).await;
     let there = moved(&mut fabric, "0-3999", "sh-2").await;
     assert_eq!(there["stage"], "done", "{there}");
@@ -73,7 +71,7 @@ async fn a_planned_move_there_and_back_under_traffic_costs_no_message_and_no_ord
     let back = moved(&mut fabric, "2000-3999", "sh-1").await;
     assert_eq!(back["stage"], "done", "{back}");
     println!("pauses: {} and {} ms", there["pause_ms"], back["pause_ms"]);
-    assert_clean(&account(traffic).await);
+    assert_clean(&ended(traffic).await);
     fabric.down().await.unwrap();
 }
 
@@ -81,10 +79,7 @@ async fn a_planned_move_there_and_back_under_traffic_costs_no_message_and_no_ord
 async fn a_single_key_moves_there_and_back_under_traffic_and_costs_no_message_and_no_order() {
     let mut fabric = borrowed("key-moved", 1).await;
     let admin = fabric.gateway("bj-1-a").unwrap().admin;
-    let traffic = traffic(
-        fabric.dir(),
-        &["--messages", "8000", "--keys", "20", "--rate", "500"],
-    );
+    let traffic = lasting_traffic(fabric.dir(), &["--keys", "20", "--rate", "500"]);
     more_delivered(&fabric, &admin, "sh-1", 50).await;
     let plan = mv(&mut fabric, &["plan", "--pin", "10001", "--to", "bj-1"]).await;
     let home = plan["from"].as_str().unwrap().to_owned();
@@ -110,7 +105,7 @@ async fn a_single_key_moves_there_and_back_under_traffic_and_costs_no_message_an
         );
         more_delivered(&fabric, &admin, to, 50).await;
     }
-    assert_clean(&account(traffic).await);
+    assert_clean(&ended(traffic).await);
     fabric.down().await.unwrap();
 }
 
@@ -124,10 +119,7 @@ fn explained(admin: &str) -> String {
 async fn a_move_that_cannot_drain_is_undone_unless_it_is_forced_and_costs_nothing() {
     let mut fabric = borrowed("not-drained", 2).await;
     let admin = fabric.gateway("sh-1-a").unwrap().admin;
-    let traffic = traffic(
-        fabric.dir(),
-        &["--messages", "6000", "--keys", "300", "--rate", "500"],
-    );
+    let traffic = lasting_traffic(fabric.dir(), &["--keys", "300", "--rate", "500"]);
     // A member that is away could deliver those slots to their old home, as far as anybody knows.
     fabric
         .stop(&"gateway/bj-1-b".parse().unwrap())
@@ -147,7 +139,7 @@ async fn a_move_that_cannot_drain_is_undone_unless_it_is_forced_and_costs_nothin
     mv(&mut fabric, &["force", &id, "-m", "it is off"]).await;
     let done = mv(&mut fabric, &["status", &id, "--watch"]).await;
     assert_eq!(done["stage"], "done", "{done}");
-    assert_clean(&account(traffic).await);
+    assert_clean(&ended(traffic).await);
     fabric.down().await.unwrap();
 }
 
@@ -156,17 +148,14 @@ async fn a_move_that_waits_for_consumers_is_placed_after_fifteen_seconds_of_empt
     let mut fabric = borrowed("consumed", 1).await;
     let admin = fabric.gateway("bj-1-a").unwrap().admin;
     // All that the old unit serves moves, so nothing new is delivered there.
-    let traffic = traffic(
-        fabric.dir(),
-        &["--messages", "9000", "--keys", "300", "--rate", "300"],
-    );
+    let traffic = lasting_traffic(fabric.dir(), &["--keys", "300", "--rate", "300"]);
     more_delivered(&fabric, &admin, "sh-1", 50).await;
     let what = ["--unit", "sh-1", "--to", "sh-2", "--drain", "consumed"];
     let id = asked(&mut fabric, &what).await;
     let done = mv(&mut fabric, &["status", &id, "--watch"]).await;
     assert_eq!(done["stage"], "done", "{done}");
     assert!(done["pause_ms"].as_u64() >= Some(15_000), "{done}");
-    assert_clean(&account(traffic).await);
+    assert_clean(&ended(traffic).await);
     fabric.down().await.unwrap();
 }
 
@@ -176,10 +165,7 @@ async fn a_gateway_killed_with_a_fence_on_its_disk_drains_when_it_is_back() {
     let admin = fabric.gateway("sh-1-a").unwrap().admin;
     let away = "gateway/bj-1-b".parse().unwrap();
     let killed = "gateway/sh-1-a".parse().unwrap();
-    let traffic = traffic(
-        fabric.dir(),
-        &["--messages", "9000", "--keys", "300", "--rate", "400"],
-    );
+    let traffic = lasting_traffic(fabric.dir(), &["--keys", "300", "--rate", "400"]);
     // The move stays where it is while a member is away.
     fabric.stop(&away).await.unwrap();
     let id = asked(&mut fabric, &["--slots", "0-999", "--to", "sh-2"]).await;
@@ -191,7 +177,7 @@ async fn a_gateway_killed_with_a_fence_on_its_disk_drains_when_it_is_back() {
     fabric.start(&away, start).await.unwrap();
     let done = mv(&mut fabric, &["status", &id, "--watch"]).await;
     assert_eq!(done["stage"], "done", "{done}");
-    crate::harness::assert_faultless(&account(traffic).await);
+    crate::harness::assert_faultless(&ended(traffic).await);
     fabric.down().await.unwrap();
 }
 
@@ -281,10 +267,7 @@ async fn coordinator(fabric: &mut Fabric) -> Option<String> {
 async fn a_move_whose_coordinator_is_killed_in_any_stage_ends_done_or_undone() {
     let mut fabric = borrowed("coordinator-killed", 1).await;
     let admin = fabric.gateway("bj-1-a").unwrap().admin;
-    let traffic = traffic(
-        fabric.dir(),
-        &["--messages", "20000", "--keys", "300", "--rate", "400"],
-    );
+    let traffic = lasting_traffic(fabric.dir(), &["--keys", "300", "--rate", "400"]);
     more_delivered(&fabric, &admin, "sh-1", 20).await;
     for (number, stage) in ["asked", "fenced", "drained", "placed"].iter().enumerate() {
         let to = ["sh-2", "sh-1"][number % 2];
@@ -320,7 +303,7 @@ async fn a_move_whose_coordinator_is_killed_in_any_stage_ends_done_or_undone() {
             assert_eq!(done["stage"], "done", "{done}");
         }
     }
-    crate::harness::assert_faultless(&account(traffic).await);
+    crate::harness::assert_faultless(&ended(traffic).await);
     fabric.down().await.unwrap();
 }
 
@@ -351,10 +334,7 @@ async fn what_moves_alone_change_is_not_taken_from_anybodys_hand_and_traffic_goe
     let mut fabric = borrowed("edited-by-hand", 1).await;
     let admins = ["sh-1-a", "sh-2-a", "bj-1-a"].map(|name| fabric.gateway(name).unwrap().admin);
     let lab = fabric.lab();
-    let traffic = traffic(
-        fabric.dir(),
-        &["--messages", "9000", "--keys", "300", "--rate", "300"],
-    );
+    let traffic = lasting_traffic(fabric.dir(), &["--keys", "300", "--rate", "300"]);
     more_delivered(&fabric, &admins[0], "sh-1", 20).await;
     let put = |key: &str, text: &str| etcdctl(&lab, &["put"], key, &["--", text]);
     let edits = [
@@ -379,6 +359,6 @@ async fn what_moves_alone_change_is_not_taken_from_anybodys_hand_and_traffic_goe
     }
     let done = moved(&mut fabric, "0-99", "sh-2").await;
     assert_eq!(done["stage"], "done", "{done}");
-    assert_clean(&account(traffic).await);
+    assert_clean(&ended(traffic).await);
     fabric.down().await.unwrap();
 }

@@ -1,8 +1,8 @@
 //! Rules change under traffic, and back: no message notices, and the history has both.
 
 use crate::harness::{
-    DEADLINE, account, assert_clean, borrowed, broker, delivered, etcdctl, eventually,
-    more_delivered, status, traffic, unanswered,
+    DEADLINE, account, assert_clean, borrowed, broker, delivered, ended, etcdctl, eventually,
+    lasting_traffic, more_delivered, status, traffic, unanswered,
 };
 use serde_json::{Value, json};
 use setgate::lab::{Fabric, LabBroker, LabFile, Ways};
@@ -102,10 +102,7 @@ async fn rules_applied_and_rolled_back_under_traffic_cost_no_message_and_stand_i
     let pid = fabric.gateway("sh-1-a").unwrap().pid;
     let before = rules(&mut fabric, &["history"]).await;
     let before = before["history"][0]["revision"].as_i64().unwrap();
-    let traffic = traffic(
-        fabric.dir(),
-        &["--messages", "6000", "--keys", "300", "--rate", "500"],
-    );
+    let traffic = lasting_traffic(fabric.dir(), &["--keys", "300", "--rate", "500"]);
     more_delivered(&fabric, &admin, "bj-1", 50).await;
 
     let folder = tempfile::tempdir().unwrap();
@@ -136,7 +133,7 @@ async fn rules_applied_and_rolled_back_under_traffic_cost_no_message_and_stand_i
         "{history}"
     );
     assert_eq!(fabric.gateway("sh-1-a").unwrap().pid, pid, "no restart");
-    assert_clean(&account(traffic).await);
+    assert_clean(&ended(traffic).await);
     fabric.down().await.unwrap();
 }
 
@@ -152,10 +149,7 @@ async fn a_gray_share_put_into_etcd_by_hand_and_rolled_back_moves_its_keys_and_c
         "route: owner\ngray: {percent: 50, salt: g1, unit: bj-1}\n",
     );
     assert_ne!(with, without);
-    let traffic = traffic(
-        fabric.dir(),
-        &["--messages", "8000", "--keys", "300", "--rate", "500"],
-    );
+    let traffic = lasting_traffic(fabric.dir(), &["--keys", "300", "--rate", "500"]);
     more_delivered(&fabric, &admin, "sh-2", 50).await;
     let lab = fabric.lab();
     let before = rules(&mut fabric, &["history"]).await;
@@ -191,7 +185,7 @@ async fn a_gray_share_put_into_etcd_by_hand_and_rolled_back_moves_its_keys_and_c
         why(0).contains("and back") && why(1).contains("move 2"),
         "{history}"
     );
-    assert_clean(&account(traffic).await);
+    assert_clean(&ended(traffic).await);
     fabric.down().await.unwrap();
 }
 
@@ -205,10 +199,7 @@ async fn documents_that_change_during_their_move_are_judged_anew_and_the_newest_
         let share = format!("route: owner\ngray: {{percent: {percent}, salt: g1, unit: bj-1}}\n");
         text.replace("route: owner\n", &share)
     };
-    let traffic = traffic(
-        fabric.dir(),
-        &["--messages", "8000", "--keys", "300", "--rate", "500"],
-    );
+    let traffic = lasting_traffic(fabric.dir(), &["--keys", "300", "--rate", "500"]);
     more_delivered(&fabric, &admin, "sh-2", 50).await;
     let lab = fabric.lab();
     for percent in [10, 20, 30, 40, 50] {
@@ -217,7 +208,7 @@ async fn documents_that_change_during_their_move_are_judged_anew_and_the_newest_
     let newest = gray(50);
     let came = async || in_force(&lab, "orders.yaml").trim() == newest.trim();
     eventually("the newest are in force", DEADLINE, came).await;
-    assert_clean(&account(traffic).await);
+    assert_clean(&ended(traffic).await);
     fabric.down().await.unwrap();
 }
 
@@ -228,10 +219,7 @@ async fn a_change_of_rules_waits_for_what_is_diverted_and_keeps_its_order() {
     let file = fabric.profile().dir.join("orders.yaml");
     let text = std::fs::read_to_string(&file).unwrap();
     let gray = "route: owner\ngray: {percent: 50, salt: g1, unit: sh-2}\n";
-    let traffic = traffic(
-        fabric.dir(),
-        &["--messages", "9000", "--keys", "300", "--rate", "500"],
-    );
+    let traffic = lasting_traffic(fabric.dir(), &["--keys", "300", "--rate", "500"]);
     more_delivered(&fabric, &admin, "bj-1", 50).await;
     let (near, far) = ("sh-1".parse().unwrap(), "bj-1".parse().unwrap());
     fabric.cut(&near, &far, Ways::Both).unwrap();
@@ -254,7 +242,7 @@ async fn a_change_of_rules_waits_for_what_is_diverted_and_keeps_its_order() {
     eventually("its source is fenced", DEADLINE, fenced).await;
     fabric.heal(&near, &far, Ways::Both).unwrap();
     until_gray(&fabric, &admin, Presence::There).await;
-    assert_clean(&account(traffic).await);
+    assert_clean(&ended(traffic).await);
     fabric.down().await.unwrap();
 }
 

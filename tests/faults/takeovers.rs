@@ -1,8 +1,8 @@
 //! A unit is lost: its slots are served elsewhere, once, in order, and come back when it does.
 
 use crate::harness::{
-    DEADLINE, account, assert_faultless, eventually, hooks, more_delivered, own_with, status,
-    traffic,
+    DEADLINE, assert_faultless, ended, eventually, hooks, lasting_traffic, more_delivered,
+    own_with, status,
 };
 use serde_json::Value;
 use setgate::lab::{Await, Fabric, Node, Ways};
@@ -60,19 +60,10 @@ async fn setgate(fabric: &mut Fabric, words: &[&str]) -> Value {
 async fn a_killed_unit_is_stood_in_for_in_its_city_unless_it_is_frozen_and_gets_its_seat_back() {
     let mut fabric = own_with("killed-unit", QUICK).await;
     let admin = fabric.gateway("bj-1-a").unwrap().admin;
-    let traffic = traffic(
+    let traffic = lasting_traffic(
         fabric.dir(),
         &[
-            "--messages",
-            "18000",
-            "--keys",
-            "300",
-            "--rate",
-            "300",
-            "--from",
-            "bj-1",
-            "--from",
-            "sh-2",
+            "--keys", "300", "--rate", "300", "--from", "bj-1", "--from", "sh-2",
         ],
     );
     more_delivered(&fabric, &admin, "sh-1", 50).await;
@@ -102,7 +93,7 @@ async fn a_killed_unit_is_stood_in_for_in_its_city_unless_it_is_frozen_and_gets_
     let done = setgate(&mut fabric, &["move", "status", &id, "--watch"]).await;
     assert_eq!(done["stage"], "done", "{done}");
     until_seat(&fabric, &admin, "sh-1", "sh-1").await;
-    assert_faultless(&account(traffic).await);
+    assert_faultless(&ended(traffic).await);
     fabric.down().await.unwrap();
 }
 
@@ -111,10 +102,7 @@ async fn a_unit_cut_off_from_everybody_fences_itself_before_another_takes_over()
     let mut fabric = own_with("cut-off-unit", QUICK).await;
     let admin = fabric.gateway("bj-1-a").unwrap().admin;
     let cut = fabric.gateway("sh-1-a").unwrap().admin;
-    let traffic = traffic(
-        fabric.dir(),
-        &["--messages", "18000", "--keys", "300", "--rate", "300"],
-    );
+    let traffic = lasting_traffic(fabric.dir(), &["--keys", "300", "--rate", "300"]);
     more_delivered(&fabric, &admin, "sh-1", 50).await;
     let ends = ["etcd", "sh-2", "bj-1"].map(|end| end.parse().unwrap());
     let near = "sh-1".parse().unwrap();
@@ -142,7 +130,7 @@ async fn a_unit_cut_off_from_everybody_fences_itself_before_another_takes_over()
         hooks(&fabric).iter().any(|line| line == "sh-1-a free")
     })
     .await;
-    assert_faultless(&account(traffic).await);
+    assert_faultless(&ended(traffic).await);
     fabric.down().await.unwrap();
 }
 
@@ -150,10 +138,7 @@ async fn a_unit_cut_off_from_everybody_fences_itself_before_another_takes_over()
 async fn a_unit_cut_off_from_etcd_alone_goes_on_by_leave_and_a_move_is_refused_without_etcd() {
     let mut fabric = own_with("etcd-gone", QUICK).await;
     let admin = fabric.gateway("bj-1-a").unwrap().admin;
-    let traffic = traffic(
-        fabric.dir(),
-        &["--messages", "9000", "--keys", "300", "--rate", "300"],
-    );
+    let traffic = lasting_traffic(fabric.dir(), &["--keys", "300", "--rate", "300"]);
     more_delivered(&fabric, &admin, "sh-1", 50).await;
     let lab = fabric.lab();
     let (etcd, space) = (lab.etcd.join(","), lab.space.to_string());
@@ -167,7 +152,7 @@ async fn a_unit_cut_off_from_etcd_alone_goes_on_by_leave_and_a_move_is_refused_w
     assert_eq!(asked.status.code(), Some(3), "{asked:?}");
     // Leases of three seconds are long over when so many more have come.
     more_delivered(&fabric, &admin, "sh-1", 600).await;
-    let account = account(traffic).await;
+    let account = ended(traffic).await;
     assert_faultless(&account);
     assert_eq!(account["confirmed"], account["delivered"], "{account}");
     fabric.down().await.unwrap();

@@ -22,7 +22,9 @@ pub(super) use report::print_table;
 pub use run::measure;
 pub use windows::{Window, Windows};
 
-use super::checker::{CheckerError, KEYS_MAX, MESSAGES_MAX};
+use super::LabError;
+use super::checker::{Account, CheckerError, KEYS_MAX, MESSAGES_MAX};
+use super::supervisor::Signals;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -32,7 +34,7 @@ const BODY_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// `setgate-lab traffic`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
-    /// Messages to publish, over all units
+    /// Messages to publish, over all units; Ctrl-C or SIGTERM ends the publishing before, and the account is given
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=MESSAGES_MAX))]
     pub messages: u64,
     /// Distinct keys
@@ -186,6 +188,12 @@ pub enum TrafficError {
     /// A task of the run ended by a fault of its own.
     #[error("a client of the run broke off: {0}")]
     Task(#[source] tokio::task::JoinError),
+    /// Signals can't be waited for.
+    #[error("{0}")]
+    Signals(#[source] Box<LabError>),
+    /// A second signal, while what had been published was awaited.
+    #[error("interrupted before all had arrived: there is no account")]
+    Interrupted,
 }
 
 impl TrafficError {
@@ -200,7 +208,9 @@ impl TrafficError {
             | Self::Uri { .. }
             | Self::Document { .. }
             | Self::QueueSource { .. }
-            | Self::Task(_) => 1,
+            | Self::Task(_)
+            | Self::Signals(_)
+            | Self::Interrupted => 1,
         }
     }
 }
@@ -208,7 +218,7 @@ impl TrafficError {
 /// Runs the command: publishes, consumes, prints the account. 0 when nothing that the fabric promises was broken.
 pub async fn run(args: Args) -> ExitCode {
     let result = match Plan::from_lab(&args).await {
-        Ok(plan) => measure(plan).await,
+        Ok(plan) => measure_until_told(plan).await,
         Err(error) => Err(error),
     };
     match result {
@@ -223,5 +233,24 @@ pub async fn run(args: Args) -> ExitCode {
             anstream::eprintln!("setgate-lab traffic: {error}");
             ExitCode::from(error.exit_code())
         }
+    }
+}
+
+/// As [`measure`]. A first signal ends the publishing alone: what has been published by then is accounted for.
+async fn measure_until_told(plan: Plan) -> Result<Account, TrafficError> {
+    let mut signals = Signals::take().map_err(|error| TrafficError::Signals(Box::new(error)))?;
+    let enough = plan.enough.clone();
+    let mut measuring = std::pin::pin!(measure(plan));
+    tokio::select! {
+        account = &mut measuring => return account,
+        () = signals.any() => {}
+    }
+    anstream::eprintln!(
+        "\nsetgate-lab traffic: nothing more is published; what was is awaited (Ctrl-C again ends without an account)"
+    );
+    enough.cancel();
+    tokio::select! {
+        account = measuring => account,
+        () = signals.any() => Err(TrafficError::Interrupted),
     }
 }
