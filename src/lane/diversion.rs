@@ -251,6 +251,15 @@ impl Diversion {
         }
     }
 
+    /// As [`Self::new`], of one in which a former holder may have left something: mostly there is nothing, and what comes new is
+    /// held until its end marker says so.
+    pub(super) fn found(first: u64, at: Moment) -> Self {
+        Self {
+            held: Some(Held::new(at.now)),
+            ..Self::new(DivertReason::Found, None, first, at)
+        }
+    }
+
     /// Whether parcels go through it.
     pub(super) fn is_active(&self) -> bool {
         self.active

@@ -43,6 +43,9 @@ pub(crate) fn ids(parcels: &[Parcel]) -> Vec<u64> {
 
 const SECOND: Duration = Duration::from_secs(1);
 
+/// A lane holds no longer what it has for a diversion whose end doesn't come.
+pub(crate) const HELD_AT_MOST: Duration = Duration::from_secs(3);
+
 #[test]
 fn what_a_silent_target_leaves_unanswered_for_two_seconds_goes_into_its_diversion_from_the_oldest_on()
  {
@@ -300,6 +303,24 @@ fn what_a_diversion_does_not_take_goes_directly_once_its_unit_is_back_behind_wha
 }
 
 #[test]
+fn a_lane_that_finds_an_empty_diversion_holds_what_comes_and_sends_nothing_through_it() {
+    let mut world = World::new("orders", 100);
+    let bj = unit("bj-1");
+    world.ask(|lane, routing, at| (lane.diversion_found(&bj, routing, at), ()));
+    world.take(1, order(70, 1));
+    world.lane.stream_up(&there(), 1 << 20, 100);
+    world.lane.stream_up(&detour(), 1 << 20, 100);
+    let into = accept(&mut world, &detour());
+    assert_eq!((into.len(), &into[0].id), (1, &None), "the marker alone");
+    world.pass(SECOND);
+    assert_eq!(all(&mut world, &there()), [], "past what may lie there");
+    world.take_diverted(&bj, 1, as_delivered(into[0].clone(), false));
+    world.take(2, order(70, 2));
+    assert_eq!(ids(&accept(&mut world, &there())), [1, 2]);
+    assert_eq!(all(&mut world, &detour()), []);
+}
+
+#[test]
 fn a_lane_that_finds_a_diversion_follows_into_it_until_its_own_end_marker_comes_out() {
     let mut world = World::new("orders", 100);
     world.take(1, order(70, 1));
@@ -309,6 +330,7 @@ fn a_lane_that_finds_a_diversion_follows_into_it_until_its_own_end_marker_comes_
     world.restart(100, 2);
     world.ask(|lane, routing, at| (lane.diversion_found(&unit("bj-1"), routing, at), ()));
     world.take(1, order(70, 2));
+    world.pass(HELD_AT_MOST);
     world.lane.stream_up(&there(), 1 << 20, 100);
     world.lane.stream_up(&detour(), 1 << 20, 100);
     assert_eq!(
@@ -338,6 +360,7 @@ fn a_lane_with_nothing_for_other_units_waits_for_the_end_of_its_detour_however_f
     let mut world = World::new("orders", 2_000);
     world.ask(|lane, routing, at| (lane.diversion_found(&unit("bj-1"), routing, at), ()));
     (1..=600).for_each(|number| world.take(number, order(70, number)));
+    world.pass(HELD_AT_MOST);
     world.lane.stream_up(&there(), 8 << 20, 4_000);
     world.lane.stream_up(&detour(), 8 << 20, 4_000);
     let mut into = accept(&mut world, &detour());

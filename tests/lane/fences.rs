@@ -1,6 +1,6 @@
 //! Slots that are being moved wait in the diversion of their old seat, those alone, and go on to the new one in order.
 
-use crate::diversions::{accept, all, as_delivered, detour, ids};
+use crate::diversions::{HELD_AT_MOST, accept, all, as_delivered, detour, ids};
 use crate::world::{World, here, order, there, unit};
 use setgate::lane::{DivertReason, Note, Target};
 use setgate::model::{Answer, Parcel, Stage};
@@ -224,6 +224,7 @@ fn what_followed_into_a_seat_of_long_ago_waits_for_what_a_former_holder_left_at_
         world.ask(|lane, routing, at| (lane.diversion_found(&of, routing, at), ()));
     }
     world.take(1, order(70, 2));
+    world.pass(HELD_AT_MOST);
     open(&mut world);
     let marker = accept(&mut world, &detour());
     let marker_and_new = accept(&mut world, &Target::Diversion(unit("sh-1")));
@@ -259,6 +260,7 @@ fn what_two_former_holders_left_at_two_seats_goes_on_in_the_order_in_which_they_
             world.ask(|lane, routing, at| (lane.diversion_found(of, routing, at), ()));
         }
         world.take(1, order(70, 2));
+        world.pass(HELD_AT_MOST);
         open(&mut world);
         let _its_marker = accept(&mut world, &detour());
         let second = accept(&mut world, &at_sh).split_off(1);
@@ -303,6 +305,7 @@ fn two_diversions_that_take_turns_are_drained_without_a_pause() {
     };
     // Slot 70 has come from sh-1 to bj-1, and follows what may lie at sh-1; slot 20 is sh-1's, slot 60 bj-1's own.
     find(&mut world);
+    world.pass(HELD_AT_MOST);
     let uids = [70, 60, 70, 60, 70, 60];
     for (tag, uid) in (1..).zip(uids) {
         world.take(tag, order(uid, tag));

@@ -47,8 +47,8 @@ impl Lane {
         self.end(turn)
     }
 
-    /// A former holder of the lane may have left messages in the diversion of this unit: what is for the unit follows into
-    /// it, until an end marker has come out.
+    /// A former holder of the lane may have left messages in the diversion of this unit: what is for the unit is held, or
+    /// follows into it where that takes long, until an end marker has come out.
     pub fn diversion_found(
         &mut self,
         unit: &UnitId,
@@ -59,7 +59,7 @@ impl Lane {
         if self.diversions.contains_key(unit) {
             return Vec::new();
         }
-        let diversion = Diversion::new(DivertReason::Found, None, self.next_number, at);
+        let diversion = Diversion::found(self.next_number, at);
         self.diversions.insert(unit.clone(), diversion);
         turn.note(Note::Diverting {
             to: unit.clone(),
