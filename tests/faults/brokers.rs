@@ -61,7 +61,7 @@ async fn a_broker_that_closes_every_connection_ten_times_costs_nothing_and_meets
             .await
             .unwrap();
     };
-    let traffic = lasting_traffic(fabric.dir(), &["--keys", "300", "--rate", "300"]);
+    let traffic = lasting_traffic(fabric.dir(), &["--keys", "300", "--rate", "200"]);
     for _ in 0..CLOSED_WHILE_UP {
         more_delivered(&fabric, &near, "bj-1", 10).await;
         more_delivered(&fabric, &far, "sh-1", 10).await;

@@ -14,7 +14,7 @@ async fn a_killed_gateway_loses_nothing_and_its_lanes_move_to_the_other_within_f
     let mut fabric = borrowed("gateway-killed", 2).await;
     let first = fabric.gateway("sh-1-a").unwrap().admin;
     let second = fabric.gateway("sh-1-b").unwrap().admin;
-    let traffic = lasting_traffic(fabric.dir(), &["--keys", "500", "--rate", "600"]);
+    let traffic = lasting_traffic(fabric.dir(), &["--keys", "500", "--rate", "200"]);
     eventually(
         "a gateway of sh-1 takes orders",
         Duration::from_secs(20),
@@ -170,7 +170,7 @@ async fn close_connections(fabric: &Fabric, broker: &LabBroker, name: &str) {
 async fn a_frozen_gateway_that_wakes_up_does_no_harm() {
     let mut fabric = borrowed("gateway-frozen", 2).await;
     let admins = ["sh-1-a", "sh-1-b"].map(|name| fabric.gateway(name).unwrap().admin);
-    let traffic = lasting_traffic(fabric.dir(), &["--keys", "500", "--rate", "300"]);
+    let traffic = lasting_traffic(fabric.dir(), &["--keys", "500", "--rate", "200"]);
     eventually("a gateway of sh-1 takes orders", DEADLINE, async || {
         takes(&fabric, &admins[0], "orders").await || takes(&fabric, &admins[1], "orders").await
     })

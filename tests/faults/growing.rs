@@ -139,7 +139,7 @@ async fn one_unit_becomes_active_active_then_two_sites_and_three_centers_and_one
     std::os::unix::fs::symlink(rules, folder.path().join("routing-rules")).unwrap();
     let traffic = lasting_traffic(
         fabric.dir(),
-        &["--from", "sh-1", "--keys", "300", "--rate", "300"],
+        &["--from", "sh-1", "--keys", "300", "--rate", "200"],
     );
     more_delivered(&fabric, &admin, "sh-1", 50).await;
     keep_items(&mut fabric).await;

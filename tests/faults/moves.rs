@@ -63,7 +63,7 @@ async fn until_fenced(fabric: &Fabric, admin: &str, count: u64) {
 async fn a_planned_move_there_and_back_under_traffic_costs_no_message_and_no_order() {
     let mut fabric = borrowed("moved", 1).await;
     let admin = fabric.gateway("bj-1-a").unwrap().admin;
-    let traffic = lasting_traffic(fabric.dir(), &["--keys", "300", "--rate", "500"]);
+    let traffic = lasting_traffic(fabric.dir(), &["--keys", "300", "--rate", "200"]);
     more_delivered(&fabric, &admin, "sh-1", 50).await;
     let there = moved(&mut fabric, "0-3999", "sh-2").await;
     assert_eq!(there["stage"], "done", "{there}");
@@ -79,7 +79,7 @@ async fn a_planned_move_there_and_back_under_traffic_costs_no_message_and_no_ord
 async fn a_single_key_moves_there_and_back_under_traffic_and_costs_no_message_and_no_order() {
     let mut fabric = borrowed("key-moved", 1).await;
     let admin = fabric.gateway("bj-1-a").unwrap().admin;
-    let traffic = lasting_traffic(fabric.dir(), &["--keys", "20", "--rate", "500"]);
+    let traffic = lasting_traffic(fabric.dir(), &["--keys", "20", "--rate", "200"]);
     more_delivered(&fabric, &admin, "sh-1", 50).await;
     let plan = mv(&mut fabric, &["plan", "--pin", "10001", "--to", "bj-1"]).await;
     let home = plan["from"].as_str().unwrap().to_owned();
@@ -119,7 +119,7 @@ fn explained(admin: &str) -> String {
 async fn a_move_that_cannot_drain_is_undone_unless_it_is_forced_and_costs_nothing() {
     let mut fabric = borrowed("not-drained", 2).await;
     let admin = fabric.gateway("sh-1-a").unwrap().admin;
-    let traffic = lasting_traffic(fabric.dir(), &["--keys", "300", "--rate", "500"]);
+    let traffic = lasting_traffic(fabric.dir(), &["--keys", "300", "--rate", "200"]);
     // A member that is away could deliver those slots to their old home, as far as anybody knows.
     fabric
         .stop(&"gateway/bj-1-b".parse().unwrap())
@@ -148,7 +148,7 @@ async fn a_move_that_waits_for_consumers_is_placed_after_fifteen_seconds_of_empt
     let mut fabric = borrowed("consumed", 1).await;
     let admin = fabric.gateway("bj-1-a").unwrap().admin;
     // All that the old unit serves moves, so nothing new is delivered there.
-    let traffic = lasting_traffic(fabric.dir(), &["--keys", "300", "--rate", "300"]);
+    let traffic = lasting_traffic(fabric.dir(), &["--keys", "300", "--rate", "200"]);
     more_delivered(&fabric, &admin, "sh-1", 50).await;
     let what = ["--unit", "sh-1", "--to", "sh-2", "--drain", "consumed"];
     let id = asked(&mut fabric, &what).await;
@@ -165,7 +165,7 @@ async fn a_gateway_killed_with_a_fence_on_its_disk_drains_when_it_is_back() {
     let admin = fabric.gateway("sh-1-a").unwrap().admin;
     let away = "gateway/bj-1-b".parse().unwrap();
     let killed = "gateway/sh-1-a".parse().unwrap();
-    let traffic = lasting_traffic(fabric.dir(), &["--keys", "300", "--rate", "400"]);
+    let traffic = lasting_traffic(fabric.dir(), &["--keys", "300", "--rate", "200"]);
     // The move stays where it is while a member is away.
     fabric.stop(&away).await.unwrap();
     let id = asked(&mut fabric, &["--slots", "0-999", "--to", "sh-2"]).await;
@@ -267,7 +267,7 @@ async fn coordinator(fabric: &mut Fabric) -> Option<String> {
 async fn a_move_whose_coordinator_is_killed_in_any_stage_ends_done_or_undone() {
     let mut fabric = borrowed("coordinator-killed", 1).await;
     let admin = fabric.gateway("bj-1-a").unwrap().admin;
-    let traffic = lasting_traffic(fabric.dir(), &["--keys", "300", "--rate", "400"]);
+    let traffic = lasting_traffic(fabric.dir(), &["--keys", "300", "--rate", "200"]);
     more_delivered(&fabric, &admin, "sh-1", 20).await;
     for (number, stage) in ["asked", "fenced", "drained", "placed"].iter().enumerate() {
         let to = ["sh-2", "sh-1"][number % 2];
@@ -334,7 +334,7 @@ async fn what_moves_alone_change_is_not_taken_from_anybodys_hand_and_traffic_goe
     let mut fabric = borrowed("edited-by-hand", 1).await;
     let admins = ["sh-1-a", "sh-2-a", "bj-1-a"].map(|name| fabric.gateway(name).unwrap().admin);
     let lab = fabric.lab();
-    let traffic = lasting_traffic(fabric.dir(), &["--keys", "300", "--rate", "300"]);
+    let traffic = lasting_traffic(fabric.dir(), &["--keys", "300", "--rate", "200"]);
     more_delivered(&fabric, &admins[0], "sh-1", 20).await;
     let put = |key: &str, text: &str| etcdctl(&lab, &["put"], key, &["--", text]);
     let edits = [
@@ -353,7 +353,7 @@ async fn what_moves_alone_change_is_not_taken_from_anybodys_hand_and_traffic_goe
         put(key, &edited);
         until_edited(&fabric, &admins, key, Edited::ByHand).await;
         // Longer than a lease lives: nobody has lost the right to deliver.
-        more_delivered(&fabric, &admins[0], "sh-1", 450).await;
+        more_delivered(&fabric, &admins[0], "sh-1", 300).await;
         put(key, &text);
         until_edited(&fabric, &admins, key, Edited::Back).await;
     }

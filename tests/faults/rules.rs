@@ -102,7 +102,7 @@ async fn rules_applied_and_rolled_back_under_traffic_cost_no_message_and_stand_i
     let pid = fabric.gateway("sh-1-a").unwrap().pid;
     let before = rules(&mut fabric, &["history"]).await;
     let before = before["history"][0]["revision"].as_i64().unwrap();
-    let traffic = lasting_traffic(fabric.dir(), &["--keys", "300", "--rate", "500"]);
+    let traffic = lasting_traffic(fabric.dir(), &["--keys", "300", "--rate", "200"]);
     more_delivered(&fabric, &admin, "bj-1", 50).await;
 
     let folder = tempfile::tempdir().unwrap();
@@ -149,7 +149,7 @@ async fn a_gray_share_put_into_etcd_by_hand_and_rolled_back_moves_its_keys_and_c
         "route: owner\ngray: {percent: 50, salt: g1, unit: bj-1}\n",
     );
     assert_ne!(with, without);
-    let traffic = lasting_traffic(fabric.dir(), &["--keys", "300", "--rate", "500"]);
+    let traffic = lasting_traffic(fabric.dir(), &["--keys", "300", "--rate", "200"]);
     more_delivered(&fabric, &admin, "sh-2", 50).await;
     let lab = fabric.lab();
     let before = rules(&mut fabric, &["history"]).await;
@@ -199,7 +199,7 @@ async fn documents_that_change_during_their_move_are_judged_anew_and_the_newest_
         let share = format!("route: owner\ngray: {{percent: {percent}, salt: g1, unit: bj-1}}\n");
         text.replace("route: owner\n", &share)
     };
-    let traffic = lasting_traffic(fabric.dir(), &["--keys", "300", "--rate", "500"]);
+    let traffic = lasting_traffic(fabric.dir(), &["--keys", "300", "--rate", "200"]);
     more_delivered(&fabric, &admin, "sh-2", 50).await;
     let lab = fabric.lab();
     for percent in [10, 20, 30, 40, 50] {
@@ -219,7 +219,7 @@ async fn a_change_of_rules_waits_for_what_is_diverted_and_keeps_its_order() {
     let file = fabric.profile().dir.join("orders.yaml");
     let text = std::fs::read_to_string(&file).unwrap();
     let gray = "route: owner\ngray: {percent: 50, salt: g1, unit: sh-2}\n";
-    let traffic = lasting_traffic(fabric.dir(), &["--keys", "300", "--rate", "500"]);
+    let traffic = lasting_traffic(fabric.dir(), &["--keys", "300", "--rate", "200"]);
     more_delivered(&fabric, &admin, "bj-1", 50).await;
     let (near, far) = ("sh-1".parse().unwrap(), "bj-1".parse().unwrap());
     fabric.cut(&near, &far, Ways::Both).unwrap();

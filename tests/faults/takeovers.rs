@@ -63,7 +63,7 @@ async fn a_killed_unit_is_stood_in_for_in_its_city_unless_it_is_frozen_and_gets_
     let traffic = lasting_traffic(
         fabric.dir(),
         &[
-            "--keys", "300", "--rate", "300", "--from", "bj-1", "--from", "sh-2",
+            "--keys", "300", "--rate", "200", "--from", "bj-1", "--from", "sh-2",
         ],
     );
     more_delivered(&fabric, &admin, "sh-1", 50).await;
@@ -102,7 +102,7 @@ async fn a_unit_cut_off_from_everybody_fences_itself_before_another_takes_over()
     let mut fabric = own_with("cut-off-unit", QUICK).await;
     let admin = fabric.gateway("bj-1-a").unwrap().admin;
     let cut = fabric.gateway("sh-1-a").unwrap().admin;
-    let traffic = lasting_traffic(fabric.dir(), &["--keys", "300", "--rate", "300"]);
+    let traffic = lasting_traffic(fabric.dir(), &["--keys", "300", "--rate", "200"]);
     more_delivered(&fabric, &admin, "sh-1", 50).await;
     let ends = ["etcd", "sh-2", "bj-1"].map(|end| end.parse().unwrap());
     let near = "sh-1".parse().unwrap();
@@ -138,7 +138,7 @@ async fn a_unit_cut_off_from_everybody_fences_itself_before_another_takes_over()
 async fn a_unit_cut_off_from_etcd_alone_goes_on_by_leave_and_a_move_is_refused_without_etcd() {
     let mut fabric = own_with("etcd-gone", QUICK).await;
     let admin = fabric.gateway("bj-1-a").unwrap().admin;
-    let traffic = lasting_traffic(fabric.dir(), &["--keys", "300", "--rate", "300"]);
+    let traffic = lasting_traffic(fabric.dir(), &["--keys", "300", "--rate", "200"]);
     more_delivered(&fabric, &admin, "sh-1", 50).await;
     let lab = fabric.lab();
     let (etcd, space) = (lab.etcd.join(","), lab.space.to_string());
@@ -151,7 +151,7 @@ async fn a_unit_cut_off_from_etcd_alone_goes_on_by_leave_and_a_move_is_refused_w
         .unwrap();
     assert_eq!(asked.status.code(), Some(3), "{asked:?}");
     // Leases of three seconds are long over when so many more have come.
-    more_delivered(&fabric, &admin, "sh-1", 600).await;
+    more_delivered(&fabric, &admin, "sh-1", 400).await;
     let account = ended(traffic).await;
     assert_faultless(&account);
     assert_eq!(account["confirmed"], account["delivered"], "{account}");
