@@ -210,15 +210,17 @@ pub(crate) fn broker(fabric: &mut Fabric, unit: &str) -> LabBroker {
     fabric.lab().unit(unit).unwrap().brokers[0].clone()
 }
 
-/// As an operator does with a key of the space, without setgate.
-pub(crate) fn etcdctl(lab: &LabFile, verb: &[&str], key: &str, more: &[&str]) -> String {
-    let output = std::process::Command::new("etcdctl")
+/// As an operator does with a key of the space, without setgate. The wires of the fabric are this thread's as well: whoever
+/// blocks it cuts them.
+pub(crate) async fn etcdctl(lab: &LabFile, verb: &[&str], key: &str, more: &[&str]) -> String {
+    let output = Command::new("etcdctl")
         .env("ETCDCTL_API", "3")
         .arg(format!("--endpoints={}", lab.etcd.join(",")))
         .args(verb)
         .arg(format!("/setgate/{}/{key}", lab.space))
         .args(more)
         .output()
+        .await
         .unwrap();
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout).unwrap()

@@ -336,7 +336,9 @@ async fn what_moves_alone_change_is_not_taken_from_anybodys_hand_and_traffic_goe
     let lab = fabric.lab();
     let traffic = lasting_traffic(fabric.dir(), &["--keys", "300", "--rate", "200"]);
     more_delivered(&fabric, &admins[0], "sh-1", 20).await;
-    let put = |key: &str, text: &str| etcdctl(&lab, &["put"], key, &["--", text]);
+    let put = async |key: &str, text: &str| {
+        etcdctl(&lab, &["put"], key, &["--", text]).await;
+    };
     let edits = [
         ("placement", "unit: sh-1}", "unit: sh-2}"),
         (
@@ -346,15 +348,15 @@ async fn what_moves_alone_change_is_not_taken_from_anybodys_hand_and_traffic_goe
         ),
     ];
     for (key, that, this) in edits {
-        let text = etcdctl(&lab, &["get"], key, &["--print-value-only"]);
+        let text = etcdctl(&lab, &["get"], key, &["--print-value-only"]).await;
         let text = text.trim_end().to_owned();
         let edited = text.replace(that, this);
         assert_ne!(edited, text);
-        put(key, &edited);
+        put(key, &edited).await;
         until_edited(&fabric, &admins, key, Edited::ByHand).await;
         // Longer than a lease lives: nobody has lost the right to deliver.
         more_delivered(&fabric, &admins[0], "sh-1", 300).await;
-        put(key, &text);
+        put(key, &text).await;
         until_edited(&fabric, &admins, key, Edited::Back).await;
     }
     let done = moved(&mut fabric, "0-99", "sh-2").await;

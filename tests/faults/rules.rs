@@ -79,14 +79,14 @@ async fn until_gray(fabric: &Fabric, admin: &str, there: Presence) {
 }
 
 /// As an operator would, without setgate.
-fn put_by_hand(lab: &LabFile, file: &str, text: &str) {
-    etcdctl(lab, &["put"], &format!("documents/{file}"), &["--", text]);
+async fn put_by_hand(lab: &LabFile, file: &str, text: &str) {
+    etcdctl(lab, &["put"], &format!("documents/{file}"), &["--", text]).await;
 }
 
 /// What gateways compile of a file.
-fn in_force(lab: &LabFile, file: &str) -> String {
+async fn in_force(lab: &LabFile, file: &str) -> String {
     let key = format!("in-force/{file}");
-    etcdctl(lab, &["get"], &key, &["--print-value-only"])
+    etcdctl(lab, &["get"], &key, &["--print-value-only"]).await
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -154,7 +154,7 @@ async fn a_gray_share_put_into_etcd_by_hand_and_rolled_back_moves_its_keys_and_c
     let lab = fabric.lab();
     let before = rules(&mut fabric, &["history"]).await;
     let before = before["history"][0]["revision"].as_i64().unwrap();
-    put_by_hand(&lab, "orders.yaml", &with);
+    put_by_hand(&lab, "orders.yaml", &with).await;
     until_gray(&fabric, &admin, Presence::There).await;
     more_delivered(&fabric, &admin, "bj-1", 200).await;
     // Fewer of them, by the command for it.
@@ -164,15 +164,16 @@ async fn a_gray_share_put_into_etcd_by_hand_and_rolled_back_moves_its_keys_and_c
         (&plan["applied"], &plan["move"]),
         (&false.into(), &2.into())
     );
-    assert_eq!(in_force(&lab, "orders.yaml").trim(), with.trim());
+    assert_eq!(in_force(&lab, "orders.yaml").await.trim(), with.trim());
     let start = [&["move", "start"], &step[..], &["-m", "fewer"]].concat();
     assert_eq!(command(&mut fabric, &start).await["move"], 2);
     let fewer = with.replace("percent: 50", "percent: 20");
     eventually("the step is done", DEADLINE, async || {
-        etcdctl(&lab, &["get"], "moves/2", &["--print-value-only"]).contains("\"done\"")
+        let told = etcdctl(&lab, &["get"], "moves/2", &["--print-value-only"]).await;
+        told.contains("\"done\"")
     })
     .await;
-    assert_eq!(in_force(&lab, "orders.yaml").trim(), fewer.trim());
+    assert_eq!(in_force(&lab, "orders.yaml").await.trim(), fewer.trim());
     let back = ["rollback", &before.to_string(), "-m", "and back"];
     let rolled_back = rules(&mut fabric, &back).await;
     assert_eq!(rolled_back["move"], 3, "{rolled_back}");
@@ -203,10 +204,10 @@ async fn documents_that_change_during_their_move_are_judged_anew_and_the_newest_
     more_delivered(&fabric, &admin, "sh-2", 50).await;
     let lab = fabric.lab();
     for percent in [10, 20, 30, 40, 50] {
-        put_by_hand(&lab, "orders.yaml", &gray(percent));
+        put_by_hand(&lab, "orders.yaml", &gray(percent)).await;
     }
     let newest = gray(50);
-    let came = async || in_force(&lab, "orders.yaml").trim() == newest.trim();
+    let came = async || in_force(&lab, "orders.yaml").await.trim() == newest.trim();
     eventually("the newest are in force", DEADLINE, came).await;
     assert_clean(&ended(traffic).await);
     fabric.down().await.unwrap();
@@ -229,7 +230,8 @@ async fn a_change_of_rules_waits_for_what_is_diverted_and_keeps_its_order() {
         &fabric.lab(),
         "orders.yaml",
         &text.replace("route: owner\n", gray),
-    );
+    )
+    .await;
     let fenced = async || {
         let page = format!("http://{admin}/v1/status");
         let status = fabric
@@ -274,10 +276,10 @@ async fn where_nothing_is_bound_at_its_owner_an_order_waits_as_its_rule_says_and
         "owner_down: standby\nowner_absent: {wait: 10m, then: park}\n",
     );
     assert_ne!(waits, text);
-    put_by_hand(&fabric.lab(), "orders.yaml", &waits);
+    put_by_hand(&fabric.lab(), "orders.yaml", &waits).await;
     let lab = fabric.lab();
     eventually("it is in force", DEADLINE, async || {
-        in_force(&lab, "orders.yaml").contains("owner_absent")
+        in_force(&lab, "orders.yaml").await.contains("owner_absent")
     })
     .await;
     let history = rules(&mut fabric, &["history"]).await;
