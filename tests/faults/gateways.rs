@@ -210,7 +210,6 @@ async fn a_frozen_gateway_that_wakes_up_does_no_harm() {
 #[tokio::test]
 async fn a_rolling_restart_of_a_unit_under_traffic_is_invisible() {
     let mut fabric = borrowed("rolling-restart", 2).await;
-    // More than both restarts take on a loaded machine: each waits for deliveries after it.
     let traffic = lasting_traffic(fabric.dir(), &["--keys", "300", "--rate", "200"]);
     // Either may have the lane of sh-2.
     let near = ["sh-2-a", "sh-2-b"].map(|name| fabric.gateway(name).unwrap().admin);
