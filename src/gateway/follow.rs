@@ -41,7 +41,7 @@ pub(super) async fn follow(
                 .is_none_or(|old| !Arc::ptr_eq(&old.table, table));
             if fresh {
                 shared.links.cap(table);
-                standing.send_replace(Some(Arc::new(standing_of(table))));
+                standing.send_replace(Some(Arc::new(standing_of(table, &shared.here.unit))));
                 shared.status.set_table(facts(table));
                 shared
                     .metrics
@@ -171,13 +171,16 @@ fn show(shared: &Shared, state: &FeedState) {
     shared.metrics.table_is_current(current, Instant::now());
 }
 
-fn standing_of(table: &Table) -> Standing {
+fn standing_of(table: &Table, here: &UnitId) -> Standing {
+    let elsewhere = table.units().iter().filter(|unit| unit.name != *here);
+    let lanes = elsewhere.flat_map(|unit| table.sources_of(&unit.name));
     Standing {
         lineage: table.lineage().clone(),
         epoch: table.epoch(),
         revision: table.revision(),
         units: table.units().iter().map(|unit| unit.name.clone()).collect(),
         taken: table.taken(),
+        lanes_elsewhere: lanes.map(|source| usize::from(source.partitions)).sum(),
     }
 }
 

@@ -37,6 +37,9 @@ use tokio_util::task::TaskTracker;
 /// units of ten gateways make 1,960.
 const LINK_CONNECTIONS_MAX: usize = 2_048;
 
+/// What links bring may take a quarter of the gateway's memory, half of what its own lanes may.
+const LINKS_SHARE: usize = 4;
+
 /// Streams that wait to be taken over: they are taken at once, so this is burst room alone.
 const INCOMING_MAX: usize = 64;
 
@@ -107,6 +110,7 @@ impl Gateway {
             here: here.clone(),
             security: security.clone(),
             message_max,
+            bytes_max: bytes(config.limits.memory) / LINKS_SHARE,
             standing: standing_seen.clone(),
             connections_max: LINK_CONNECTIONS_MAX,
             granter: Arc::clone(&rights.granter),

@@ -1,8 +1,8 @@
 //! How much of a lane may be under way to one receiver.
 //!
 //! Owns the arithmetic of credits: what a receiver grants to a stream, what a sender has left, and whether a peer kept
-//! to it. Promises that the memory behind unanswered parcels is bounded on both sides, and that an oversized parcel
-//! still goes, alone. Knows nothing of HTTP/2 but the size of its window.
+//! to it. Promises that the memory behind unanswered parcels is bounded on both sides, however many peers there are, and
+//! that an oversized parcel still goes, alone. Knows nothing of HTTP/2 but the size of its window.
 
 use crate::model::ParcelNumber;
 use parking_lot::Mutex;
@@ -20,8 +20,7 @@ const POOL_BYTES: usize = 62 * 1_024 * 1_024;
 /// a queue that confirms 300 ms late.
 const STREAM_BYTES_MAX: usize = 16 * 1_024 * 1_024;
 
-/// The least for one stream, even when the pool is spent. Streams get a quarter of what is left, so the floor is
-/// reached with the twenty-first; [`STREAMS_MAX`] of them bring the memory behind one connection to at most 62 + 64 MiB.
+/// The least for one stream, even when everything is spent: [`STREAMS_MAX`] of them are 64 MiB.
 const STREAM_BYTES_MIN: usize = 64 * 1_024;
 
 /// Streams on one connection: lanes times two (an old and a new one while a lane moves), with room.
@@ -48,44 +47,70 @@ impl Credit {
     };
 }
 
-/// The credits of one connection's streams.
+/// What all links of a gateway may bring at a time. Half of it is shared out in even parts, one for each lane that may
+/// come; the other half goes to those that have come, a quarter of what is left to each.
 #[derive(Debug, Clone)]
-pub struct CreditPool {
-    free: Arc<Mutex<usize>>,
+pub struct CreditBudget {
+    half_bytes: usize,
+    spare: Arc<Mutex<usize>>,
 }
 
-impl Default for CreditPool {
-    fn default() -> Self {
+impl CreditBudget {
+    /// So many bytes, by [`crate::model::Parcel::cost_bytes`].
+    pub fn new(bytes: usize) -> Self {
         Self {
+            half_bytes: bytes / 2,
+            spare: Arc::new(Mutex::new(bytes / 2)),
+        }
+    }
+
+    /// The credits of a new connection.
+    pub fn connection(&self) -> CreditPool {
+        CreditPool {
+            budget: self.clone(),
             free: Arc::new(Mutex::new(POOL_BYTES)),
         }
     }
 }
 
+/// The credits of one connection's streams.
+#[derive(Debug, Clone)]
+pub struct CreditPool {
+    budget: CreditBudget,
+    free: Arc<Mutex<usize>>,
+}
+
 impl CreditPool {
-    /// Takes one stream's share, which returns when the grant is dropped.
-    pub fn grant(&self) -> CreditGrant {
-        let mut free = self.free.lock();
-        let bytes = (*free / 4).clamp(STREAM_BYTES_MIN, STREAM_BYTES_MAX);
-        let taken = bytes.min(*free);
-        *free -= taken;
+    /// Takes one stream's share, which returns when the grant is dropped. `lanes` are all that may come to the gateway.
+    pub fn grant(&self, lanes: usize) -> CreditGrant {
+        let (mut free, mut spare) = (self.free.lock(), self.budget.spare.lock());
+        let even = self.budget.half_bytes / lanes.max(1);
+        let bytes = (even + *spare / 4)
+            .min(*free / 4)
+            .clamp(STREAM_BYTES_MIN, STREAM_BYTES_MAX);
+        let of_pool = bytes.min(*free);
+        let of_spare = bytes.saturating_sub(even).min(*spare);
+        *free -= of_pool;
+        *spare -= of_spare;
         CreditGrant {
             credit: Credit {
                 bytes,
                 parcels: (bytes / 1_024).min(STREAM_PARCELS_MAX),
             },
-            taken,
-            free: Arc::clone(&self.free),
+            of_pool,
+            of_spare,
+            pool: self.clone(),
         }
     }
 }
 
-/// One stream's share of its connection's pool.
+/// One stream's share of its connection's pool and of its gateway's budget.
 #[derive(Debug)]
 pub struct CreditGrant {
     credit: Credit,
-    taken: usize,
-    free: Arc<Mutex<usize>>,
+    of_pool: usize,
+    of_spare: usize,
+    pool: CreditPool,
 }
 
 impl CreditGrant {
@@ -97,7 +122,8 @@ impl CreditGrant {
 
 impl Drop for CreditGrant {
     fn drop(&mut self) {
-        *self.free.lock() += self.taken;
+        *self.pool.free.lock() += self.of_pool;
+        *self.pool.budget.spare.lock() += self.of_spare;
     }
 }
 
@@ -193,11 +219,17 @@ impl CreditWindow {
 mod tests {
     use super::*;
 
+    const MEBIBYTE: usize = 1_024 * 1_024;
+
+    fn bytes(grants: &[CreditGrant]) -> usize {
+        grants.iter().map(|grant| grant.credit().bytes).sum()
+    }
+
     #[test]
     fn few_streams_of_a_connection_stay_below_its_window_together() {
-        let pool = CreditPool::default();
-        let grants: Vec<_> = (0..14).map(|_| pool.grant()).collect();
-        let sum: usize = grants.iter().map(|grant| grant.credit().bytes).sum();
+        let pool = CreditBudget::new(1_024 * MEBIBYTE).connection();
+        let grants: Vec<_> = (0..14).map(|_| pool.grant(14)).collect();
+        let sum = bytes(&grants);
         assert!(
             sum < CONNECTION_WINDOW_BYTES as usize,
             "{sum} bytes granted"
@@ -205,14 +237,31 @@ mod tests {
     }
 
     #[test]
-    fn many_streams_stay_below_the_stated_memory_and_each_has_something() {
-        let pool = CreditPool::default();
-        let grants: Vec<_> = (0..STREAMS_MAX).map(|_| pool.grant()).collect();
-        let sum: usize = grants.iter().map(|grant| grant.credit().bytes).sum();
-        assert!(sum <= POOL_BYTES + STREAMS_MAX as usize * STREAM_BYTES_MIN);
+    fn many_streams_of_a_connection_stay_below_the_stated_memory_and_each_has_something() {
+        let budget = CreditBudget::new(1_024 * MEBIBYTE);
+        let pool = budget.connection();
+        let lanes = STREAMS_MAX as usize;
+        let grants: Vec<_> = (0..lanes).map(|_| pool.grant(lanes)).collect();
+        assert!(bytes(&grants) <= POOL_BYTES + lanes * STREAM_BYTES_MIN);
         assert!(grants.iter().all(|grant| grant.credit().parcels >= 64));
         drop(grants);
         assert_eq!(*pool.free.lock(), POOL_BYTES);
+        assert_eq!(*budget.spare.lock(), 512 * MEBIBYTE);
+    }
+
+    #[test]
+    fn however_many_peers_send_their_streams_stay_within_the_gateways_budget() {
+        const PEERS: usize = 50;
+        const LANES: usize = 8;
+        let budget = CreditBudget::new(128 * MEBIBYTE);
+        let pools: Vec<_> = (0..PEERS).map(|_| budget.connection()).collect();
+        let grants: Vec<_> = (0..LANES)
+            .flat_map(|_| pools.iter().map(|pool| pool.grant(PEERS * LANES)))
+            .collect();
+        assert!(bytes(&grants) <= 128 * MEBIBYTE);
+        assert_eq!(grants[0].credit().bytes, POOL_BYTES / 4);
+        let even = 64 * MEBIBYTE / PEERS / LANES;
+        assert!(grants.iter().all(|grant| grant.credit().bytes >= even));
     }
 
     #[test]

@@ -32,6 +32,8 @@ pub struct Standing {
     pub units: BTreeSet<UnitId>,
     /// Those that another unit stands in for, or is about to: they get no leave.
     pub taken: BTreeSet<UnitId>,
+    /// Lanes of all the other units.
+    pub lanes_elsewhere: usize,
 }
 
 /// Who is at the other end, as far as it is proved.
@@ -154,6 +156,7 @@ mod tests {
             revision: Revision(9),
             units: [unit("sh-1"), unit("bj-1")].into(),
             taken: BTreeSet::new(),
+            lanes_elsewhere: 1,
         }
     }
 

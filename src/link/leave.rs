@@ -81,6 +81,7 @@ mod tests {
             revision: Revision(9),
             units: ["sh-1", "sh-2"].map(unit).into(),
             taken: taken.iter().map(|name| unit(name)).collect(),
+            lanes_elsewhere: 1,
         }
     }
 

@@ -21,8 +21,8 @@ mod state;
 pub use batcher::{Batcher, Packing, Unsendable};
 pub use cap::Cap;
 pub use credit::{
-    CONNECTION_WINDOW_BYTES, Credit, CreditBreach, CreditGrant, CreditPool, CreditWindow,
-    STREAMS_MAX,
+    CONNECTION_WINDOW_BYTES, Credit, CreditBreach, CreditBudget, CreditGrant, CreditPool,
+    CreditWindow, STREAMS_MAX,
 };
 pub use decoder::Decoder;
 pub use distance::Distance;

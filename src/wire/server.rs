@@ -12,8 +12,8 @@ use super::server_known::serve_known;
 use super::server_stream::{serve_control, serve_lane};
 use super::tls::{LinkSecurity, identity, refusal_reason};
 use crate::link::{
-    CONNECTION_WINDOW_BYTES, CreditPool, Granter, Here, Peer, Refusal, RefusalReason, STREAMS_MAX,
-    Standing,
+    CONNECTION_WINDOW_BYTES, CreditBudget, CreditPool, Granter, Here, Peer, Refusal, RefusalReason,
+    STREAMS_MAX, Standing,
 };
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -66,6 +66,8 @@ pub struct ServerSettings {
     pub security: LinkSecurity,
     /// The largest body.
     pub message_max: usize,
+    /// What all links together may bring at a time.
+    pub bytes_max: usize,
     /// What our table says; none until there is one.
     pub standing: watch::Receiver<Option<Arc<Standing>>>,
     /// Two for each gateway of every other unit, and as many again while they reconnect.
@@ -87,6 +89,7 @@ pub struct LinkServer {
 pub(super) struct Port {
     pub(super) here: Here,
     pub(super) message_max: usize,
+    budget: CreditBudget,
     pub(super) standing: watch::Receiver<Option<Arc<Standing>>>,
     pub(super) incoming: mpsc::Sender<ReceiverPipe>,
     pub(super) asked: mpsc::Sender<KnownPipe>,
@@ -156,6 +159,7 @@ impl LinkServer {
         let port = Arc::new(Port {
             here: self.settings.here,
             message_max: self.settings.message_max,
+            budget: CreditBudget::new(self.settings.bytes_max),
             standing: self.settings.standing,
             incoming,
             asked,
@@ -295,7 +299,7 @@ where
     };
     let life = CancellationToken::new();
     let _ends_with_this_connection = life.clone().drop_guard();
-    let pool = CreditPool::default();
+    let pool = port.budget.connection();
     let service = service_fn(|request| {
         let response = respond(port, &peer, &pool, request);
         async move { Ok::<_, Infallible>(response) }

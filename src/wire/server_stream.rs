@@ -53,7 +53,8 @@ pub(super) async fn serve_lane(
             }
         }
         Ok(hello) => {
-            let grant = pool.grant();
+            let standing = port.standing.borrow().clone();
+            let grant = pool.grant(standing.map_or(1, |standing| standing.lanes_elsewhere));
             let (parcels_in, parcels) = mpsc::channel(PARCELS_CAPACITY);
             let (words, words_out) = mpsc::channel(WORDS_CAPACITY);
             let pipe = ReceiverPipe {

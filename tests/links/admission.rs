@@ -335,6 +335,7 @@ async fn a_busy_port_is_named_with_the_mend() {
         here: here("bj-1"),
         security: LinkSecurity::Insecure,
         message_max: 1,
+        bytes_max: 1,
         standing: crate::harness::standing(),
         connections_max: 1,
         granter: Arc::new(parking_lot::Mutex::new(setgate::link::Granter::new(

@@ -24,6 +24,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub(crate) const MESSAGE_MAX: usize = 1024 * 1024;
+/// What all links of a port may bring.
+pub(crate) const BYTES_MAX: usize = 32 * 1024 * 1024;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Waits for something that must come.
@@ -121,6 +123,7 @@ pub(crate) fn standing() -> watch::Receiver<Option<Arc<Standing>>> {
             .map(|unit| unit.parse().unwrap())
             .into(),
         taken: std::collections::BTreeSet::new(),
+        lanes_elsewhere: 4,
     })));
     // The receiver keeps the last value without its sender.
     drop(sender);
@@ -198,6 +201,7 @@ impl Port {
             here: here(unit),
             security,
             message_max: MESSAGE_MAX,
+            bytes_max: BYTES_MAX,
             standing: standing(),
             connections_max,
             granter: Arc::new(parking_lot::Mutex::new(setgate::link::Granter::new(

@@ -6,8 +6,8 @@ mod admission;
 mod harness;
 
 use harness::{
-    Authority, Client, MESSAGE_MAX, Port, Proxy, accept_all, credit, event, hello, parcel,
-    send_all, send_all_of, welcome, within,
+    Authority, BYTES_MAX, Client, MESSAGE_MAX, Port, Proxy, accept_all, credit, event, hello,
+    parcel, send_all, send_all_of, welcome, within,
 };
 use setgate::lab;
 use setgate::link::{Credit, LinkState, RefusalReason};
@@ -196,6 +196,24 @@ async fn who_sends_beyond_its_credit_is_cut_off() {
     };
     assert_eq!(reason, RefusalReason::Credit);
     assert_eq!(port.refused.of(RefusalReason::Credit), 1);
+}
+
+#[tokio::test]
+async fn the_streams_of_all_peers_share_one_budget() {
+    let mut port = Port::open("bj-1", LinkSecurity::Insecure).await;
+    let mut granted = Vec::new();
+    let mut open = Vec::new();
+    for unit in ["sh-1", "sh-2"] {
+        let client = Client::start(unit, "bj-1", port.address, LinkSecurity::Insecure);
+        client.up().await;
+        let mut pipe = client.open(hello(unit, "bj-1")).await;
+        let received = port.stream().await;
+        welcome(&received).await;
+        granted.push(credit(&mut pipe).await.bytes);
+        open.push((client, pipe, received));
+    }
+    assert!(granted[1] < granted[0], "{granted:?}");
+    assert!(granted.iter().sum::<usize>() <= BYTES_MAX, "{granted:?}");
 }
 
 #[tokio::test]

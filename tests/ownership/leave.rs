@@ -121,6 +121,7 @@ fn standing(known: Known) -> Standing {
         revision: Revision(known.revision),
         units: ["one", "two", "three"].map(unit).into(),
         taken: taken.into_iter().collect(),
+        lanes_elsewhere: 1,
     }
 }
 

@@ -142,6 +142,7 @@ impl Receiving {
                     revision: table.revision(),
                     units: FACTS.names(),
                     taken: table.taken(),
+                    lanes_elsewhere: 1,
                 };
                 let admitted = admit(&hello, &Peer::Unproven, &here, Some(&standing));
                 at.account

@@ -170,7 +170,7 @@ pub const FIELDS: &[Field] = &[
     text(
         "memory",
         "`512MiB`",
-        "budget for everything in flight; at least four times `message_max`",
+        "budget for everything in flight: half for what its lanes take, a quarter for what links bring; at least four times `message_max`",
     ),
     text(
         "message_max",

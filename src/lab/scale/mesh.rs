@@ -186,6 +186,7 @@ impl<'a> Mesh<'a> {
             revision: view.rules_revision(),
             units: units.chain([first]).collect(),
             taken: std::collections::BTreeSet::new(),
+            lanes_elsewhere: 1,
         })));
         Ok(())
     }
@@ -206,6 +207,7 @@ impl<'a> Mesh<'a> {
             here: here.clone(),
             security: security.clone(),
             message_max: MESSAGE_MAX,
+            bytes_max: MESSAGE_MAX,
             standing: self.standing.subscribe(),
             connections_max: 64,
             granter: Arc::new(parking_lot::Mutex::new(Granter::new(boottime()))),
