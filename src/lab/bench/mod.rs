@@ -80,8 +80,8 @@ pub(super) enum BenchError {
     NoBroker,
     #[error("a broker refused a message of the benchmark; see its log")]
     Nacked,
-    #[error("the federation links didn't run within 20 s; see the far broker's log")]
-    NotFederated,
+    #[error("the federation links didn't run within 20 s ({0}); see the far broker's log")]
+    NotFederated(String),
     #[error("{carrier} didn't carry all messages of cell {cell} in time")]
     Stuck { carrier: &'static str, cell: String },
     #[error("{missing} messages of cell {cell} didn't come while latency was measured")]
@@ -213,7 +213,7 @@ async fn all_cells(
         let load = Load::new(cell.body, cell.bytes);
         let mut samples: BTreeMap<Carrier, Vec<Sample>> = BTreeMap::new();
         for round in 1..=rounds {
-            for &carrier in carriers {
+            for carrier in turns(carriers, round) {
                 let sample = measure::throughput(rig, carrier, cell, &load).await?;
                 rig.rest(carrier, cell.queues).await?;
                 report.say(format!(
@@ -253,6 +253,17 @@ async fn all_cells(
     Ok(())
 }
 
+/// The carriers in the order of a round. Each round begins with another one, so that none always follows the same.
+fn turns(carriers: &[Carrier], round: u32) -> impl Iterator<Item = Carrier> {
+    let first = round.saturating_sub(1) as usize;
+    carriers
+        .iter()
+        .copied()
+        .cycle()
+        .skip(first)
+        .take(carriers.len())
+}
+
 /// By carrier, and of a direct publish.
 type Latencies = (BTreeMap<Carrier, Vec<Latency>>, Vec<Latency>);
 
@@ -267,23 +278,24 @@ async fn latencies(
 ) -> Result<Latencies, BenchError> {
     let load = Load::new(cell.body, cell.bytes);
     let mut found = Latencies::default();
-    for _ in 0..rounds {
+    let say = |who: &str, latency: Latency| {
+        let Latency { p50_ms, p99_ms } = latency;
+        report.say(format!(
+            "{} at {rate:.0}/s: {who} p50 {p50_ms:.1} ms, p99 {p99_ms:.1} ms",
+            cell.name
+        ));
+    };
+    for round in 1..=rounds {
         rig.clear().await?;
-        found
-            .1
-            .push(measure::latency(rig, None, cell, &load, rate).await?);
-        for &carrier in carriers {
+        let direct = measure::latency(rig, None, cell, &load, rate).await?;
+        say("a direct publish", direct);
+        found.1.push(direct);
+        for carrier in turns(carriers, round) {
             rig.clear().await?;
             rig.go(carrier, cell.queues).await?;
             let latency = measure::latency(rig, Some(carrier), cell, &load, rate).await?;
             rig.rest(carrier, cell.queues).await?;
-            report.say(format!(
-                "{} at {rate:.0}/s: {} p50 {:.1} ms, p99 {:.1} ms",
-                cell.name,
-                carrier.name(),
-                latency.p50_ms,
-                latency.p99_ms
-            ));
+            say(carrier.name(), latency);
             found.0.entry(carrier).or_default().push(latency);
         }
     }
@@ -345,5 +357,19 @@ impl BenchArgs {
         }
         let wanted = |carrier: &Carrier| self.only.is_empty() || self.only.contains(carrier);
         Carrier::ALL.into_iter().filter(wanted).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_round_begins_with_another_carrier_and_has_all_of_them() {
+        let order = |round| turns(&Carrier::ALL, round).collect::<Vec<_>>();
+        assert_eq!(order(1), Carrier::ALL);
+        assert_eq!(order(2)[0], Carrier::Shovel);
+        assert_eq!(order(2)[3], Carrier::Setgate);
+        assert_eq!(order(5), Carrier::ALL);
     }
 }

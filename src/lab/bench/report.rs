@@ -142,7 +142,8 @@ pub(super) fn targets(cells: &[Measured], idle: Option<Idle>) -> Vec<Target> {
     let mut add = |name: String, goal: Goal, value: Option<f64>| {
         let met = value.is_some_and(|value| match goal {
             Goal::AtLeast(least) => value >= least,
-            Goal::AtMost(most) => value <= most,
+            // None of them can be below zero but a latency beside a direct publish that was disturbed.
+            Goal::AtMost(most) => (0.0..=most).contains(&value),
         });
         let goal = match goal {
             Goal::AtLeast(least) => format!(">= {least}"),
@@ -259,6 +260,13 @@ pub(super) fn markdown(report: &Report) -> String {
         value.map_or_else(String::new, |value| format!("{value:.digits$}"))
     };
     for measured in &report.cells {
+        if let Some(direct) = measured.direct {
+            let _ = writeln!(
+                text,
+                "| {} | direct publish | | | | | | {:.1} | {:.1} | |",
+                measured.cell.name, direct.p50_ms, direct.p99_ms
+            );
+        }
         for (carrier, figures) in &measured.carriers {
             let _ = writeln!(
                 text,
@@ -342,6 +350,21 @@ mod tests {
         assert_eq!((added.value, added.met), (Some(1.5), true));
         let absent = find("200ms: rate / shovel");
         assert_eq!((absent.value, absent.met), (None, false));
+    }
+
+    #[test]
+    fn a_latency_below_that_of_a_direct_publish_meets_no_target() {
+        let mut disturbed = measured("near", 9_000.0, 10_000.0);
+        disturbed.direct = Some(Latency {
+            p50_ms: 1.5,
+            p99_ms: 600.0,
+        });
+        let targets = targets(&[disturbed], None);
+        let p99 = targets.iter().find(|target| target.name.contains("p99"));
+        assert_eq!(
+            p99.map(|target| (target.value, target.met)),
+            Some((Some(-591.0), false))
+        );
     }
 
     #[test]

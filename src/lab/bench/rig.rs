@@ -309,21 +309,25 @@ impl Rig {
 
     async fn until_federated(&self) -> Result<(), BenchError> {
         let url = api(&self.far_broker, "federation-links");
+        let mut cause = String::new();
         for _ in 0..200 {
             let login = Some(self.far_broker.operator());
             // A link that dies meanwhile makes the broker answer 500.
-            let links = self.fabric.http().get_json(&url, login).await;
-            let links = links.unwrap_or_default();
-            let running = links.as_array().map_or(0, |links| {
-                let runs = |link: &&serde_json::Value| link["status"] == "running";
-                links.iter().filter(runs).count()
-            });
-            if running == QUEUES {
-                return Ok(());
+            match self.fabric.http().get_json(&url, login).await {
+                Ok(links) => {
+                    let links = links.as_array().map_or(&[][..], Vec::as_slice);
+                    let runs = |link: &&serde_json::Value| link["status"] == "running";
+                    let running = links.iter().filter(runs).count();
+                    if running == QUEUES {
+                        return Ok(());
+                    }
+                    cause = format!("{running} of {QUEUES} ran");
+                }
+                Err(error) => cause = error.to_string(),
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        Err(BenchError::NotFederated)
+        Err(BenchError::NotFederated(cause))
     }
 
     /// The processes whose time is counted for a carrier.
