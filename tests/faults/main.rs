@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used)] // tests and their helpers panic at what must hold
 
+mod bench;
 mod brokers;
 mod chaos;
 #[path = "../shared/eventually.rs"]
