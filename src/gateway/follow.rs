@@ -173,14 +173,13 @@ fn show(shared: &Shared, state: &FeedState) {
 
 fn standing_of(table: &Table, here: &UnitId) -> Standing {
     let elsewhere = table.units().iter().filter(|unit| unit.name != *here);
-    let lanes = elsewhere.flat_map(|unit| table.sources_of(&unit.name));
     Standing {
         lineage: table.lineage().clone(),
         epoch: table.epoch(),
         revision: table.revision(),
         units: table.units().iter().map(|unit| unit.name.clone()).collect(),
         taken: table.taken(),
-        lanes_elsewhere: lanes.map(|source| usize::from(source.partitions)).sum(),
+        lanes_elsewhere: elsewhere.map(|unit| table.lanes_of(&unit.name)).sum(),
     }
 }
 

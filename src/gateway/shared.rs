@@ -61,11 +61,8 @@ impl Shared {
 
     /// How many lanes this unit has by the rules in force, at least one.
     pub(super) fn lanes_taken(&self) -> usize {
-        self.rules().map_or(1, |rules| {
-            let sources = rules.table.sources_of(&self.here.unit);
-            let lanes: usize = sources.map(|source| usize::from(source.partitions)).sum();
-            lanes.max(1)
-        })
+        let rules = self.rules();
+        rules.map_or(1, |rules| rules.table.lanes_of(&self.here.unit).max(1))
     }
 
     /// Now, by both clocks.

@@ -324,6 +324,12 @@ impl Table {
         self.sources.iter().filter(|source| source.taken_in(unit))
     }
 
+    /// How many lanes a unit has: one for each partition of what is taken in it.
+    pub fn lanes_of(&self, unit: &UnitId) -> usize {
+        let sources = self.sources_of(unit);
+        sources.map(|source| usize::from(source.partitions)).sum()
+    }
+
     /// What a gateway of one unit may send to another unit, by the first policy that is about them; none: no limit.
     pub fn link_bytes_per_second(&self, from: &UnitId, to: &UnitId) -> Option<NonZeroU64> {
         let covers = |end: &Option<Placed<UnitId>>, unit: &UnitId| {
@@ -432,4 +438,53 @@ fn homes(placement: &Placement, find: impl Fn(&UnitId) -> UnitIndex) -> Vec<Unit
         }
     }
     homes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::table_of;
+    use super::*;
+
+    const DOCUMENTS: &str = "
+kind: topology
+space: trade
+cities: {one: {}}
+sites: {here: {city: one}}
+units: {u1: {site: here}, u2: {site: here}}
+---
+kind: placement
+slots: 2
+ranges: [{slots: 0-1, unit: u1}]
+---
+kind: source
+name: orders
+units: [u1]
+take: {exchange: orders, bindings: [{routing_key: \"#\"}]}
+deliver: {exchange: orders.local}
+key: {from: [{routing_key: whole}], map: digits}
+partitions: 3
+---
+kind: rule
+name: all
+source: orders
+order: 1
+route: owner
+---
+kind: source
+name: catalog
+take: {exchange: catalog, bindings: [{routing_key: \"#\"}]}
+---
+kind: rule
+name: catalog-to-all
+source: catalog
+order: 2
+route: shared
+";
+
+    #[test]
+    fn a_unit_has_a_lane_for_each_partition_of_what_is_taken_in_it() {
+        let table = table_of(DOCUMENTS);
+        let lanes = |unit: &str| table.lanes_of(&UnitId::parse(unit).unwrap());
+        assert_eq!((lanes("u1"), lanes("u2"), lanes("u3")), (4, 1, 0));
+    }
 }
