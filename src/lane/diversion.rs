@@ -195,6 +195,9 @@ pub(super) struct Diversion {
     clogged_until: Option<Instant>,
     rate: DrainRate,
     arrived: u32,
+    /// What came out and was answered since it was last looked at, and a second before that.
+    left: u64,
+    left_per_second: u64,
     adapted: Instant,
 }
 
@@ -247,6 +250,8 @@ impl Diversion {
             clogged_until: None,
             rate: DrainRate::new(at.now),
             arrived: 0,
+            left: 0,
+            left_per_second: 0,
             adapted: at.now,
         }
     }
@@ -405,6 +410,7 @@ impl Diversion {
             drain.marker = None;
             self.marker = None;
         }
+        self.left += settled.count() as u64;
         drain.orders.drain(..settled.count());
         let places: Vec<_> = drain.places.drain(..settled.count()).flatten().collect();
         for place in places {
@@ -453,10 +459,19 @@ impl Diversion {
                 .is_none_or(|drain| drain.ledger.is_empty())
     }
 
-    /// Begins to hold where so many or fewer are left in it.
+    /// Whether all that is in it comes out in the time for which what is new may be held, as fast as its drain is.
+    pub(super) fn ends_soon(&self) -> bool {
+        self.drains() && self.messages <= self.left_per_second * HOLD_MAX.as_secs()
+    }
+
+    /// Whether it is drained, and nothing but what this lane put in is in it.
+    fn drains(&self) -> bool {
+        self.marker.is_none() && self.drain.as_ref().is_some_and(|drain| drain.runs)
+    }
+
+    /// Begins to hold where the end is near: so many or fewer are in it, or it ends soon.
     pub(super) fn consider_holding(&mut self, hold_below: u64, now: Instant) {
-        let runs = self.drain.as_ref().is_some_and(|drain| drain.runs);
-        let near = runs && self.marker.is_none() && self.messages <= hold_below;
+        let near = self.ends_soon() || (self.drains() && self.messages <= hold_below);
         if self.active && self.held.is_none() && near && now >= self.hold_from {
             self.held = Some(Held::new(now));
         }
@@ -546,7 +561,8 @@ impl Diversion {
         if passed >= Duration::from_secs(1) {
             let arrivals = f64::from(self.arrived) / passed.as_secs_f64();
             self.rate.adapt(arrivals, others_wait);
-            self.arrived = 0;
+            self.left_per_second = self.left / passed.as_secs();
+            (self.arrived, self.left) = (0, 0);
             self.adapted = now;
         }
     }

@@ -337,7 +337,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         by: By::Lane,
         file: "lane/machine/divert.rs",
         edits: &[(
-            "waited >= PATIENCE && (silent || !outlet.is_up() || hinders())",
+            "waited >= PATIENCE && (silent || !outlet.is_up() || hinders(self.deliveries))",
             "waited >= PATIENCE",
         )],
     },
@@ -346,8 +346,8 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         by: By::Lane,
         file: "lane/machine/divert.rs",
         edits: &[(
-            "fills_half && self.has_others(unit, now)",
-            "fills_half && (true || self.has_others(unit, now))",
+            "deliveries) && self.has_others(unit, now)",
+            "deliveries) && (true || self.has_others(unit, now))",
         )],
     },
     Mutation {
@@ -355,8 +355,8 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         by: By::Lane,
         file: "lane/machine/divert.rs",
         edits: &[(
-            "outlet.answers() && silent && hinders()",
-            "(outlet.answers() || outlet.is_up()) && silent && hinders()",
+            "outlet.answers() && silent && hinders(self.budget())",
+            "(outlet.answers() || outlet.is_up()) && silent && hinders(self.budget())",
         )],
     },
     Mutation {

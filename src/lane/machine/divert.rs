@@ -228,17 +228,18 @@ impl Lane {
         now: Instant,
     ) -> Option<(DivertReason, String)> {
         let waited = outlet.overdue(now)?;
-        let window = self.settings.window;
         let under_way = outlet.of_source();
-        let fills_half =
-            under_way.parcels * 2 >= window.deliveries || under_way.bytes * 2 >= window.bytes;
+        let fills_bytes = under_way.bytes * 2 >= self.settings.window.bytes;
         let silent = outlet.silent(now)? >= SILENCE;
-        let hinders = || fills_half && self.has_others(unit, now);
+        let hinders = |deliveries: usize| {
+            (fills_bytes || under_way.parcels * 2 >= deliveries) && self.has_others(unit, now)
+        };
         // One that answers and leaves half of the budget to the others hinders nobody, however late it is; a detour would
         // only give the broker more to do when that is what is slow.
-        let cause = if waited >= PATIENCE && (silent || !outlet.is_up() || hinders()) {
+        let cause = if waited >= PATIENCE && (silent || !outlet.is_up() || hinders(self.deliveries))
+        {
             format!("its oldest message waits for {} ms", waited.as_millis())
-        } else if outlet.answers() && silent && hinders() {
+        } else if outlet.answers() && silent && hinders(self.budget()) {
             format!(
                 "it is silent, and its {} messages fill half of the lane's budget",
                 under_way.parcels
@@ -361,7 +362,7 @@ impl Lane {
             for offered in held.unwrap_or_default() {
                 self.put_in(unit, offered, turn);
             }
-        } else if diversion.has_held_enough(self.settings.window.deliveries / 4, turn.at.now) {
+        } else if diversion.has_held_enough(self.budget() / 4, turn.at.now) {
             let cause =
                 format!("{in_front} messages of slots that are being moved keep others waiting");
             self.begin_diversion(unit, DivertReason::Slow, cause, turn);

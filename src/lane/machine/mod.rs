@@ -26,6 +26,8 @@ use std::time::Instant;
 #[derive(Debug)]
 pub struct Lane {
     settings: LaneSettings,
+    /// So many may be in flight now.
+    deliveries: usize,
     /// Of the queue that is taken; diversions that are drained have their own.
     ledger: Ledger,
     outlets: BTreeMap<Target, Outlet>,
@@ -71,6 +73,7 @@ impl Lane {
     /// An empty lane: of one consumer on one channel, whose end is the lane's end.
     pub fn new(settings: LaneSettings) -> Self {
         Self {
+            deliveries: settings.window.deliveries,
             settings,
             ledger: Ledger::default(),
             outlets: BTreeMap::new(),
@@ -88,13 +91,19 @@ impl Lane {
     /// Whether it takes another delivery now.
     pub fn has_room(&self) -> bool {
         self.ledger.is_empty()
-            || (self.ledger.len() < self.settings.window.deliveries
+            || (self.ledger.len() < self.deliveries
                 && self.ledger.cost_bytes() < self.settings.window.bytes)
     }
 
     /// From now on so many deliveries may be in flight; what is beyond it stays.
     pub fn set_deliveries(&mut self, deliveries: usize) {
-        self.settings.window.deliveries = deliveries;
+        self.deliveries = deliveries;
+    }
+
+    /// What it may have in flight when all is well. A lane that is full all the time gets fewer for the time being; what
+    /// fills a good part of those says nothing of a target.
+    fn budget(&self) -> usize {
+        self.deliveries.max(self.settings.window.deliveries)
     }
 
     /// Deliveries that were settled, ever, of the queue that it takes.
