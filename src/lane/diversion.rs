@@ -32,6 +32,9 @@ pub(super) const HOLD_BELOW: u64 = 512;
 /// What is held goes into the diversion after all when the end isn't reached in this time, and holding is tried again
 /// after the next.
 const HOLD_MAX: Duration = Duration::from_secs(3);
+/// In this time, where what is left comes out within the other all along: what had waited behind what is held would come at
+/// once, and follow.
+const HOLD_LONGEST: Duration = Duration::from_secs(10);
 const HOLD_PAUSE: Duration = Duration::from_secs(1);
 
 /// A diversion that takes nothing, while there is a way to its unit, gets nothing more for so long: the broker that it is
@@ -515,9 +518,14 @@ impl Diversion {
         if self.clogged_until.is_some_and(|until| now < until) {
             return false;
         }
+        let longest = if self.ends_soon() {
+            HOLD_LONGEST
+        } else {
+            HOLD_MAX
+        };
         let since = |held: &Held| {
             held.parcels.len() >= parcels_max
-                || now.saturating_duration_since(held.since) >= HOLD_MAX
+                || now.saturating_duration_since(held.since) >= longest
         };
         self.held.as_ref().is_some_and(since)
     }
