@@ -61,11 +61,30 @@ fn yaml(document: &Value, units: &[Planned]) -> String {
 /// Writes the profile for another space, comments and all.
 pub(super) fn respace(profile: &Profile, space: &SpaceId, to: &Path) -> Result<(), LabError> {
     let old = &profile.space;
+    let words = [format!("space: {old}"), format!("space: \"{old}\"")].map(|from| {
+        let new = from.replace(old.as_str(), space.as_str());
+        (from, new)
+    });
+    reword(profile, &words, to)
+}
+
+/// Writes the profile with other words for these, comments and all; an error when it has none of them.
+pub(super) fn reword(
+    profile: &Profile,
+    words: &[(String, String)],
+    to: &Path,
+) -> Result<(), LabError> {
     let mut files = read_files(&profile.dir)?;
+    let has = |(_, text): &(String, String)| words.iter().any(|(from, _)| text.contains(from));
+    if !files.iter().any(has) {
+        let dir = profile.dir.clone();
+        let sought: Vec<_> = words.iter().map(|(from, _)| from.as_str()).collect();
+        let fault = format!("it has no {}", sought.join(" and no "));
+        return Err(LabError::Rules { dir, fault });
+    }
     for (_, text) in &mut files {
-        for from in [format!("space: {old}"), format!("space: \"{old}\"")] {
-            let new = from.replace(old.as_str(), space.as_str());
-            *text = text.replace(&from, &new);
+        for (from, new) in words {
+            *text = text.replace(from, new);
         }
     }
     write_folder(to, files)

@@ -2,7 +2,9 @@
 //!
 //! Owns the command `soak`. One unit's gateways are left alone and watched, for what grows only shows in a process that
 //! lives; those of the others are restarted, their connections closed, their links cut. Promises to compare the first
-//! quarter of the time with the last, by medians: what a disturbance costs in its minute is not what is sought.
+//! quarter of the time with the last, four minutes at least: memory and descriptors by medians, latency by the quieter
+//! minutes, for what a disturbance costs in its minute is not what is sought. Identities are kept for a fifth of the time at
+//! most, so that what they take is full soon, and given back and taken again meanwhile.
 
 use super::fault::{Deck, FaultKind, World};
 use super::inflict::inflict;
@@ -11,6 +13,7 @@ use super::run::{SOURCE, Traffic, in_a_lab};
 use super::{Load, seed};
 use crate::lab::checker::Account;
 use crate::lab::traffic::{self, Plan, Windows, measure};
+use crate::lab::units::reword;
 use crate::lab::usage::{descriptors, resident_bytes};
 use crate::lab::{Fabric, LabError, Reporter};
 use crate::model::UnitId;
@@ -25,9 +28,13 @@ use tokio::time::{Instant, sleep, sleep_until};
 const WINDOW: Duration = Duration::from_mins(1);
 /// How often gateways are looked at.
 const LOOK: Duration = Duration::from_secs(5);
+/// Minutes at the begin and at the end that are compared, at least: one in which a broker pauses tells nothing.
+const COMPARED: usize = 4;
+/// How long its rules have identities kept, in minutes.
+const IDENTITIES: u32 = 10;
 /// Messages that show how many the fabric carries a second.
 const CALIBRATION: u64 = 40_000;
-/// What may grow from the first quarter to the last: this many times what it was, or so much more.
+/// What may grow from the begin to the end: this many times what it was, or so much more.
 const MEMORY: (f64, f64) = (1.1, 8.0);
 const DESCRIPTORS: (f64, f64) = (1.0, 8.0);
 const LATENCY: (f64, f64) = (1.2, 5.0);
@@ -76,7 +83,7 @@ struct Outcome {
     /// Whole minutes, the first one left out.
     minutes: Vec<Minute>,
     disturbances: u32,
-    /// Of first quarter and last.
+    /// Of begin and end.
     compared: Vec<Compared>,
 }
 
@@ -136,6 +143,7 @@ async fn soak(args: &SoakArgs, fabric: &mut Fabric, report: Reporter) -> Result<
     }
     let units = lab.units.into_iter().map(|unit| unit.unit);
     let others: Vec<UnitId> = units.filter(|unit| *unit != args.unit).collect();
+    keep_identities(fabric, (args.minutes / 5).clamp(1, IDENTITIES)).await?;
     let world = World {
         units: others.clone(),
         etcd: 0,
@@ -170,11 +178,7 @@ async fn soak(args: &SoakArgs, fabric: &mut Fabric, report: Reporter) -> Result<
             inflict(fabric, &fault, SOURCE).await?;
             disturbances += 1;
         }
-        match move_slots(fabric, &others, disturbances).await {
-            Ok(to) => report.say(format!("slots {MOVED} move to {to}")),
-            // The one before may have been undone by a disturbance, or its target may not be up again.
-            Err(error) => report.say(format!("no move: {error}")),
-        }
+        report.say(move_slots(fabric, &others).await);
         next += every;
     }
     let account = traffic.end().await?;
@@ -192,16 +196,33 @@ async fn soak(args: &SoakArgs, fabric: &mut Fabric, report: Reporter) -> Result<
     })
 }
 
-/// Asks for slots to be moved to the other of two units, in turn.
-async fn move_slots(fabric: &mut Fabric, units: &[UnitId], turn: u32) -> Result<UnitId, LabError> {
-    let turn = usize::try_from(turn).unwrap_or(0);
-    let to = &units[turn % units.len().max(1)];
+/// Has the identities of what was delivered kept for so long.
+async fn keep_identities(fabric: &Fabric, minutes: u32) -> Result<(), LabError> {
+    if minutes == IDENTITIES {
+        return Ok(());
+    }
+    let dir = fabric.dir().join("soak-rules");
+    let window = |minutes| format!("window: {minutes}m");
+    let words = [(window(IDENTITIES), window(minutes))];
+    reword(fabric.profile(), &words, &dir)?;
+    fabric.apply(&dir, "a soak").await.map(|_| ())
+}
+
+/// Asks for slots to be moved to another unit than the one that has them, and says what came of it: a disturbance may have
+/// undone the move before, and a unit may not be up again.
+async fn move_slots(fabric: &mut Fabric, units: &[UnitId]) -> String {
     let lab = fabric.lab();
     let (etcd, space) = (lab.etcd.join(","), lab.space.to_string());
-    let words = ["move", "start", "--slots", MOVED, "--to", to.as_str()];
-    let more = ["-m", "a soak", "--etcd", &etcd, "--space", &space];
-    fabric.setgate(&[&words[..], &more].concat()).await?;
-    Ok(to.clone())
+    let mut refused = String::new();
+    for to in units {
+        let words = ["move", "start", "--slots", MOVED, "--to", to.as_str()];
+        let more = ["-m", "a soak", "--etcd", &etcd, "--space", &space];
+        match fabric.setgate(&[&words[..], &more].concat()).await {
+            Ok(_) => return format!("slots {MOVED} move to {to}"),
+            Err(error) => refused = error.to_string(),
+        }
+    }
+    format!("no move: {refused}")
 }
 
 /// So many percent of what the fabric carries when it is given as much as it takes.
@@ -249,13 +270,15 @@ async fn watch_until(
 }
 
 fn compare(minutes: &[Minute]) -> Vec<Compared> {
-    let quarter = (minutes.len() / 4).max(1);
-    let first = minutes.get(..quarter).unwrap_or(minutes);
+    let few = COMPARED.min(minutes.len() / 2).max(1);
+    let compared = (minutes.len() / 4).max(few);
+    let first = minutes.get(..compared).unwrap_or(minutes);
     let last = minutes
-        .get(minutes.len().saturating_sub(quarter)..)
+        .get(minutes.len().saturating_sub(compared)..)
         .unwrap_or(minutes);
-    let one = |figure, of: fn(&Minute) -> f64, (times, more): (f64, f64)| {
-        let (first, last) = (median(first.iter().map(of)), median(last.iter().map(of)));
+    let one = |figure, quantile, of: fn(&Minute) -> f64, (times, more): (f64, f64)| {
+        let at = |minutes: &[Minute]| lower(minutes.iter().map(of), quantile);
+        let (first, last) = (at(first), at(last));
         Compared {
             figure,
             first,
@@ -264,21 +287,23 @@ fn compare(minutes: &[Minute]) -> Vec<Compared> {
         }
     };
     vec![
-        one("resident, MiB", |minute| minute.resident_mib, MEMORY),
+        one("resident, MiB", 2, |minute| minute.resident_mib, MEMORY),
         one(
             "descriptors",
+            2,
             |minute| minute.descriptors as f64,
             DESCRIPTORS,
         ),
-        one("p50, ms", |minute| minute.p50_ms, LATENCY),
-        one("p99, ms", |minute| minute.p99_ms, LATENCY),
+        one("p50, ms", 4, |minute| minute.p50_ms, LATENCY),
+        one("p99, ms", 4, |minute| minute.p99_ms, LATENCY),
     ]
 }
 
-fn median(values: impl Iterator<Item = f64>) -> f64 {
+/// The value that one of so many is below: 2 for the median, 4 for the lower quartile.
+fn lower(values: impl Iterator<Item = f64>, one_of: usize) -> f64 {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(0.0)
+    values.get(values.len() / one_of).copied().unwrap_or(0.0)
 }
 
 fn render(outcome: &Outcome) -> String {
@@ -289,10 +314,23 @@ fn render(outcome: &Outcome) -> String {
         outcome.rate,
         outcome.disturbances
     );
+    text.push_str("minute   p50 ms   p99 ms  resident MiB  descriptors\n");
+    for (number, minute) in (2..).zip(&outcome.minutes) {
+        let Minute {
+            p50_ms,
+            p99_ms,
+            resident_mib,
+            descriptors,
+        } = minute;
+        let _ = writeln!(
+            text,
+            "{number:>6} {p50_ms:>8.1} {p99_ms:>8.1} {resident_mib:>13.1} {descriptors:>12}"
+        );
+    }
     for one in &outcome.compared {
         let _ = writeln!(
             text,
-            "{}{}: {:.1} in the first quarter, {:.1} in the last (at most {:.1})",
+            "{}{}: {:.1} at the begin, {:.1} at the end (at most {:.1})",
             if one.is_flat() { "" } else { "! " },
             one.figure,
             one.first,
@@ -321,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn what_grows_from_the_first_quarter_to_the_last_is_named() {
+    fn what_grows_from_the_begin_to_the_end_is_named() {
         let steady = compare(&minutes(&[50.0; 12]));
         assert!(steady.iter().all(Compared::is_flat), "{steady:?}");
         let growing: Vec<f64> = (0..12)
@@ -335,8 +373,10 @@ mod tests {
 
     #[test]
     fn one_bad_minute_is_no_growth() {
-        let mut minutes = minutes(&[50.0; 12]);
-        minutes[11].p99_ms = 4_000.0;
+        let mut minutes = minutes(&[50.0; 9]);
+        minutes[8].p99_ms = 4_000.0;
         assert!(compare(&minutes).iter().all(Compared::is_flat));
+        (6..8).for_each(|at| minutes[at].p99_ms = 4_000.0);
+        assert!(!compare(&minutes).iter().all(Compared::is_flat));
     }
 }
