@@ -32,9 +32,6 @@ pub(super) const HOLD_BELOW: u64 = 512;
 /// What is held goes into the diversion after all when the end isn't reached in this time, and holding is tried again
 /// after the next.
 const HOLD_MAX: Duration = Duration::from_secs(3);
-/// In this time, where what is left comes out within the other all along: what had waited behind what is held would come at
-/// once, and follow.
-const HOLD_LONGEST: Duration = Duration::from_secs(10);
 const HOLD_PAUSE: Duration = Duration::from_secs(1);
 
 /// A diversion that takes nothing, while there is a way to its unit, gets nothing more for so long: the broker that it is
@@ -198,9 +195,6 @@ pub(super) struct Diversion {
     clogged_until: Option<Instant>,
     rate: DrainRate,
     arrived: u32,
-    /// What came out and was answered since it was last looked at, and a second before that.
-    left: u64,
-    left_per_second: u64,
     adapted: Instant,
 }
 
@@ -253,8 +247,6 @@ impl Diversion {
             clogged_until: None,
             rate: DrainRate::new(at.now),
             arrived: 0,
-            left: 0,
-            left_per_second: 0,
             adapted: at.now,
         }
     }
@@ -413,7 +405,6 @@ impl Diversion {
             drain.marker = None;
             self.marker = None;
         }
-        self.left += settled.count() as u64;
         drain.orders.drain(..settled.count());
         let places: Vec<_> = drain.places.drain(..settled.count()).flatten().collect();
         for place in places {
@@ -462,19 +453,10 @@ impl Diversion {
                 .is_none_or(|drain| drain.ledger.is_empty())
     }
 
-    /// Whether all that is in it comes out in the time for which what is new may be held, as fast as its drain is.
-    pub(super) fn ends_soon(&self) -> bool {
-        self.drains() && self.messages <= self.left_per_second * HOLD_MAX.as_secs()
-    }
-
-    /// Whether it is drained, and nothing but what this lane put in is in it.
-    fn drains(&self) -> bool {
-        self.marker.is_none() && self.drain.as_ref().is_some_and(|drain| drain.runs)
-    }
-
-    /// Begins to hold where the end is near: so many or fewer are in it, or it ends soon.
+    /// Begins to hold where so many or fewer are left in it.
     pub(super) fn consider_holding(&mut self, hold_below: u64, now: Instant) {
-        let near = self.ends_soon() || (self.drains() && self.messages <= hold_below);
+        let runs = self.drain.as_ref().is_some_and(|drain| drain.runs);
+        let near = runs && self.marker.is_none() && self.messages <= hold_below;
         if self.active && self.held.is_none() && near && now >= self.hold_from {
             self.held = Some(Held::new(now));
         }
@@ -518,14 +500,9 @@ impl Diversion {
         if self.clogged_until.is_some_and(|until| now < until) {
             return false;
         }
-        let longest = if self.ends_soon() {
-            HOLD_LONGEST
-        } else {
-            HOLD_MAX
-        };
         let since = |held: &Held| {
             held.parcels.len() >= parcels_max
-                || now.saturating_duration_since(held.since) >= longest
+                || now.saturating_duration_since(held.since) >= HOLD_MAX
         };
         self.held.as_ref().is_some_and(since)
     }
@@ -569,8 +546,7 @@ impl Diversion {
         if passed >= Duration::from_secs(1) {
             let arrivals = f64::from(self.arrived) / passed.as_secs_f64();
             self.rate.adapt(arrivals, others_wait);
-            self.left_per_second = self.left / passed.as_secs();
-            (self.arrived, self.left) = (0, 0);
+            self.arrived = 0;
             self.adapted = now;
         }
     }

@@ -362,7 +362,7 @@ impl Lane {
             for offered in held.unwrap_or_default() {
                 self.put_in(unit, offered, turn);
             }
-        } else if diversion.has_held_enough(self.budget() / 4, turn.at.now) {
+        } else if diversion.has_held_enough(self.deliveries / 4, turn.at.now) {
             let cause =
                 format!("{in_front} messages of slots that are being moved keep others waiting");
             self.begin_diversion(unit, DivertReason::Slow, cause, turn);
