@@ -373,6 +373,10 @@ impl Diversion {
     /// What was taken of it is void: it comes again, from the oldest. False when there is no drain.
     pub(super) fn end_drain(&mut self, now: Instant) -> bool {
         self.drain_from = now + DRAIN_PAUSE;
+        if !self.is_stalled(now) {
+            // It ended for no fault of its target's, and what it brought may have had a way.
+            self.drained_by = None;
+        }
         self.drain.take().is_some()
     }
 

@@ -6,8 +6,8 @@
 use super::key;
 use super::source::{Source, compile_source};
 use crate::model::{
-    CityId, Epoch, Lineage, Moves, Revision, Seats, SiteId, Slot, SlotSet, SourceName, SpaceId,
-    UnitId, Why, fenced, fenced_sources, leaving, taken,
+    CityId, Epoch, Lineage, Moves, Parcel, Revision, Seats, SiteId, Slot, SlotSet, SourceName,
+    SpaceId, UnitId, Why, fenced, fenced_sources, leaving, taken,
 };
 use crate::rules::{
     self, Context, Fault, FaultCode, LinkPolicy, NotYet, Place, Placed, Placement, Topology,
@@ -241,10 +241,19 @@ impl Table {
         SlotSet::of(slots.map(|slot| (slot.0, slot.0)))
     }
 
-    /// The epoch in which a slot last changed its seat: a receiver takes no parcel of it that was routed before.
-    pub fn changed_at(&self, slot: Slot) -> Epoch {
+    /// The epoch in which a slot last changed its seat.
+    fn changed_at(&self, slot: Slot) -> Epoch {
         self.change_of(slot)
             .map_or(Epoch::default(), |change| change.epoch)
+    }
+
+    /// Whether a parcel was routed before its slot last changed its seat, be it to and fro: a receiver takes it no more.
+    pub fn is_from_before(&self, parcel: &Parcel) -> bool {
+        let slot = parcel.slot.filter(|_| match parcel.why {
+            Why::Owner | Why::Standby | Why::Gray | Why::Pin => true,
+            Why::Center | Why::Shared | Why::Local | Why::Units => false,
+        });
+        slot.is_some_and(|slot| parcel.epoch < self.changed_at(slot))
     }
 
     /// Who served a slot before it last changed its seat; `None` when it never did.

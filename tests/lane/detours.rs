@@ -4,7 +4,8 @@ use crate::diversions::{as_delivered, id};
 use crate::seeds::seeds;
 use crate::world::{World, here, order, there, unit};
 use setgate::lane::Target;
-use setgate::model::{Answer, Message, Parcel};
+use setgate::link::receiver::check;
+use setgate::model::{Answer, Epoch, LaneId, Lineage, Message, Parcel, Partition, Seats, UnitId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
@@ -64,6 +65,14 @@ struct Side {
     arrived: Vec<(u64, bool)>,
 }
 
+/// Who has the slots 70 to 79, and whether they are on their way to the other unit.
+struct Mover {
+    seats: Seats,
+    owner: UnitId,
+    to: UnitId,
+    fenced: bool,
+}
+
 /// A lane with its queues, in a world where everything may happen at any moment.
 struct Sim {
     seed: u64,
@@ -73,7 +82,12 @@ struct Sim {
     diversions: BTreeMap<String, Queue>,
     sides: BTreeMap<Target, Side>,
     slots: BTreeMap<u64, i32>,
+    /// Of each slot, what has arrived anywhere, and when it did first.
+    order: BTreeMap<i32, Vec<u64>>,
+    mover: Mover,
     lives: u64,
+    /// The lane works off what it has.
+    stopping: bool,
 }
 
 const UNITS: [&str; 2] = ["sh-1", "bj-1"];
@@ -88,7 +102,19 @@ impl Sim {
             diversions: BTreeMap::new(),
             sides: BTreeMap::new(),
             slots: BTreeMap::new(),
+            order: BTreeMap::new(),
+            mover: Mover {
+                seats: Seats {
+                    lineage: Lineage("one".into()),
+                    epoch: Epoch(1),
+                    ..Seats::default()
+                },
+                owner: unit("bj-1"),
+                to: unit("sh-1"),
+                fenced: false,
+            },
             lives: 1,
+            stopping: false,
         }
     }
 
@@ -117,14 +143,18 @@ impl Sim {
             (40..55, _) => self.drain(),
             (55..70, Some(target)) => self.send(&target),
             (70..85, Some(target)) => self.answer(&target, Answer::Accepted),
-            (85..88, Some(target)) => self.later(&target),
-            (88..91, Some(target)) => self.cut(&target),
-            (91..98, _) => {
+            (85..87, Some(target)) => self.later(&target),
+            (87..89, Some(target)) => self.cut(&target),
+            (89..95, _) => {
                 let time = Duration::from_millis(self.random.u64(..1_500));
                 self.pass(time);
             }
-            (98, _) => self.restart(),
-            (_, _) => self.lose_drain(),
+            (95, _) => match self.random.u8(..3) {
+                0 => self.restart(),
+                1 => self.stop(),
+                _ => self.lose_drain(),
+            },
+            (_, _) => self.move_on(),
         }
     }
 
@@ -136,8 +166,58 @@ impl Sim {
         self.source.ready.push_back(order(slot, id));
     }
 
+    /// Slots are fenced; where they are and nothing of them is under way any more, they get their new owner. Or they get it
+    /// without that, when the old one is lost.
+    fn move_on(&mut self) {
+        let Mover {
+            seats,
+            owner,
+            to,
+            fenced,
+        } = &mut self.mover;
+        if !*fenced {
+            *fenced = true;
+            self.world.fence(seats, owner, to);
+            return;
+        }
+        let is_lost = self.random.u8(..4) == 0;
+        if self.world.lane.fenced_in_flight(&self.world.table) > 0 && !is_lost {
+            return;
+        }
+        self.place();
+        // It is back before the lane hears of it.
+        if is_lost && self.random.bool() {
+            self.place();
+        }
+    }
+
+    fn place(&mut self) {
+        let Mover {
+            seats,
+            owner,
+            to,
+            fenced,
+        } = &mut self.mover;
+        *fenced = false;
+        *seats = self.world.place(seats, owner, to);
+        std::mem::swap(owner, to);
+    }
+
+    /// The lane works off what it has, and ends when it has, or whenever.
+    fn stop(&mut self) {
+        self.stopping = true;
+        self.world
+            .ask(|lane, routing, at| (lane.stop(routing, at), ()));
+        self.settle();
+    }
+
     fn take(&mut self) {
-        if self.world.lane.has_room()
+        if self.stopping {
+            let lane = &self.world.lane;
+            if lane.in_flight() == 0 && lane.drains_in_flight() == 0 {
+                self.restart();
+            }
+        } else if self.world.lane.has_room()
             && let Some((tag, message)) = self.source.give()
         {
             self.world.take(tag, message);
@@ -169,7 +249,16 @@ impl Sim {
         }
     }
 
-    fn arrive(&mut self, target: &Target, parcel: Parcel) {
+    /// Unless its receiver publishes no such thing.
+    fn arrive(&mut self, target: &Target, parcel: Parcel) -> Result<(), Answer> {
+        if let Target::Unit(to) = target {
+            let lane = LaneId {
+                unit: unit("sh-1"),
+                source: self.world.source.clone(),
+                partition: Partition(0),
+            };
+            check(&self.world.table, to, &parcel, &lane)?;
+        }
         match target {
             Target::Diversion(to) => {
                 let queue = self.diversions.entry(to.as_str().to_owned()).or_default();
@@ -185,18 +274,31 @@ impl Sim {
             }
             Target::Unit(_) | Target::Park => {
                 let side = self.sides.entry(target.clone()).or_default();
-                side.arrived.push((id(&parcel), parcel.sent_before));
+                let (id, marked) = (id(&parcel), parcel.sent_before);
+                side.arrived.push((id, marked));
+                let of_slot = self.order.entry(self.slots[&id]).or_default();
+                if !of_slot.contains(&id) {
+                    if let Some(last) = of_slot.last() {
+                        assert!(id > *last, "seed {}: {id} came behind {last}", self.seed);
+                    }
+                    of_slot.push(id);
+                }
             }
         }
+        Ok(())
     }
 
     fn answer(&mut self, target: &Target, answer: Answer) {
         let side = self.sides.entry(target.clone()).or_default();
         if let Some(parcel) = side.under_way.pop_front() {
             let number = parcel.number;
-            self.arrive(target, parcel);
+            let answer = self.arrive(target, parcel).err().unwrap_or(answer);
+            let ends = matches!(answer, Answer::Later { .. });
             self.world.answer(target, number, answer);
             self.settle();
+            if ends {
+                self.end_stream(target);
+            }
         }
     }
 
@@ -219,7 +321,7 @@ impl Sim {
         let arrives = self.random.usize(..=side.under_way.len());
         let arrived: Vec<_> = side.under_way.drain(..arrives).collect();
         for parcel in arrived {
-            self.arrive(target, parcel);
+            let _ = self.arrive(target, parcel);
         }
         self.end_stream(target);
     }
@@ -275,6 +377,7 @@ impl Sim {
         self.source.end_channel();
         self.diversions.values_mut().for_each(Queue::end_channel);
         self.lives += 1;
+        self.stopping = false;
         self.world.restart(32, self.lives);
         for name in UNITS {
             if self.diversions.contains_key(name) {
@@ -286,6 +389,12 @@ impl Sim {
     }
 
     fn heal(&mut self) {
+        if self.stopping {
+            self.restart();
+        }
+        if self.mover.fenced {
+            self.place();
+        }
         for _ in 0..20_000 {
             self.take();
             self.drain();
@@ -345,20 +454,19 @@ impl Sim {
         for (target, side) in &self.sides {
             let Target::Unit(_) = target else { continue };
             let mut seen = BTreeSet::new();
-            let mut last: BTreeMap<i32, u64> = BTreeMap::new();
             for (id, marked) in &side.arrived {
                 let slot = self.slots[id];
-                let owner = if slot < 50 { here() } else { there() };
-                assert_eq!(*target, owner, "seed {}: message {id}", self.seed);
-                if seen.insert(*id) {
-                    let last = last.entry(slot).or_default();
-                    assert!(*id > *last, "seed {}: {id} came behind {last}", self.seed);
-                    *last = *id;
-                } else {
-                    // What a former life of the lane took back from a diversion is known to the receiver alone.
-                    let known = *marked || self.lives > 1;
-                    assert!(known, "seed {}: {id} came twice, unmarked", self.seed);
+                if slot < 70 {
+                    let owner = if slot < 50 { here() } else { there() };
+                    assert_eq!(*target, owner, "seed {}: message {id}", self.seed);
                 }
+                // What a former life of the lane took back from a diversion is known to the receiver alone.
+                let known = *marked || self.lives > 1;
+                assert!(
+                    seen.insert(*id) || known,
+                    "seed {}: {id} came twice, unmarked",
+                    self.seed
+                );
             }
         }
         let arrived: BTreeSet<_> = self

@@ -75,27 +75,33 @@ order: 100
 route: shared
 "##;
 
-const PLACED: &[u8] = b"kind: placement\nslots: 100\nranges:\n  - {slots: 0-49, unit: sh-1}\n  \
-    - {slots: 50-69, unit: bj-1}\n  - {slots: 70-79, unit: sh-1}\n  - {slots: 80-99, unit: bj-1}\n";
-
 /// What it begins with.
 pub(crate) fn documents() -> String {
     DOCUMENTS.to_owned()
 }
 
-/// A move of the slots 70 to 79 from bj-1 to sh-1.
-fn moving(stage: Stage) -> Move {
+/// A move of the slots 70 to 79.
+fn moving(stage: Stage, from: &UnitId, to: &UnitId) -> Move {
     let change = Change::Seats(SeatChange {
         kind: Kind::Planned,
         slots: SlotSet::parse("70-79").unwrap(),
-        from: unit("bj-1"),
-        to: unit("sh-1"),
+        from: from.clone(),
+        to: to.clone(),
         key: None,
     });
     Move {
         stage,
         ..Move::asked(change, DecidedBy::Person, Asked::default(), 60)
     }
+}
+
+/// The placement while a unit has the slots 70 to 79.
+fn placement(owner: &UnitId) -> String {
+    format!(
+        "kind: placement\nslots: 100\nranges:\n  - {{slots: 0-49, unit: sh-1}}\n  \
+         - {{slots: 50-69, unit: bj-1}}\n  - {{slots: 70-79, unit: {owner}}}\n  \
+         - {{slots: 80-99, unit: bj-1}}\n"
+    )
 }
 
 fn table(documents: &str, moves: &Moves, revision: i64) -> Table {
@@ -106,18 +112,27 @@ fn table(documents: &str, moves: &Moves, revision: i64) -> Table {
     };
     let placed = moves.values().find(|one| one.stage == Stage::Placed);
     let seats = placed.map_or(seats.clone(), |one| place(&seats, &one.change));
-    table_under(documents, moves, seats, revision)
+    let placement = placed.map(|one| match &one.change {
+        Change::Seats(change) => placement(&change.to),
+        other => panic!("{other:?} has no placement"),
+    });
+    table_under(documents, placement, moves, seats, revision)
 }
 
-fn table_under(documents: &str, moves: &Moves, seats: Seats, revision: i64) -> Table {
-    let placed = moves.values().any(|one| one.stage == Stage::Placed);
+fn table_under(
+    documents: &str,
+    placement: Option<String>,
+    moves: &Moves,
+    seats: Seats,
+    revision: i64,
+) -> Table {
     let files = [DocumentFile {
         name: "all.yaml".into(),
         text: documents.into(),
     }];
     Table::compile(TableInputs {
         files: &files,
-        placement: placed.then_some(PLACED),
+        placement: placement.as_deref().map(str::as_bytes),
         seats,
         moves: moves.clone(),
         revision: Revision(revision),
@@ -183,7 +198,30 @@ impl World {
     /// A move of the slots 70 to 79 from bj-1 to sh-1 has come so far.
     pub(crate) fn moves(&mut self, stage: Stage) {
         let revision = self.table.revision().0 + 1;
-        self.table = table(DOCUMENTS, &[(MoveId(1), moving(stage))].into(), revision);
+        self.table = table(
+            DOCUMENTS,
+            &[(MoveId(1), moving(stage, &unit("bj-1"), &unit("sh-1")))].into(),
+            revision,
+        );
+    }
+
+    /// The slots 70 to 79 are being moved from their owner, by seats of this world.
+    pub(crate) fn fence(&mut self, seats: &Seats, from: &UnitId, to: &UnitId) {
+        let moves = [(MoveId(1), moving(Stage::Fenced, from, to))].into();
+        self.put_in_force(from, &moves, seats.clone());
+    }
+
+    /// They have their new owner. Gives the seats from then on.
+    pub(crate) fn place(&mut self, seats: &Seats, from: &UnitId, to: &UnitId) -> Seats {
+        let seats = place(seats, &moving(Stage::Placed, from, to).change);
+        self.put_in_force(to, &Moves::new(), seats.clone());
+        seats
+    }
+
+    fn put_in_force(&mut self, owner: &UnitId, moves: &Moves, seats: Seats) {
+        let revision = self.table.revision().0 + 1;
+        let placement = Some(placement(owner));
+        self.table = table_under(DOCUMENTS, placement, moves, seats, revision);
     }
 
     /// The slots 70 to 79 have come from sh-1 to bj-1 some time ago.
@@ -194,7 +232,7 @@ impl World {
             ..Seats::default()
         };
         let seats = seats.with_changed(&SlotSet::parse("70-79").unwrap(), &unit("sh-1"));
-        self.table = table_under(DOCUMENTS, &Moves::new(), seats, revision);
+        self.table = table_under(DOCUMENTS, None, &Moves::new(), seats, revision);
     }
 
     /// The rules of its source have given keys other owners.
@@ -207,7 +245,7 @@ impl World {
             sources: [(self.source.clone(), epoch)].into(),
             ..Seats::default()
         };
-        self.table = table_under(DOCUMENTS, &Moves::new(), seats, revision);
+        self.table = table_under(DOCUMENTS, None, &Moves::new(), seats, revision);
     }
 
     /// Another life of the lane, on another channel.

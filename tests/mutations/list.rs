@@ -378,6 +378,51 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         )],
     },
     Mutation {
+        name: "order: what a drain brought and comes back waits behind what it brought later",
+        by: By::Lane,
+        file: "lane/machine/drain.rs",
+        edits: &[(
+            "partition_point(|one| one.claim.entry < claim.entry)",
+            "len()",
+        )],
+    },
+    Mutation {
+        name: "order: what comes back unanswered goes behind what is held for a fence",
+        by: By::Lane,
+        file: "lane/machine/divert.rs",
+        edits: &[(
+            "behind.filter(|diversion| diversion.is_behind());",
+            "behind.filter(|diversion| false && diversion.is_behind());",
+        )],
+    },
+    Mutation {
+        name: "order: a slot that has come back is not routed anew",
+        by: By::Lane,
+        file: "lane/machine/divert.rs",
+        edits: &[(
+            "if table.is_from_before(parcel) {",
+            "if false && table.is_from_before(parcel) {",
+        )],
+    },
+    Mutation {
+        name: "order: a lane that stops puts in what waits for what is under way",
+        by: By::Lane,
+        file: "lane/machine/divert.rs",
+        edits: &[(
+            "if !self.is_behind(&unit) {",
+            "if true || !self.is_behind(&unit) {",
+        )],
+    },
+    Mutation {
+        name: "a drain that was lost is not begun again",
+        by: By::Lane,
+        file: "lane/diversion.rs",
+        edits: &[(
+            "if !self.is_stalled(now) {",
+            "if false && !self.is_stalled(now) {",
+        )],
+    },
+    Mutation {
         name: "an end marker that another has taken is not put again",
         by: By::Units,
         file: "lane/machine/drain.rs",

@@ -102,7 +102,10 @@ impl Lane {
         }
         let diverted: Vec<_> = self.diversions.keys().cloned().collect();
         for unit in diverted {
-            self.put_held_in(&unit, &mut turn);
+            // What waits for what is under way to its unit must not be in the diversion if that comes again.
+            if !self.is_behind(&unit) {
+                self.put_held_in(&unit, &mut turn);
+            }
         }
         self.end(turn)
     }
@@ -146,6 +149,10 @@ impl Lane {
                 // Its receiver takes no such parcel.
                 return true;
             }
+            if table.is_from_before(parcel) {
+                // Its slot has come back here: what is routed now would be taken, and go past it.
+                return true;
+            }
             let seat = match parcel.why {
                 Why::Owner | Why::Standby => parcel.slot.and_then(|slot| table.seat_of(slot)),
                 Why::Center => Some(table.center_seat()),
@@ -166,8 +173,17 @@ impl Lane {
             }
             left.extend(taken_out);
         }
+        // What is held for a fence is newer than that.
+        let behind = self.diversions.values_mut();
+        let behind = behind.filter(|diversion| diversion.is_behind());
+        let newer: Vec<_> = behind
+            .flat_map(|diversion| diversion.catch_up(turn.at.now))
+            .collect();
         for offered in left {
             self.route_again(offered, turn);
+        }
+        for offered in newer {
+            self.go(offered, turn);
         }
     }
 
@@ -198,7 +214,7 @@ impl Lane {
     pub(super) fn divert(&mut self, unit: &UnitId, offered: Offered, turn: &mut Turn<'_>) {
         let diversion = self.diversions.get_mut(unit);
         let due = match diversion {
-            Some(diversion) if !self.stopping => diversion.hold(offered),
+            Some(diversion) if !self.stopping || diversion.is_behind() => diversion.hold(offered),
             Some(_) | None => Some(offered),
         };
         if let Some(offered) = due {
@@ -213,6 +229,11 @@ impl Lane {
         for offered in held.unwrap_or_default() {
             self.put_in(unit, offered, turn);
         }
+    }
+
+    fn is_behind(&self, unit: &UnitId) -> bool {
+        let diversion = self.diversions.get(unit);
+        diversion.is_some_and(Diversion::is_behind)
     }
 
     fn is_diverted(&self, unit: &UnitId) -> bool {

@@ -213,7 +213,9 @@ impl Lane {
             diversion.is_some_and(|one| one.may_hold_older(order, waits))
         };
         let former = slot.and_then(|slot| table.seat_before(slot));
-        self.waiting.contains_key(unit)
+        // What was routed before and comes back is older than what has come to wait since.
+        let in_front = self.waiting.get(unit).and_then(VecDeque::front);
+        in_front.is_some_and(|first| first.claim.entry < claim.entry)
             || targets.iter().any(|target| {
                 follows_its_slot(target.why)
                     && (table.is_fenced(slot, target.why, &target.unit)
@@ -232,7 +234,7 @@ impl Lane {
         order.unwrap_or_default()
     }
 
-    /// Keeps it, and whatever the drain would bring behind it.
+    /// Keeps it, in the order in which the drain brought it, and whatever that would bring behind it.
     pub(super) fn wait(
         &mut self,
         unit: &UnitId,
@@ -249,7 +251,8 @@ impl Lane {
             before: before.clone(),
         };
         let queue = self.waiting.entry(unit.clone()).or_default();
-        queue.push_back(waiting);
+        let at = queue.partition_point(|one| one.claim.entry < claim.entry);
+        queue.insert(at, waiting);
     }
 
     /// Sends on what waited, as far as it may go now: one that goes may have been what another waited for.

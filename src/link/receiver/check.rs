@@ -3,7 +3,7 @@
 //! Promises that nothing is published where no rule delivers, for a slot that another unit serves, by rules that have given
 //! their keys to others, or to a unit that its path doesn't lead to. Publishes nothing, asks nobody.
 
-use crate::model::{Answer, Epoch, LaneId, Marking, Parcel, Reason, UnitId, Way, Why};
+use crate::model::{Answer, LaneId, Marking, Parcel, Reason, UnitId, Way, Why};
 use crate::routing::Table;
 
 /// What this unit's table says of a parcel before it is published here.
@@ -65,16 +65,7 @@ fn belongs_here(table: &Table, here: &UnitId, parcel: &Parcel) -> Result<(), Ans
             cause: format!("by the table here {seat} serves it, and the parcel's is no older"),
         }),
         // It may have come back here: what was routed before is behind what was delivered elsewhere meanwhile.
-        _ if parcel.epoch < changed_at(table, parcel) => Err(Answer::Moved),
+        _ if table.is_from_before(parcel) => Err(Answer::Moved),
         Some(_) | None => Ok(()),
     }
-}
-
-/// The epoch in which the parcel's slot last changed its seat.
-fn changed_at(table: &Table, parcel: &Parcel) -> Epoch {
-    let slot = parcel.slot.filter(|_| match parcel.why {
-        Why::Owner | Why::Standby | Why::Gray | Why::Pin => true,
-        Why::Center | Why::Shared | Why::Local | Why::Units => false,
-    });
-    slot.map_or(Epoch::default(), |slot| table.changed_at(slot))
 }
