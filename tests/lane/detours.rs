@@ -2,7 +2,7 @@
 
 use crate::diversions::{as_delivered, id};
 use crate::seeds::seeds;
-use crate::world::{World, here, order, there, unit};
+use crate::world::{World, documents, here, order, there, unit};
 use setgate::lane::Target;
 use setgate::link::receiver::check;
 use setgate::model::{Answer, Epoch, LaneId, Lineage, Message, Parcel, Partition, Seats, UnitId};
@@ -73,6 +73,18 @@ struct Mover {
     fenced: bool,
 }
 
+/// The world's documents, with a third unit.
+fn three_units() -> String {
+    let placed = documents().replace(
+        "{slots: 50-99, unit: bj-1}",
+        "{slots: 50-79, unit: bj-1}, {slots: 80-99, unit: bj-2}",
+    );
+    placed.replace(
+        "bj-1: {site: bj-c}",
+        "bj-1: {site: bj-c}, bj-2: {site: bj-c}",
+    )
+}
+
 /// A lane with its queues, in a world where everything may happen at any moment.
 struct Sim {
     seed: u64,
@@ -90,14 +102,14 @@ struct Sim {
     stopping: bool,
 }
 
-const UNITS: [&str; 2] = ["sh-1", "bj-1"];
+const UNITS: [&str; 3] = ["sh-1", "bj-1", "bj-2"];
 
 impl Sim {
     fn new(seed: u64) -> Self {
         Self {
             seed,
             random: fastrand::Rng::with_seed(seed),
-            world: World::new("orders", 32),
+            world: World::under(&three_units(), "orders", 32),
             source: Queue::default(),
             diversions: BTreeMap::new(),
             sides: BTreeMap::new(),
@@ -161,7 +173,7 @@ impl Sim {
     fn publish(&mut self) {
         let id = self.slots.len() as u64 + 1;
         // Few slots, so that each has many messages.
-        let slot = [10, 11, 70, 71][self.random.usize(..4)];
+        let slot = [10, 60, 70, 71, 90][self.random.usize(..5)];
         self.slots.insert(id, slot);
         self.source.ready.push_back(order(slot, id));
     }
@@ -184,8 +196,8 @@ impl Sim {
         if self.world.lane.fenced_in_flight(&self.world.table) > 0 && !is_lost {
             return;
         }
+        // It may be back before the lane hears of it.
         self.place();
-        // It is back before the lane hears of it.
         if is_lost && self.random.bool() {
             self.place();
         }
@@ -456,10 +468,14 @@ impl Sim {
             let mut seen = BTreeSet::new();
             for (id, marked) in &side.arrived {
                 let slot = self.slots[id];
-                if slot < 70 {
-                    let owner = if slot < 50 { here() } else { there() };
-                    assert_eq!(*target, owner, "seed {}: message {id}", self.seed);
-                }
+                let owner = match slot {
+                    10 => Some(here()),
+                    60 => Some(there()),
+                    90 => Some(Target::Unit(unit("bj-2"))),
+                    _ => None,
+                };
+                let its = owner.is_none_or(|owner| owner == *target);
+                assert!(its, "seed {}: {id} came to {target:?}", self.seed);
                 // What a former life of the lane took back from a diversion is known to the receiver alone.
                 let known = *marked || self.lives > 1;
                 assert!(

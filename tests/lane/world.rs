@@ -95,12 +95,12 @@ fn moving(stage: Stage, from: &UnitId, to: &UnitId) -> Move {
     }
 }
 
-/// The placement while a unit has the slots 70 to 79.
-fn placement(owner: &UnitId) -> String {
+/// The placement while a unit has the slots 70 to 79, and `last` those behind them.
+fn placement(owner: &UnitId, last: &UnitId) -> String {
     format!(
         "kind: placement\nslots: 100\nranges:\n  - {{slots: 0-49, unit: sh-1}}\n  \
          - {{slots: 50-69, unit: bj-1}}\n  - {{slots: 70-79, unit: {owner}}}\n  \
-         - {{slots: 80-99, unit: bj-1}}\n"
+         - {{slots: 80-99, unit: {last}}}\n"
     )
 }
 
@@ -113,15 +113,15 @@ fn table(documents: &str, moves: &Moves, revision: i64) -> Table {
     let placed = moves.values().find(|one| one.stage == Stage::Placed);
     let seats = placed.map_or(seats.clone(), |one| place(&seats, &one.change));
     let placement = placed.map(|one| match &one.change {
-        Change::Seats(change) => placement(&change.to),
-        other => panic!("{other:?} has no placement"),
+        Change::Seats(change) => placement(&change.to, &unit("bj-1")),
+        rules @ Change::Rules(_) => panic!("{rules:?} has no placement"),
     });
-    table_under(documents, placement, moves, seats, revision)
+    table_under(documents, placement.as_deref(), moves, seats, revision)
 }
 
 fn table_under(
     documents: &str,
-    placement: Option<String>,
+    placement: Option<&str>,
     moves: &Moves,
     seats: Seats,
     revision: i64,
@@ -132,7 +132,7 @@ fn table_under(
     }];
     Table::compile(TableInputs {
         files: &files,
-        placement: placement.as_deref().map(str::as_bytes),
+        placement: placement.map(str::as_bytes),
         seats,
         moves: moves.clone(),
         revision: Revision(revision),
@@ -150,6 +150,7 @@ pub(crate) fn unit(name: &str) -> UnitId {
 }
 
 pub(crate) struct World {
+    documents: String,
     pub(crate) table: Table,
     pub(crate) keys: SealKeys,
     pub(crate) source: SourceName,
@@ -179,6 +180,7 @@ impl World {
         let lane = lane("sh-1", &source, deliveries, 1);
         let began = tokio::time::Instant::now().into_std();
         Self {
+            documents: documents.to_owned(),
             table: table(documents, &Moves::new(), 7),
             keys: keys(),
             source,
@@ -220,8 +222,9 @@ impl World {
 
     fn put_in_force(&mut self, owner: &UnitId, moves: &Moves, seats: Seats) {
         let revision = self.table.revision().0 + 1;
-        let placement = Some(placement(owner));
-        self.table = table_under(DOCUMENTS, placement, moves, seats, revision);
+        let last = self.table.units().last().unwrap();
+        let placement = placement(owner, &last.name);
+        self.table = table_under(&self.documents, Some(&placement), moves, seats, revision);
     }
 
     /// The slots 70 to 79 have come from sh-1 to bj-1 some time ago.
