@@ -1,12 +1,12 @@
 //! What a lane is made with, is told, and asks for.
 
-use super::diversion::DivertReason;
 use super::envelope::Limits;
 use super::ledger::Settlement;
 use super::outlet::Feed;
 use crate::model::{Partition, Reason, SealKeys, SourceName, UnitId};
 use crate::routing::{Source, Table};
 use crate::rules::Duplicates;
+use std::fmt;
 use std::time::{Duration, Instant};
 
 /// Where a parcel goes: a unit (the local one too), the diversion of one, or this unit's park.
@@ -136,4 +136,38 @@ pub enum Note {
         /// Which.
         to: UnitId,
     },
+}
+
+/// Why a target is diverted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum DivertReason {
+    /// There is no stream to it.
+    Down,
+    /// It doesn't answer in time.
+    Slow,
+    /// A former holder of the lane has left something in it, perhaps.
+    Found,
+    /// Slots that it serves are being moved: those alone.
+    Fenced,
+}
+
+impl DivertReason {
+    /// Every one of them.
+    pub const ALL: [Self; 4] = [Self::Down, Self::Slow, Self::Found, Self::Fenced];
+
+    /// The word in metrics and status.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Down => "down",
+            Self::Slow => "slow",
+            Self::Found => "found",
+            Self::Fenced => "fenced",
+        }
+    }
+}
+
+impl fmt::Display for DivertReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
 }

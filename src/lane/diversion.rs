@@ -4,13 +4,12 @@
 //! again. Promises that a diversion is left only when all that went into it has come out and has been answered: a number
 //! for each message that goes in, and for each slot how many are in. Bounded by the slots of the space. Never reads a clock.
 
-use super::action::Moment;
+use super::action::{DivertReason, Moment};
 use super::ledger::{Ledger, Settlement};
 use super::outlet::Offered;
 use super::rate::DrainRate;
 use crate::model::{DeliveryTag, Revision, Slot, UnitId, Why};
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
-use std::fmt;
 use std::time::{Duration, Instant};
 
 /// A target is late that leaves its oldest parcel unanswered for so long. One is diverted that is late and silent; or one that
@@ -32,6 +31,9 @@ pub(super) const HOLD_BELOW: u64 = 512;
 /// What is held goes into the diversion after all when the end isn't reached in this time, and holding is tried again
 /// after the next.
 const HOLD_MAX: Duration = Duration::from_secs(3);
+/// In this time, where what is left comes out within the other all along: what had waited behind what is held would come at
+/// once, and follow.
+const HOLD_LONGEST: Duration = Duration::from_secs(10);
 const HOLD_PAUSE: Duration = Duration::from_secs(1);
 
 /// A diversion that takes nothing, while there is a way to its unit, gets nothing more for so long: the broker that it is
@@ -50,40 +52,6 @@ pub(super) const DRAIN_STALL: Duration = Duration::from_mins(1);
 
 /// The pause before a drain that ended is begun again.
 pub(super) const DRAIN_PAUSE: Duration = Duration::from_secs(1);
-
-/// Why a target is diverted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum DivertReason {
-    /// There is no stream to it.
-    Down,
-    /// It doesn't answer in time.
-    Slow,
-    /// A former holder of the lane has left something in it, perhaps.
-    Found,
-    /// Slots that it serves are being moved: those alone.
-    Fenced,
-}
-
-impl DivertReason {
-    /// Every one of them.
-    pub const ALL: [Self; 4] = [Self::Down, Self::Slow, Self::Found, Self::Fenced];
-
-    /// The word in metrics and status.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Down => "down",
-            Self::Slow => "slow",
-            Self::Found => "found",
-            Self::Fenced => "fenced",
-        }
-    }
-}
-
-impl fmt::Display for DivertReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
 
 /// A message's place in a diversion: its number, the slot whose order it is part of, and its size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -195,6 +163,9 @@ pub(super) struct Diversion {
     clogged_until: Option<Instant>,
     rate: DrainRate,
     arrived: u32,
+    /// What came out and was answered since it was last looked at, and a second before that.
+    left: u64,
+    left_per_second: u64,
     adapted: Instant,
 }
 
@@ -247,6 +218,8 @@ impl Diversion {
             clogged_until: None,
             rate: DrainRate::new(at.now),
             arrived: 0,
+            left: 0,
+            left_per_second: 0,
             adapted: at.now,
         }
     }
@@ -409,6 +382,7 @@ impl Diversion {
             drain.marker = None;
             self.marker = None;
         }
+        self.left += settled.count() as u64;
         drain.orders.drain(..settled.count());
         let places: Vec<_> = drain.places.drain(..settled.count()).flatten().collect();
         for place in places {
@@ -457,10 +431,19 @@ impl Diversion {
                 .is_none_or(|drain| drain.ledger.is_empty())
     }
 
-    /// Begins to hold where so many or fewer are left in it.
+    /// Whether all that is in it comes out in the time for which what is new may be held, as fast as its drain is.
+    pub(super) fn ends_soon(&self) -> bool {
+        self.drains() && self.messages <= self.left_per_second * HOLD_MAX.as_secs()
+    }
+
+    /// Whether it is drained, and nothing but what this lane put in is in it.
+    fn drains(&self) -> bool {
+        self.marker.is_none() && self.drain.as_ref().is_some_and(|drain| drain.runs)
+    }
+
+    /// Begins to hold where the end is near: so many or fewer are in it, or it ends soon.
     pub(super) fn consider_holding(&mut self, hold_below: u64, now: Instant) {
-        let runs = self.drain.as_ref().is_some_and(|drain| drain.runs);
-        let near = runs && self.marker.is_none() && self.messages <= hold_below;
+        let near = self.ends_soon() || (self.drains() && self.messages <= hold_below);
         if self.active && self.held.is_none() && near && now >= self.hold_from {
             self.held = Some(Held::new(now));
         }
@@ -504,9 +487,14 @@ impl Diversion {
         if self.clogged_until.is_some_and(|until| now < until) {
             return false;
         }
+        let longest = if self.ends_soon() {
+            HOLD_LONGEST
+        } else {
+            HOLD_MAX
+        };
         let since = |held: &Held| {
             held.parcels.len() >= parcels_max
-                || now.saturating_duration_since(held.since) >= HOLD_MAX
+                || now.saturating_duration_since(held.since) >= longest
         };
         self.held.as_ref().is_some_and(since)
     }
@@ -550,7 +538,8 @@ impl Diversion {
         if passed >= Duration::from_secs(1) {
             let arrivals = f64::from(self.arrived) / passed.as_secs_f64();
             self.rate.adapt(arrivals, others_wait);
-            self.arrived = 0;
+            self.left_per_second = self.left / passed.as_secs();
+            (self.arrived, self.left) = (0, 0);
             self.adapted = now;
         }
     }

@@ -23,8 +23,8 @@ mod spread;
 mod stamp;
 mod unwrap;
 
-pub use action::{Action, LaneSettings, Moment, Note, Routing, Target, Window};
-pub use diversion::{DRAIN_DELIVERIES, DiversionView, DivertReason};
+pub use action::{Action, DivertReason, LaneSettings, Moment, Note, Routing, Target, Window};
+pub use diversion::{DRAIN_DELIVERIES, DiversionView};
 pub use envelope::{Admission, Admitted, Envelope, Limits, PROPERTIES_BYTES_MAX, Unreadable};
 pub use expiration::remaining;
 pub use give_back::give_back;

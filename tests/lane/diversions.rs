@@ -146,6 +146,26 @@ fn a_lane_that_is_given_less_for_being_full_is_no_less_patient() {
 }
 
 #[test]
+fn a_lane_that_is_given_less_for_being_full_still_waits_for_the_end_of_a_detour() {
+    let mut world = World::new("orders", 40);
+    world.take(1, order(20, 1));
+    world.take(2, order(70, 2));
+    world.pass(2 * SECOND);
+    world.lane.stream_up(&detour(), 1 << 20, 100);
+    world.lane.stream_up(&there(), 1 << 20, 100);
+    let diverted = accept(&mut world, &detour());
+    world.pass(SECOND);
+    world.take_diverted(&unit("bj-1"), 1, as_delivered(diverted[0].clone(), false));
+    world.lane.set_deliveries(10);
+    world.pass(SECOND / 10);
+    (3..=8).for_each(|tag| world.take(tag, order(70, tag)));
+    world.pass(SECOND / 10);
+    assert_eq!(all(&mut world, &detour()), [], "the end is near");
+    assert_eq!(ids(&accept(&mut world, &there())), [2]);
+    assert_eq!(ids(&accept(&mut world, &there())), [3, 4, 5, 6, 7, 8]);
+}
+
+#[test]
 fn a_stream_that_has_only_just_begun_has_two_seconds() {
     let mut world = World::new("orders", 4);
     (1..=2).for_each(|tag| world.take(tag, order(70, tag)));
@@ -402,6 +422,43 @@ fn a_lane_with_nothing_for_other_units_waits_for_the_end_of_its_detour_however_f
     }
     assert!((1..=601).eq(came), "in order");
     assert_eq!((world.settled, world.lane.in_flight()), (601, 0));
+}
+
+#[test]
+fn a_lane_waits_for_the_end_of_a_detour_that_ends_in_three_seconds_as_fast_as_it_is_drained() {
+    let mut world = World::new("orders", 2_000);
+    let bj = unit("bj-1");
+    world.take(1, order(20, 1));
+    world.lane.stream_up(&here(), 8 << 20, 4_000);
+    assert_eq!(accept(&mut world, &here()).len(), 1);
+    (2..=1_201).for_each(|tag| world.take(tag, order(70, tag)));
+    world.pass(2 * SECOND);
+    world.lane.stream_up(&detour(), 8 << 20, 4_000);
+    world.lane.stream_up(&there(), 8 << 20, 4_000);
+    let mut into = accept(&mut world, &detour());
+    world.pass(SECOND);
+    for tag in 1..=300 {
+        world.take_diverted(&bj, tag, as_delivered(into.remove(0), false));
+    }
+    assert_eq!(accept(&mut world, &there()).len(), 300);
+    world.pass(SECOND);
+    // 900 are left, and 300 a second come out. What is new is more than a quarter of the budget.
+    (1_202..=1_801).for_each(|tag| world.take(tag, order(70, tag)));
+    world.pass(SECOND / 10);
+    // It takes longer in the end, and goes on.
+    let tagged: Vec<_> = (301..).zip(into).collect();
+    for some in tagged.chunks(225) {
+        for (tag, parcel) in some {
+            world.take_diverted(&bj, *tag, as_delivered(parcel.clone(), false));
+        }
+        assert_eq!(accept(&mut world, &there()).len(), some.len());
+        world.pass(SECOND);
+        let follows = all(&mut world, &detour());
+        assert!(follows.is_empty(), "it waits for the end");
+    }
+    assert_eq!(world.lane.diversions().count(), 0);
+    assert_eq!(accept(&mut world, &there()).len(), 600, "directly");
+    assert_eq!(world.lane.in_flight(), 0);
 }
 
 #[test]

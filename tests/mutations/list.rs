@@ -351,6 +351,15 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         )],
     },
     Mutation {
+        name: "a detour that would soon end goes on while more than 512 are in it",
+        by: By::Lane,
+        file: "lane/diversion.rs",
+        edits: &[(
+            "self.drains() && self.messages <= self.left_per_second * HOLD_MAX.as_secs()",
+            "false",
+        )],
+    },
+    Mutation {
         name: "half of what a full lane is given counts as half of its budget",
         by: By::Lane,
         file: "lane/machine/mod.rs",

@@ -1,9 +1,7 @@
 //! Into a diversion: which targets are diverted, and what goes in.
 
-use super::super::action::{Action, LaneSettings, Moment, Note, Routing, Target};
-use super::super::diversion::{
-    Detour, Diversion, DivertReason, PATIENCE, Place, SILENCE, follows_its_slot,
-};
+use super::super::action::{Action, DivertReason, LaneSettings, Moment, Note, Routing, Target};
+use super::super::diversion::{Detour, Diversion, PATIENCE, Place, SILENCE, follows_its_slot};
 use super::super::outlet::{Feed, Offered, Origin, Outlet};
 use super::super::park::{Diverted, Kept, Stored, wrap};
 use super::route::{Before, own_address, own_parcel};
@@ -383,7 +381,7 @@ impl Lane {
             for offered in held.unwrap_or_default() {
                 self.put_in(unit, offered, turn);
             }
-        } else if diversion.has_held_enough(self.deliveries / 4, turn.at.now) {
+        } else if diversion.has_held_enough(self.budget() / 4, turn.at.now) {
             let cause =
                 format!("{in_front} messages of slots that are being moved keep others waiting");
             self.begin_diversion(unit, DivertReason::Slow, cause, turn);

@@ -114,6 +114,7 @@ impl Lane {
         let waited = way_in.and_then(|outlet| outlet.overdue(now));
         let is_in = way_in.is_none_or(Outlet::is_empty);
         let has_others = self.has_others(unit, now);
+        let quarter = self.budget() / 4;
         if is_up && waited.is_some_and(|waited| waited >= PATIENCE) {
             self.take_back(unit, turn);
         }
@@ -144,10 +145,11 @@ impl Lane {
         if !self.stopping && diversion.begin_drain(is_up, revision, now) {
             turn.actions.push(Action::Drain(unit.clone()));
         }
-        let held_max = if has_others {
-            self.deliveries / 4
+        // Where nobody waits behind what is held, or not for long, a backlog that followed would keep the detour going until it
+        // is through.
+        let held_max = if has_others && !diversion.ends_soon() {
+            quarter
         } else {
-            // Nobody waits behind what is held, and a backlog that followed would keep the detour going until it is through.
             usize::MAX
         };
         if diversion.has_held_enough(held_max, now) {
