@@ -110,8 +110,7 @@ impl Consumer {
         })
     }
 
-    /// Bounds what is read and not yet taken, to a share of what many consumers have together; 1 MiB at most, and unless it
-    /// is said.
+    /// Bounds what is read and not yet taken, from now on; 1 MiB unless it is said.
     pub fn hold_at_most(&self, bytes: usize) {
         self.session.hold_at_most(bytes);
     }

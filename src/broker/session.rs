@@ -2,7 +2,7 @@
 //!
 //! Owns what lies between the owner and the connection's task (see `pump`): an inbox, an outbox and how it ended, under
 //! one lock that either side takes once for a burst. Promises that nothing waits in it without a bound: deliveries by
-//! [`HAND_BYTES_MAX`], publishes and outcomes by what the owner leaves unanswered, acknowledgements by being merged into
+//! the bytes that the owner allows, publishes and outcomes by what the owner leaves unanswered, acknowledgements by being merged into
 //! the latest. Dropping it closes the connection in order, in the background.
 
 use super::BrokerError;
@@ -28,8 +28,8 @@ pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a close may take that somebody waits for, and one that nobody does.
 pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 const DROP_TIMEOUT: Duration = Duration::from_secs(5);
-/// Deliveries that were read and not yet worked off; above it the socket isn't read, so it is exceeded by one read buffer
-/// and one body. A lane of 20 k msg/s of 1 KiB fills it in 50 ms, longer than any turn of a loop.
+/// Deliveries that were read and not yet worked off, unless the owner says otherwise; above it the socket isn't read, so it
+/// is exceeded by one read buffer and one body. A lane of 20 k msg/s of 1 KiB fills it in 50 ms, longer than any turn of a loop.
 pub(super) const HAND_BYTES_MAX: usize = 1 << 20;
 /// And the least, where many share a gateway's memory: one read buffer.
 const HAND_BYTES_MIN: usize = 64 << 10;
@@ -122,7 +122,7 @@ pub(super) struct State {
     pub(super) acknowledge: Option<u64>,
     /// The broker's reason for taking no publishes, while it takes none.
     pub(super) blocked: Option<String>,
-    /// Since when the socket isn't read, because more than [`HAND_BYTES_MAX`] is in hand.
+    /// Since when the socket isn't read, because too much is in hand.
     pub(super) stalled_since: Option<Instant>,
     /// Since when there is nothing to be had: what is in the inbox comes before it.
     pub(super) end: Option<End>,
@@ -168,7 +168,7 @@ impl State {
     }
 }
 
-/// What an event counts against [`HAND_BYTES_MAX`]. Answers and outcomes are as many as the owner asked for.
+/// What an event counts of what may be in hand. Answers and outcomes are as many as the owner asked for.
 pub(super) fn bytes_of(event: &Event) -> usize {
     match event {
         Event::Delivered {
@@ -292,10 +292,13 @@ impl Session {
         }
     }
 
-    /// Bounds what is read and not yet worked off: to a share of what many have together.
+    /// Bounds what is read and not yet worked off, from now on.
     pub(super) fn hold_at_most(&self, bytes: usize) {
-        let bytes = bytes.clamp(HAND_BYTES_MIN, HAND_BYTES_MAX);
-        self.shared.state.lock().hand_bytes_max = bytes;
+        let mut state = self.shared.state.lock();
+        state.hand_bytes_max = bytes.max(HAND_BYTES_MIN);
+        if state.in_hand_bytes <= state.hand_bytes_max && state.stalled_since.take().is_some() {
+            self.shared.to_task.notify_one();
+        }
     }
 
     /// Queues a command that holds so many bytes, or says why it is too late for it.

@@ -5,7 +5,8 @@
 //! whoever calls does.
 
 use super::brokers::Vhost;
-use super::lane_task::{LaneSpec, bytes_max};
+use super::lane_hand::held_max;
+use super::lane_task::LaneSpec;
 use super::shared::Shared;
 use super::source_task::Feeding;
 use super::spread::weight;
@@ -88,12 +89,9 @@ pub(super) async fn open(
     let consumer = Consumer::open(&vhost.dialer, &name, &queue, kind, prefetch, body_bytes_max)
         .await
         .map_err(|e| e.to_string())?;
-    consumer.hold_at_most(bytes_max(shared) / HELD_SHARE);
+    consumer.hold_at_most(held_max(shared));
     Ok((consumer, kind))
 }
-
-/// What waits in a connection is beside what its lane has in flight: a quarter of that, where many lanes share the memory.
-const HELD_SHARE: usize = 4;
 
 /// The units for which a former holder of this lane has made a diversion, with how many messages are ready in it: what an
 /// old drain has in hand isn't counted.
@@ -163,7 +161,7 @@ pub(super) async fn open_diversion(
         shared.limits.body_bytes_max + PREFIX_BYTES_MAX,
     );
     let consumer = opened.await.map_err(|error| error.to_string())?;
-    consumer.hold_at_most(bytes_max(shared) / HELD_SHARE);
+    consumer.hold_at_most(held_max(shared));
     Ok(consumer)
 }
 

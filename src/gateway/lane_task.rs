@@ -46,9 +46,6 @@ pub(super) struct LaneSpec {
 /// connection, unread.
 const DELIVERIES_MAX: u16 = 8_192;
 
-/// The broker resets a connection that it couldn't write to for 30 s; a lane that can't go on lets go long before.
-const STALL_MAX: Duration = Duration::from_secs(10);
-
 /// Deliveries of all lanes may take half of the gateway's memory: the other half is for what connections hold, for frames
 /// under way, and for receivers. Parcels share their bodies.
 const LANES_SHARE: usize = 2;
@@ -131,7 +128,7 @@ pub(super) struct Taking<'a> {
     pub(super) shared: Arc<Shared>,
     pub(super) spec: LaneSpec,
     pub(super) lane: Lane,
-    prefetch: &'a mut Prefetch,
+    pub(super) prefetch: &'a mut Prefetch,
     reach: Reach,
     large: Large,
     senders: HashMap<Target, mpsc::Sender<Parcel>>,
@@ -294,7 +291,8 @@ impl<'a> Taking<'a> {
         let mut grows = false;
         loop {
             let in_flight = self.lane.in_flight();
-            let done = in_flight == 0 && self.lane.drains_in_flight() == 0;
+            let works_off = self.prefetch.works_off();
+            let done = in_flight == 0 && self.lane.drains_in_flight() == 0 && !works_off;
             if stop_by.is_some_and(|by| done || Instant::now() >= by) {
                 return GOES_DOWN.to_owned();
             }
@@ -309,7 +307,10 @@ impl<'a> Taking<'a> {
             // While its source is fenced, it works off what it has and what is diverted, by the rules that are in force yet.
             let takes = self.large.has_room()
                 && (self.large.is_open()
-                    || (stop_by.is_none() && !grows && self.lane.has_room() && !self.is_fenced()));
+                    || ((stop_by.is_none() || works_off)
+                        && !grows
+                        && self.lane.has_room()
+                        && !self.is_fenced()));
             let (lane, now) = (&self.lane, Instant::now().into_std());
             let event = tokio::select! {
                 biased;
@@ -338,18 +339,12 @@ impl<'a> Taking<'a> {
                         grows = self.prefetch.should_grow(Instant::now().into_std());
                         self.listen(takes && in_flight == 0, consumer.queue());
                     }
-                    match consumer.stalled_since() {
-                        Some(since) if since.elapsed() >= STALL_MAX => {
-                            self.prefetch.stalled(in_flight);
-                            Err(self.stalled())
-                        }
-                        Some(_) | None => {
-                            let at = Shared::moment();
-                            let due = self.routed(|lane, routing| lane.tick(routing, at));
-                            self.say_fenced();
-                            due
-                        }
-                    }
+                    self.hold(consumer).and_then(|()| {
+                        let at = Shared::moment();
+                        let due = self.routed(|lane, routing| lane.tick(routing, at));
+                        self.say_fenced();
+                        due
+                    })
                 }
                 Event::Looked(ready) => {
                     let verdict = self.silence.tick(ready, Instant::now().into_std());
@@ -448,6 +443,12 @@ impl<'a> Taking<'a> {
         self.received_any = true;
         self.heard = true;
         let at = Shared::moment();
+        if let ConsumerEvent::Delivery { message, .. } | ConsumerEvent::Large { message, .. } =
+            &event
+            && !message.redelivered
+        {
+            self.prefetch.saw_new();
+        }
         match event {
             ConsumerEvent::Delivery { tag, message } => {
                 self.prefetch.saw(message.body.len());

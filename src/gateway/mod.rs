@@ -22,6 +22,7 @@ mod into_queues;
 mod journal;
 mod knock;
 mod known;
+mod lane_hand;
 mod lane_open;
 mod lane_report;
 mod lane_task;

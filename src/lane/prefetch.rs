@@ -2,7 +2,9 @@
 //!
 //! A live consumer's prefetch can't be changed, so a change costs the channel: rare, and only where the present one is
 //! wrong. Too high: the lane's bytes are spent, its socket isn't read, and the broker resets what it can't write to for
-//! 30 s. Too low: the lane waits for messages that it has room for. Never reads a clock.
+//! 30 s. Too low: the lane waits for messages that it has room for. A lower one than before costs more: what a consumer
+//! gives back to a quorum queue goes behind what the queue was given back before and hasn't handed out again. So one that
+//! asks for less had better not end before that is through. Never reads a clock.
 
 use std::time::{Duration, Instant};
 
@@ -11,6 +13,9 @@ const WATCH: Duration = Duration::from_mins(1);
 
 /// A prefetch that grows by less than this factor isn't worth a channel.
 const GROWTH_MIN: u16 = 2;
+
+/// What a delivery counts for besides its body.
+const OVERHEAD_BYTES: usize = 1_024;
 
 /// See the file's head.
 #[derive(Debug, Clone)]
@@ -21,6 +26,8 @@ pub struct Prefetch {
     /// Bytes of the largest body since then; 0 when none came.
     largest: usize,
     watched_from: Option<Instant>,
+    /// What a consumer that asked for more has given back may not all be handed out again.
+    works_off: bool,
 }
 
 impl Prefetch {
@@ -32,6 +39,7 @@ impl Prefetch {
             bytes_max,
             largest: 0,
             watched_from: None,
+            works_off: false,
         }
     }
 
@@ -45,6 +53,17 @@ impl Prefetch {
         self.largest = self.largest.max(body_bytes).max(1);
     }
 
+    /// A delivery came that nobody had before: all that was given back has been handed out again.
+    pub fn saw_new(&mut self) {
+        self.works_off = false;
+    }
+
+    /// Whether more may have been given back than this consumer is handed at once, so that its end would put what it has in
+    /// hand behind the rest.
+    pub fn works_off(&self) -> bool {
+        self.works_off
+    }
+
     /// Whether the lane had better settle what it has and reopen with a higher one: all that came for a minute is small
     /// enough. To be asked now and then; stays true until [`Prefetch::grow`].
     pub fn should_grow(&mut self, now: Instant) -> bool {
@@ -52,7 +71,7 @@ impl Prefetch {
         if now.saturating_duration_since(from) < WATCH {
             return false;
         }
-        if self.largest > 0 && self.fitting() / GROWTH_MIN >= self.now {
+        if self.largest > 0 && !self.works_off && self.fitting() / GROWTH_MIN >= self.now {
             return true;
         }
         self.watch_anew();
@@ -67,16 +86,10 @@ impl Prefetch {
 
     /// The lane's channel has gone or is given up: the next one asks for no more than fits the sizes seen.
     pub fn shrink(&mut self) {
-        self.now = self.fitting().min(self.now);
+        let before = self.now;
+        self.now = self.fitting().min(before);
+        self.works_off |= self.now < before;
         self.watch_anew();
-    }
-
-    /// The lane's channel is given up with so many in flight, all that it may have: the next one asks for no more, since what
-    /// is beyond them would only lie in the socket and bring it to this again.
-    pub fn stalled(&mut self, in_flight: usize) {
-        self.shrink();
-        let held = u16::try_from(in_flight).unwrap_or(self.max);
-        self.now = self.now.min(held).max(1);
     }
 
     fn watch_anew(&mut self) {
@@ -85,7 +98,7 @@ impl Prefetch {
     }
 
     fn fitting(&self) -> u16 {
-        u16::try_from(self.bytes_max / self.largest.max(1))
+        u16::try_from(self.bytes_max / (self.largest + OVERHEAD_BYTES))
             .unwrap_or(self.max)
             .clamp(1, self.max)
     }
@@ -107,7 +120,7 @@ mod tests {
         prefetch.saw(1_024);
         prefetch.saw(8 * MIB);
         prefetch.shrink();
-        assert_eq!(prefetch.get(), 8);
+        assert_eq!(prefetch.get(), 7);
         prefetch.saw(100 * MIB);
         prefetch.shrink();
         assert_eq!(prefetch.get(), 1, "one always fits");
@@ -119,6 +132,7 @@ mod tests {
         let mut prefetch = Prefetch::new(1_024, 64 * MIB);
         prefetch.saw(60 * MIB);
         prefetch.shrink();
+        prefetch.saw_new();
         assert!(!prefetch.should_grow(start));
         assert!(!prefetch.should_grow(after(61, start)), "nothing came");
         assert!(!prefetch.should_grow(after(62, start)));
@@ -144,13 +158,24 @@ mod tests {
     }
 
     #[test]
-    fn a_lane_that_stalled_on_small_messages_asks_for_those_that_it_may_hold() {
-        let mut prefetch = Prefetch::new(4_096, 64 * MIB);
+    fn a_lane_that_asks_for_less_works_off_what_was_given_back_until_something_new_comes() {
+        let start = tokio::time::Instant::now().into_std();
+        let mut prefetch = Prefetch::new(1_024, 64 * MIB);
+        prefetch.saw(8 * MIB);
+        assert!(!prefetch.works_off());
+        prefetch.shrink();
+        assert!(prefetch.works_off());
+        prefetch.shrink();
+        assert!(prefetch.works_off(), "still");
         prefetch.saw(1_024);
-        prefetch.stalled(1_024);
-        assert_eq!(prefetch.get(), 1_024);
-        prefetch.stalled(0);
-        assert_eq!(prefetch.get(), 1, "one always fits");
+        assert!(!prefetch.should_grow(start));
+        prefetch.saw(1_024);
+        assert!(!prefetch.should_grow(after(61, start)), "its end waits");
+        prefetch.saw_new();
+        assert!(!prefetch.works_off());
+        prefetch.saw(1_024);
+        assert!(!prefetch.should_grow(after(62, start)));
+        assert!(prefetch.should_grow(after(123, start)));
     }
 
     #[test]
@@ -159,6 +184,6 @@ mod tests {
         prefetch.saw(1_024);
         prefetch.shrink();
         prefetch.shrink();
-        assert_eq!(prefetch.get(), 1_024);
+        assert_eq!((prefetch.get(), prefetch.works_off()), (1_024, false));
     }
 }

@@ -241,19 +241,14 @@ impl Table {
         SlotSet::of(slots.map(|slot| (slot.0, slot.0)))
     }
 
-    /// The epoch in which a slot last changed its seat.
-    fn changed_at(&self, slot: Slot) -> Epoch {
-        self.change_of(slot)
-            .map_or(Epoch::default(), |change| change.epoch)
-    }
-
     /// Whether a parcel was routed before its slot last changed its seat, be it to and fro: a receiver takes it no more.
     pub fn is_from_before(&self, parcel: &Parcel) -> bool {
         let slot = parcel.slot.filter(|_| match parcel.why {
             Why::Owner | Why::Standby | Why::Gray | Why::Pin => true,
             Why::Center | Why::Shared | Why::Local | Why::Units => false,
         });
-        slot.is_some_and(|slot| parcel.epoch < self.changed_at(slot))
+        let change = slot.and_then(|slot| self.change_of(slot));
+        change.is_some_and(|change| parcel.epoch < change.epoch)
     }
 
     /// Who served a slot before it last changed its seat; `None` when it never did.

@@ -41,6 +41,11 @@ async fn a_consumer_that_takes_nothing_stays_connected_and_goes_on() {
     let ended = tokio::time::timeout(Duration::from_secs(6), consumer.ended()).await;
     assert!(ended.is_err(), "{ended:?}");
     assert!(consumer.stalled_since().is_some());
+    // It may hold more, and reads on.
+    consumer.hold_at_most(2 << 20);
+    stalls(&consumer).await;
+    consumer.hold_at_most(64 << 20);
+    assert_eq!(consumer.stalled_since(), None);
     for n in 0..COUNT {
         let (tag, message) = delivery(&mut consumer).await;
         assert_eq!(

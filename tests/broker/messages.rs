@@ -260,3 +260,52 @@ async fn a_queue_that_is_given_up_is_in_order_for_whoever_comes_next() {
         consumer.close().await.unwrap();
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_asks_for_less_gives_back_in_order_once_something_new_has_come() {
+    let node = Node::start();
+    let declaring = node.connect().await;
+    let dialer = node.dialer();
+    for kind in [QueueType::Quorum, QueueType::Classic] {
+        // Where the third one begins when the second ends: at once, or with something new in hand.
+        for early in [true, false] {
+            let queue = format!("setgate.t.less.{}.{early}", kind.as_str());
+            ensure_lane_queue(&declaring, &queue, kind, "", &[])
+                .await
+                .unwrap();
+            let mut publisher = publisher(&dialer, None).await;
+            let batch = (0..60).map(|n| to_queue(&queue, n)).collect();
+            let outcomes = publish(&mut publisher, batch).await;
+            assert!(outcomes.iter().all(|one| *one == Outcome::Confirmed));
+            publisher.close().await.unwrap();
+
+            let mut consumer = consume(&dialer, &queue, 40).await;
+            delivery(&mut consumer).await;
+            consumer.close().await.unwrap();
+            let mut consumer = consume(&dialer, &queue, 10).await;
+            let mut settled = 0;
+            loop {
+                let (tag, message) = delivery(&mut consumer).await;
+                if early || !message.redelivered {
+                    break;
+                }
+                consumer.acknowledge(&settlement(tag)).unwrap();
+                settled += 1;
+            }
+            assert_eq!(settled, if early { 0 } else { 40 }, "{kind:?}");
+            consumer.close().await.unwrap();
+
+            let mut consumer = consume(&dialer, &queue, 100).await;
+            // A quorum queue gives out the rest of what it was given back first.
+            let first = match (kind, early) {
+                (QueueType::Quorum, true) => 10,
+                _ => settled,
+            };
+            for n in first..first + 20 {
+                let (_, message) = delivery(&mut consumer).await;
+                assert_eq!(message.body, format!("message {n}"), "{kind:?} {early}");
+            }
+            consumer.close().await.unwrap();
+        }
+    }
+}
