@@ -368,3 +368,26 @@ fn what_was_routed_by_other_rules_and_is_unanswered_is_routed_anew_at_once() {
             .all(|parcel| parcel.epoch == epoch && parcel.sent_before)
     );
 }
+
+#[test]
+fn what_a_lost_drain_had_of_slots_that_left_a_unit_that_is_away_comes_again() {
+    let mut world = World::new("orders", 100);
+    let bj = unit("bj-1");
+    world.moves(Stage::Fenced);
+    world.take(1, order(70, 1));
+    open(&mut world);
+    world.lane.stream_down(&there(), "it is away".to_owned());
+    let diverted = accept(&mut world, &detour());
+    world.pass(BEAT);
+    assert!(!world.drains.contains(&bj), "there is no way");
+    world.moves(Stage::Placed);
+    world.pass(BEAT);
+    assert!(world.drains.contains(&bj), "the table is new");
+    world.ask(|lane, routing, at| (lane.drain_lost(&bj, routing, at), ()));
+    assert!(!world.drains.contains(&bj));
+    world.pass(11 * BEAT);
+    assert!(world.drains.contains(&bj), "it is begun again");
+    give_back(&mut world, diverted);
+    open(&mut world);
+    assert_eq!(ids(&accept(&mut world, &here())), [1]);
+}
