@@ -181,16 +181,10 @@ impl Sim {
     /// Slots are fenced; where they are and nothing of them is under way any more, they get their new owner. Or they get it
     /// without that, when the old one is lost.
     fn move_on(&mut self) {
-        let Mover {
-            seats,
-            owner,
-            to,
-            fenced,
-        } = &mut self.mover;
-        if !*fenced {
-            *fenced = true;
-            self.world.fence(seats, owner, to);
-            return;
+        let mover = &mut self.mover;
+        if !mover.fenced {
+            mover.fenced = true;
+            return self.world.fence(&mover.seats, &mover.owner, &mover.to);
         }
         let is_lost = self.random.u8(..4) == 0;
         if self.world.lane.fenced_in_flight(&self.world.table) > 0 && !is_lost {
@@ -204,15 +198,10 @@ impl Sim {
     }
 
     fn place(&mut self) {
-        let Mover {
-            seats,
-            owner,
-            to,
-            fenced,
-        } = &mut self.mover;
-        *fenced = false;
-        *seats = self.world.place(seats, owner, to);
-        std::mem::swap(owner, to);
+        let mover = &mut self.mover;
+        mover.fenced = false;
+        mover.seats = self.world.place(&mover.seats, &mover.owner, &mover.to);
+        std::mem::swap(&mut mover.owner, &mut mover.to);
     }
 
     /// The lane works off what it has, and ends when it has, or whenever.

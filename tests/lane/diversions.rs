@@ -109,6 +109,16 @@ fn a_target_that_fills_half_of_the_budget_and_falls_silent_has_a_second_where_ot
     assert!(world.opened.contains(&detour()), "now somebody does");
 }
 
+/// bj-1 is diverted, and the first of what went in comes out.
+fn gives_back_the_first(world: &mut World) {
+    world.pass(2 * SECOND);
+    world.lane.stream_up(&detour(), 1 << 20, 100);
+    world.lane.stream_up(&there(), 1 << 20, 100);
+    let diverted = accept(world, &detour());
+    world.pass(SECOND);
+    world.take_diverted(&unit("bj-1"), 1, as_delivered(diverted[0].clone(), false));
+}
+
 /// A lane of so many deliveries, whose two targets have answered.
 fn with_both_well(deliveries: usize) -> World {
     let mut world = World::new("orders", deliveries);
@@ -150,12 +160,7 @@ fn a_lane_that_is_given_less_for_being_full_still_waits_for_the_end_of_a_detour(
     let mut world = World::new("orders", 40);
     world.take(1, order(20, 1));
     world.take(2, order(70, 2));
-    world.pass(2 * SECOND);
-    world.lane.stream_up(&detour(), 1 << 20, 100);
-    world.lane.stream_up(&there(), 1 << 20, 100);
-    let diverted = accept(&mut world, &detour());
-    world.pass(SECOND);
-    world.take_diverted(&unit("bj-1"), 1, as_delivered(diverted[0].clone(), false));
+    gives_back_the_first(&mut world);
     world.lane.set_deliveries(10);
     world.pass(SECOND / 10);
     (3..=8).for_each(|tag| world.take(tag, order(70, tag)));
@@ -293,12 +298,7 @@ fn an_end_marker_that_a_former_holder_has_taken_is_put_again() {
 fn what_is_held_goes_into_the_diversion_when_the_end_does_not_come() {
     let mut world = World::new("orders", 100);
     world.take(1, order(70, 1));
-    world.pass(2 * SECOND);
-    world.lane.stream_up(&detour(), 1 << 20, 100);
-    world.lane.stream_up(&there(), 1 << 20, 100);
-    let diverted = accept(&mut world, &detour());
-    world.pass(SECOND);
-    world.take_diverted(&unit("bj-1"), 1, as_delivered(diverted[0].clone(), false));
+    gives_back_the_first(&mut world);
     world.pass(SECOND / 10);
     world.take(2, order(70, 2));
     assert_eq!(all(&mut world, &detour()), []);
