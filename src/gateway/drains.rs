@@ -9,10 +9,9 @@ use super::shared::Shared;
 use crate::broker::{Consumer, ConsumerEvent};
 use crate::lane::Settlement;
 use crate::model::UnitId;
-use futures_util::future::select_all;
+use futures_util::future::{BoxFuture, select_all};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use tokio::task::{AbortHandle, JoinError, JoinSet};
 
 /// What came out of a diversion.
 pub(super) struct Drained {
@@ -24,12 +23,11 @@ pub(super) struct Drained {
 pub(super) struct Drains {
     shared: Arc<Shared>,
     spec: LaneSpec,
-    opening: JoinSet<(UnitId, Result<Consumer, String>)>,
     by_unit: BTreeMap<UnitId, Drain>,
 }
 
 enum Drain {
-    Opening(AbortHandle),
+    Opening(BoxFuture<'static, Result<Consumer, String>>),
     Open(Consumer),
 }
 
@@ -38,7 +36,6 @@ impl Drains {
         Self {
             shared,
             spec,
-            opening: JoinSet::new(),
             by_unit: BTreeMap::new(),
         }
     }
@@ -48,20 +45,14 @@ impl Drains {
         let shared = Arc::clone(&self.shared);
         let spec = self.spec.clone();
         let to = unit.clone();
-        let opening = self.opening.spawn(async move {
-            let opened = open_diversion(&shared, &spec, &to).await;
-            (to, opened)
-        });
-        self.by_unit.insert(unit, Drain::Opening(opening));
+        let opening = async move { open_diversion(&shared, &spec, &to).await };
+        self.by_unit.insert(unit, Drain::Opening(Box::pin(opening)));
     }
 
     /// Consumes it no longer. What was handed out and is not acknowledged goes back into it.
     pub(super) fn end(&mut self, unit: &UnitId) {
-        match self.by_unit.remove(unit) {
-            Some(Drain::Opening(opening)) => opening.abort(),
-            // Dropped, it closes its channel in the background.
-            Some(Drain::Open(_)) | None => {}
-        }
+        // Dropped, one that opens is given up, and an open one closes its channel in the background.
+        self.by_unit.remove(unit);
     }
 
     /// Acknowledges what the lane has settled. A consumer that has ended says so by itself.
@@ -76,42 +67,24 @@ impl Drains {
     /// What comes next out of those that `has_room` names. Given up, it loses nothing.
     pub(super) async fn next(&mut self, has_room: impl Fn(&UnitId) -> bool) -> Drained {
         loop {
-            let step = {
-                let taking = taking(&mut self.by_unit, &has_room);
-                tokio::select! {
-                    biased;
-                    Some(opened) = self.opening.join_next() => Step::Opened(opened),
-                    (unit, event) = taking => Step::Drained(Drained { unit, event }),
-                }
-            };
-            let drained = match step {
-                Step::Opened(Ok((unit, Ok(consumer)))) => {
-                    // Unless it was ended meanwhile.
-                    if let Some(drain) = self.by_unit.get_mut(&unit) {
-                        *drain = Drain::Open(consumer);
-                    }
+            let (unit, step) = taking(&mut self.by_unit, &has_room).await;
+            let event = match step {
+                Step::Opened(Ok(consumer)) => {
+                    self.by_unit.insert(unit, Drain::Open(consumer));
                     continue;
                 }
-                Step::Opened(Ok((unit, Err(cause)))) => Drained {
-                    unit,
-                    event: ConsumerEvent::Lost { cause },
-                },
-                Step::Opened(Err(error)) if error.is_panic() => {
-                    std::panic::resume_unwind(error.into_panic())
-                }
-                Step::Opened(Err(_)) => continue,
-                Step::Drained(drained) => drained,
+                Step::Opened(Err(cause)) => ConsumerEvent::Lost { cause },
+                Step::Taken(event) => event,
             };
-            if let ConsumerEvent::Lost { .. } = drained.event {
-                self.by_unit.remove(&drained.unit);
+            if let ConsumerEvent::Lost { .. } = event {
+                self.by_unit.remove(&unit);
             }
-            return drained;
+            return Drained { unit, event };
         }
     }
 
     /// Gives all of them up; what they had in hand is back in their queues when this returns.
     pub(super) async fn close(&mut self) {
-        self.opening.shutdown().await;
         for (unit, drain) in std::mem::take(&mut self.by_unit) {
             if let Drain::Open(consumer) = drain
                 && let Err(error) = consumer.close().await
@@ -123,25 +96,30 @@ impl Drains {
 }
 
 enum Step {
-    Opened(Result<(UnitId, Result<Consumer, String>), JoinError>),
-    Drained(Drained),
+    Opened(Result<Consumer, String>),
+    Taken(ConsumerEvent),
 }
 
-/// The next event of the open ones that have room; never, where there is none.
+/// What comes first of those that open, and of the open ones that have room; never, where there is none.
 async fn taking(
     drains: &mut BTreeMap<UnitId, Drain>,
     has_room: impl Fn(&UnitId) -> bool,
-) -> (UnitId, ConsumerEvent) {
-    let open = drains.iter_mut().filter_map(|(unit, drain)| match drain {
-        Drain::Open(consumer) if has_room(unit) => Some(Box::pin(async move {
-            let event = consumer.next().await;
-            (unit.clone(), event)
-        })),
-        Drain::Open(_) | Drain::Opening(_) => None,
+) -> (UnitId, Step) {
+    let steps = drains.iter_mut().filter_map(|(unit, drain)| {
+        if matches!(drain, Drain::Open(_)) && !has_room(unit) {
+            return None;
+        }
+        Some(Box::pin(async move {
+            let step = match drain {
+                Drain::Opening(opening) => Step::Opened(opening.await),
+                Drain::Open(consumer) => Step::Taken(consumer.next().await),
+            };
+            (unit.clone(), step)
+        }))
     });
-    let open: Vec<_> = open.collect();
-    if open.is_empty() {
+    let steps: Vec<_> = steps.collect();
+    if steps.is_empty() {
         return std::future::pending().await;
     }
-    select_all(open).await.0
+    select_all(steps).await.0
 }

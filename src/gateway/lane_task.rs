@@ -255,8 +255,8 @@ impl<'a> Taking<'a> {
         Ok(first)
     }
 
-    /// What is handed over first, after knocking where nothing is.
-    async fn first(&self, consumer: &mut Consumer) -> ConsumerEvent {
+    /// What is handed over first, after knocking where nothing is. `mut`, since drains that open aren't `Sync`.
+    async fn first(&mut self, consumer: &mut Consumer) -> ConsumerEvent {
         let mut knocks = interval_at(Instant::now() + KNOCK_AFTER, KNOCK_EVERY);
         knocks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
