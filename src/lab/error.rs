@@ -202,6 +202,12 @@ pub enum LabError {
         /// Its supervisor.
         pid: u32,
     },
+    /// Two labs in one folder.
+    #[error("another lab runs in {}; end it, or give another --dir", dir.display())]
+    InUse {
+        /// The folder.
+        dir: PathBuf,
+    },
     /// The shared brokers of the tests are not there.
     #[error(
         "no shared brokers in {}: start them with `make test-lab`, or run `make test`",

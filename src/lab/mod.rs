@@ -16,6 +16,7 @@ mod detach;
 mod error;
 pub mod etcd;
 pub mod fabric;
+pub mod folder;
 pub mod gateway;
 pub mod http;
 mod lab_file;

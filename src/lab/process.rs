@@ -6,6 +6,7 @@
 //! without that mark, however its pid came into `pids.json`.
 
 use super::error::tail;
+use super::folder::Folder;
 use super::lab_file::write_private;
 use super::{LabError, Node};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
@@ -86,18 +87,23 @@ struct Recorded {
 /// All processes of one lab.
 #[derive(Debug)]
 pub struct Processes {
-    dir: PathBuf,
+    folder: Folder,
     entries: BTreeMap<Node, Entry>,
 }
 
 impl Processes {
-    /// Takes a lab's folder, and ends what an earlier lab left in it. `dir` must exist and be canonical.
-    pub fn open(dir: &Path) -> Result<Self, LabError> {
-        end_leftovers(dir)?;
+    /// Ends what an earlier lab left in the folder.
+    pub fn open(folder: Folder) -> Result<Self, LabError> {
+        end_leftovers(folder.path())?;
         Ok(Self {
-            dir: dir.to_owned(),
+            folder,
             entries: BTreeMap::new(),
         })
+    }
+
+    /// Whose processes they are.
+    pub(super) fn folder(&self) -> &Folder {
+        &self.folder
     }
 
     /// Starts a process, or starts it again.
@@ -123,8 +129,8 @@ impl Processes {
         command
             .args(&launch.args)
             .envs(launch.env.iter().map(|(name, value)| (name, value)))
-            .env(MARK, &self.dir)
-            .current_dir(&self.dir)
+            .env(MARK, self.folder.path())
+            .current_dir(self.folder.path())
             .stdin(Stdio::null())
             .stdout(log)
             .stderr(again)
@@ -313,7 +319,7 @@ impl Processes {
             self.stop_all(&alive, how).await?;
         }
         self.kill_all();
-        end_leftovers(&self.dir)
+        end_leftovers(self.folder.path())
     }
 
     fn signal(&self, node: &Node, signal: Signal) -> Result<(), LabError> {
@@ -383,7 +389,7 @@ impl Processes {
 
     /// Writes `pids.json`.
     fn record(&self) -> Result<(), LabError> {
-        let path = self.dir.join("pids.json");
+        let path = self.folder.path().join("pids.json");
         let recorded: Vec<Recorded> = self
             .entries
             .iter()
@@ -403,7 +409,7 @@ impl Processes {
 impl Drop for Processes {
     fn drop(&mut self) {
         self.kill_all();
-        let _ = end_leftovers(&self.dir);
+        let _ = end_leftovers(self.folder.path());
     }
 }
 
@@ -499,7 +505,7 @@ mod tests {
     async fn a_stopped_process_takes_its_children_with_it() {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path().canonicalize().unwrap();
-        let mut processes = Processes::open(&dir).unwrap();
+        let mut processes = Processes::open(Folder::take(&dir).unwrap()).unwrap();
         processes.spawn(&Node::Etcd(1), sleeper(&dir)).unwrap();
         let two = || async {
             if marked(&dir).len() >= 2 {
@@ -521,7 +527,7 @@ mod tests {
     async fn what_a_crashed_lab_left_is_ended_by_the_next() {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path().canonicalize().unwrap();
-        let mut processes = Processes::open(&dir).unwrap();
+        let mut processes = Processes::open(Folder::take(&dir).unwrap()).unwrap();
         processes.spawn(&Node::Etcd(1), sleeper(&dir)).unwrap();
         assert!(dir.join("pids.json").exists());
         end_leftovers(&dir).unwrap();
@@ -553,7 +559,7 @@ mod tests {
     async fn a_process_that_ends_early_is_reported_with_its_last_lines() {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path().canonicalize().unwrap();
-        let mut processes = Processes::open(&dir).unwrap();
+        let mut processes = Processes::open(Folder::take(&dir).unwrap()).unwrap();
         let mut launch = sleeper(&dir);
         launch.args = vec!["-c".into(), "echo the port is taken; exit 3".into()];
         processes.spawn(&Node::Etcd(1), launch).unwrap();

@@ -5,6 +5,7 @@ use super::super::broker::{
 };
 use super::super::ca::Authority;
 use super::super::etcd::EtcdMember;
+use super::super::folder::Folder;
 use super::super::gateway::{GatewayPlan, GatewayWorld};
 use super::super::http::{HttpClient, encode};
 use super::super::lab_file::{LabBroker, LabFile, LabUnit};
@@ -16,24 +17,22 @@ use super::{Fabric, FabricSpec, NamedWire, Parts, test_lab_dir};
 use crate::model::SpaceId;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 use tokio_util::task::TaskTracker;
-
-/// The file that says that a folder is a lab's and may be emptied.
-const OWNED: &str = ".setgate-lab";
 
 impl Fabric {
     /// Starts a lab of its own.
     pub async fn up(spec: FabricSpec, report: Reporter) -> Result<Self, LabError> {
         spec.check()?;
-        let dir = take_folder(&spec.dir)?;
+        let folder = Folder::take(&spec.dir)?;
+        let dir = folder.path().to_owned();
         let binary = match spec.parts {
             Parts::Whole => spec.find_binary()?,
             Parts::Bare => PathBuf::new(),
         };
-        let mut processes = Processes::open(&dir)?;
-        empty_folder(&dir)?;
+        let mut processes = Processes::open(folder)?;
+        processes.folder().empty()?;
         let profile = Profile::prepare(&spec.rules, spec.units, None, &dir)?;
         let mapper = PortMapper::plan(&dir)?;
         mapper.start(&mut processes).await?;
@@ -113,10 +112,11 @@ impl Fabric {
             Err(LabError::NotUp { dir }) => return Err(LabError::NoTestLab { dir }),
             read => read?,
         };
-        let dir = take_folder(&shared_dir.join("tests").join(test))?;
+        let folder = Folder::take(&shared_dir.join("tests").join(test))?;
+        let dir = folder.path().to_owned();
         let binary = spec.find_binary()?;
-        let processes = Processes::open(&dir)?;
-        empty_folder(&dir)?;
+        let processes = Processes::open(folder)?;
+        processes.folder().empty()?;
         let space = own_space(test)?;
         let profile = Profile::prepare(&spec.rules, spec.units, Some(&space), &dir)?;
         let mut units = Vec::new();
@@ -302,39 +302,6 @@ impl Fabric {
     }
 }
 
-/// Makes a lab's folder, and refuses one that is something else's.
-fn take_folder(dir: &Path) -> Result<PathBuf, LabError> {
-    std::fs::create_dir_all(dir).map_err(LabError::file("create", dir))?;
-    let dir = dir.canonicalize().map_err(LabError::file("find", dir))?;
-    let owned = dir.join(OWNED);
-    if !owned.exists() {
-        let others = std::fs::read_dir(&dir).map_err(LabError::file("read", &dir))?;
-        // `up --detach` has its log there before the lab begins.
-        let foreign = others.flatten().any(|entry| entry.file_name() != "lab.log");
-        if foreign {
-            return Err(LabError::Foreign { dir });
-        }
-        std::fs::write(&owned, b"").map_err(LabError::file("create", &owned))?;
-    }
-    Ok(dir)
-}
-
-/// Removes an earlier lab's data; its detached supervisor's log is the new one's already.
-fn empty_folder(dir: &Path) -> Result<(), LabError> {
-    for name in ["units", "etcd", "rules", "begin", "tests"] {
-        let path = dir.join(name);
-        if path.exists() {
-            std::fs::remove_dir_all(&path).map_err(LabError::file("remove", path))?;
-        }
-    }
-    match std::fs::remove_file(LabFile::path(dir)) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(LabError::file("remove", LabFile::path(dir))(error))
-        }
-        _ => Ok(()),
-    }
-}
-
 /// A space that no earlier run of the test has written to.
 fn own_space(test: &str) -> Result<SpaceId, LabError> {
     // 40 + 1 + 8 bytes: room for the queue names made of it.
@@ -363,26 +330,6 @@ fn address_of(url: &str) -> Result<SocketAddr, LabError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_folder_with_others_files_is_never_emptied() {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("thesis.tex"), "years of work").unwrap();
-        let error = take_folder(dir.path()).unwrap_err();
-        assert!(matches!(error, LabError::Foreign { .. }), "{error}");
-        assert!(dir.path().join("thesis.tex").exists());
-    }
-
-    #[test]
-    fn a_labs_own_folder_is_taken_again() {
-        let dir = tempfile::tempdir().unwrap();
-        let lab = dir.path().join("lab");
-        let first = take_folder(&lab).unwrap();
-        std::fs::create_dir(first.join("units")).unwrap();
-        assert_eq!(take_folder(&lab).unwrap(), first);
-        empty_folder(&first).unwrap();
-        assert!(!first.join("units").exists());
-    }
 
     #[test]
     fn each_run_of_a_test_has_a_space_of_its_own() {
