@@ -24,6 +24,10 @@ pub(super) const SILENCE: Duration = Duration::from_secs(1);
 /// quarter of these, on a busy broker that takes a third of a second for each, were a limit of 700 messages a second.
 pub const DRAIN_DELIVERIES: u16 = 1_024;
 
+/// Of these, a drain has as many in hand as were answered in the last second, and so many at least: more would only wait at its
+/// unit, in front of what other lanes send there, until they are late and diverted too.
+const DRAIN_LEAST: u64 = 128;
+
 /// With so many or fewer in a diversion that is drained, what comes new is held for a moment, so that an end is reached
 /// while messages go on coming; with any number, in a lane that has nothing for other units.
 pub(super) const HOLD_BELOW: u64 = 512;
@@ -363,7 +367,9 @@ impl Diversion {
 
     /// Whether another of its messages may be taken now.
     pub(super) fn drain_has_room(&self, now: Instant) -> bool {
-        let room = |drain: &Drain| drain.ledger.len() < usize::from(DRAIN_DELIVERIES);
+        let answered = self.left_per_second.max(DRAIN_LEAST);
+        let in_hand_max = answered.min(u64::from(DRAIN_DELIVERIES));
+        let room = |drain: &Drain| (drain.ledger.len() as u64) < in_hand_max;
         // While what is new waits for the end, nothing is gained by going slowly.
         self.drain.as_ref().is_some_and(room) && (self.held.is_some() || self.rate.allows(now))
     }

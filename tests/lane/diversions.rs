@@ -3,7 +3,7 @@
 use crate::world::{World, here, order, there, unit};
 use setgate::lane::{DivertReason, Note, Target};
 use setgate::model::{Answer, Message, Parcel};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 pub(crate) fn detour() -> Target {
@@ -107,6 +107,38 @@ fn a_target_that_fills_half_of_the_budget_and_falls_silent_has_a_second_where_ot
     world.take(4, order(20, 4));
     world.pass(Duration::ZERO);
     assert!(world.opened.contains(&detour()), "now somebody does");
+}
+
+#[test]
+fn a_drain_has_no_more_in_hand_than_its_unit_answers_in_a_second() {
+    let mut world = World::new("orders", 6_000);
+    (1..=5_000).for_each(|tag| world.take(tag, order(70, tag)));
+    world.pass(2 * SECOND);
+    world.lane.stream_up(&detour(), 1 << 23, 6_000);
+    world.lane.stream_up(&there(), 1 << 23, 6_000);
+    let mut comes = (1..).zip(accept(&mut world, &detour()));
+    world.pass(SECOND);
+    let bj = unit("bj-1");
+    let mut under_way = VecDeque::new();
+    for per_beat in [10, 10, 40, 10] {
+        for _ in 0..60 {
+            while world.lane.drain_has_room(&bj, world.now) {
+                let (tag, parcel) = comes.next().unwrap();
+                world.take_diverted(&bj, tag, as_delivered(parcel, false));
+            }
+            under_way.extend(all(&mut world, &there()));
+            let answered = under_way.len().min(per_beat);
+            for parcel in under_way.drain(..answered) {
+                world.answer(&there(), parcel.number, Answer::Accepted);
+            }
+            world.pass(SECOND / 10);
+        }
+        // 128 at least, and no more than a second's.
+        let bound = 128.max(per_beat * 10);
+        let in_hand = world.lane.drains_in_flight();
+        assert!(in_hand <= bound, "{in_hand} at {per_beat} a beat");
+        assert!(in_hand * 2 >= bound, "{in_hand} at {per_beat} a beat");
+    }
 }
 
 /// bj-1 is diverted, and the first of what went in comes out.
