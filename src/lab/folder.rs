@@ -5,7 +5,7 @@
 
 use super::LabError;
 use super::lab_file::LabFile;
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -40,10 +40,13 @@ impl Folder {
         }
         let lock = File::create(&owned).map_err(LabError::file("create", &owned))?;
         for _ in 0..LOCK_LOOKS {
-            if lock.try_lock().is_ok() {
-                return Ok(Self { path, _lock: lock });
+            match lock.try_lock() {
+                Ok(()) => return Ok(Self { path, _lock: lock }),
+                Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_PAUSE),
+                Err(TryLockError::Error(source)) => {
+                    return Err(LabError::file("lock", &owned)(source));
+                }
             }
-            std::thread::sleep(LOCK_PAUSE);
         }
         Err(LabError::InUse { dir: path })
     }

@@ -432,6 +432,15 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         )],
     },
     Mutation {
+        name: "a drain has more in hand than its unit answers",
+        by: By::Lane,
+        file: "lane/diversion.rs",
+        edits: &[(
+            "let in_hand_max = answered.min(u64::from(DRAIN_DELIVERIES));",
+            "let in_hand_max = answered.max(u64::from(DRAIN_DELIVERIES));",
+        )],
+    },
+    Mutation {
         name: "an end marker that another has taken is not put again",
         by: By::Units,
         file: "lane/machine/drain.rs",
